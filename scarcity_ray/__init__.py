@@ -1,0 +1,45 @@
+"""scarcity_ray: does a federation of data-poor participants pay, for whom, and how? Answers by simulation."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+# Products of the same rows must give the same bits wherever they lie in memory: without this, MKL chooses its code
+# path by pointer alignment. It has to be in the environment before the first product of the process.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from scarcity_ray.actors.client import Client as Client
+    from scarcity_ray.actors.expert import Expert as Expert
+    from scarcity_ray.actors.meta_learner import MetaLearner as MetaLearner
+    from scarcity_ray.actors.server import Server as Server
+    from scarcity_ray.reporting.results import Results as Results
+    from scarcity_ray.router import Router as Router
+    from scarcity_ray.simulation import simulate as simulate
+
+_HOMES = {
+    "Client": "scarcity_ray.actors.client",
+    "Expert": "scarcity_ray.actors.expert",
+    "MetaLearner": "scarcity_ray.actors.meta_learner",
+    "Results": "scarcity_ray.reporting.results",
+    "Router": "scarcity_ray.router",
+    "Server": "scarcity_ray.actors.server",
+    "simulate": "scarcity_ray.simulation",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first asked for (PEP 562), so that importing the package loads no torch, no Ray."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

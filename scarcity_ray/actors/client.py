@@ -1,0 +1,260 @@
+"""Client: a block of simulated participants, each with its private shard and its own memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray import insights
+from scarcity_ray.actors.gate import judge
+from scarcity_ray.actors.by_hand import lone_federation
+from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
+from scarcity_ray.training.chunks import chunks
+from scarcity_ray.training.evaluate import evaluate
+from scarcity_ray.training.measures import scalar_columns
+from scarcity_ray.training.problem import Problem
+from scarcity_ray.training.sums import Sums
+from scarcity_ray.training.task import Task
+
+Ids = NDArray[np.int64]
+
+
+class ClientFailure(RuntimeError):
+    """A client's own code raised: the first client it happens to, and the cause."""
+
+    def __init__(self, client_id: int, cause: str) -> None:
+        super().__init__(client_id, cause)
+        self.client_id, self.cause = client_id, cause
+
+    def __str__(self) -> str:
+        return f"client {self.client_id}: {self.cause}"
+
+
+@dataclass
+class Report:
+    """What one actor says after a round: sums over its clients, and some numbers of each.
+
+    ids: int64 `[n]`, the clients that worked. loss: float64 `[n]`, the mean loss each met in local training, in the user's unit.
+    rejected: why a client's update did not enter, by client id. insights: its clients' insights, in an insight round.
+    """
+
+    ids: Ids
+    loss: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    rejected: dict[int, str]
+    sums: Sums = field(default_factory=Sums)
+    insights: pa.RecordBatch | None = None
+
+
+class Client:
+    """Hosts a block of clients: `Client(client_ids)`; `Client(client_id=0)` is a block of one.
+
+    By hand a client brings its rows, `Client(client_id=0, data=(x, y), test=(x, y))` with x `[n, ...]` and y `[n]`
+    integer classes or float targets, or else it holds its part of a small regression. In a run
+    all clients' shards are read from the object store (`open`), and the block is who is at home here: only a client's
+    memory (its personal model) binds it to its home.
+    """
+
+    def __init__(
+        self,
+        client_ids: Sequence[int] | Ids | None = None,
+        *,
+        client_id: int | None = None,
+        data: tuple[Any, Any] | None = None,
+        test: tuple[Any, Any] | None = None,
+    ) -> None:
+        if (client_ids is None) == (client_id is None):
+            raise ValueError("give client_ids, or client_id for a block of one")
+        self.ids: Ids = np.sort(np.asarray([client_id] if client_ids is None else client_ids, dtype=np.int64))
+        if client_id is not None:
+            self.open(lone_federation(client_id, data, test))
+
+    def open(self, federation: Federation, client_ids: Ids | None = None) -> None:
+        """Takes up the shards of a run, read where they lie, and those clients' homes (the same as before if left out)."""
+        torch.set_num_threads(1)  # sums and products of one thread have the same bits everywhere
+        self.federation = federation
+        if client_ids is not None:
+            self.ids = np.sort(client_ids)
+
+    def begin(self, strategy: Strategy, problem: Problem, run: str = "") -> None:
+        """Starts a strategy: every client's memory is as before its first round."""
+        self.strategy, self.problem, self.run = strategy, problem, run
+        self.train = strategy.trains_on(self.federation.train)
+        self.memory: State = {
+            name: value.expand(len(self.ids), *value.shape).clone() for name, value in strategy.memory(problem).items()
+        }
+        if isinstance(strategy, InsightStrategy):
+            self.train = self.train.only(self.ids)
+            self.validation = self.federation.validation.only(self.ids)
+
+    def samples(self) -> dict[str, NDArray[Any]]:
+        """What the server knows of the clients at home here: ids, training and test rows of each."""
+        home = self.ids
+        return {"ids": home, "train": self.federation.train.counts[home], "test": self.federation.test.counts[home]}
+
+    # -- a round of weights ------------------------------------------------------------------------------------------
+
+    def local_train(self, round: int, server: State, total: float, ids: Ids | None = None) -> Report:
+        """The client half of a round for `ids` (all at home if left out).
+
+        server: the broadcast state. total: the sum of all weights of the round (training samples, or clients where
+        they count the same). Updates that are not finite, or of another shape or type than the server's, are left
+        out of the sums and counted. Raises ClientFailure.
+        """
+        strategy = self.strategy
+        assert isinstance(strategy, WeightStrategy)
+        ids = self.ids if ids is None else ids
+        server = {name: torch.as_tensor(value) for name, value in server.items()}
+        sums, parts, scale = Sums(), [], self.federation.label_scale**2
+
+        def train(chunk: Ids, task: Task) -> None:
+            mine = self._recall(chunk)
+            uploads, kept = strategy.update(task, server, mine)
+            good, reasons = judge(chunk, uploads, server, kept)
+            chosen = slice(None) if good.all() else torch.from_numpy(good)
+            for name, (value, weight) in uploads.items() if good.any() else ():
+                share = (weight if strategy.weighted else (weight > 0)).double() / total
+                sums.add(name, value[chosen], share.expand(len(chunk), *share.shape[1:])[chosen])
+            self._remember(chunk, kept, good)
+            parts.append((chunk, task.train_loss * scale, task.steps, reasons))
+
+        self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train)
+        return _report(parts, sums=sums)
+
+    # -- a round of insights -----------------------------------------------------------------------------------------
+
+    def generate_insight(self, round: int, guidance: Guidance, ids: Ids | None = None) -> Report:
+        """The client half of an insight round: guided local work, and one insight from each client.
+
+        No weights leave here, and no rows. Raises ClientFailure.
+        """
+        strategy = self.strategy
+        assert isinstance(strategy, InsightStrategy)
+        ids = self.ids if ids is None else ids
+        steps = guidance.each["steps"][ids] if "steps" in guidance.each else np.zeros(len(ids), dtype=np.int64)
+        parts, batches, scale = [], [], self.federation.label_scale**2
+        nothing = torch.zeros_like(self.problem.row)[None]  # what a client has before it has a model
+        seen = strategy.view(self.problem, guidance, self.train)
+        held = strategy.view(self.problem, guidance, self.validation)
+
+        def act(chunk: Ids, task: Task) -> None:
+            started = time.perf_counter()
+            mine = self._recall(chunk)
+            before = strategy.answer(guidance, mine)
+            payload, kept = strategy.act(task, guidance, mine)
+            after = strategy.answer(guidance, kept)
+            good, reasons = judge(chunk, {}, {}, kept)
+            seconds = (time.perf_counter() - started) / len(chunk)
+            if seen is not self.train:
+                task = Task(self.problem, seen, chunk, round, task.plan.steps, norms=True)
+            columns = scalar_columns(task, nothing if before is None else before, nothing if after is None else after, seconds, held)
+            batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in payload.items()})
+            batches.append(batch)
+            self._remember(chunk, kept, good)
+            parts.append((chunk, task.train_loss * scale, task.steps, reasons))
+
+        self._by_chunk(round, ids, steps, act, norms=True)
+        return _report(parts, insights=insights.merge(batches) if batches else None)
+
+    def receive(self, round: int, guidance: Guidance, ids: Ids | None = None) -> None:
+        """Takes up delivered guidance into each client's memory. Raises ClientFailure."""
+        strategy = self.strategy
+        assert isinstance(strategy, InsightStrategy)
+        ids = self.ids if ids is None else ids
+
+        def take(chunk: Ids, task: Task) -> None:
+            kept = strategy.receive(task, guidance, self._recall(chunk))
+            self._remember(chunk, kept, np.ones(len(chunk), dtype=np.bool_))
+
+        self._by_chunk(round, ids, np.zeros(len(ids), dtype=np.int64), take)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(self, server: State | Guidance, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
+        """Mean loss (in the user's unit) and accuracy of each client's model on its own test rows.
+
+        client_id, test_loss, test_accuracy `[n]`; NaN for a client without test rows, accuracy NaN for regression.
+        """
+        ids = self.ids if ids is None else ids
+        test, scale = self.federation.test, self.federation.label_scale**2
+        loss, accuracy = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+        if isinstance(server, Guidance):
+            test = self.strategy.view(self.problem, server, test.only(ids))
+        else:
+            server = {name: torch.as_tensor(value) for name, value in server.items()}
+        # A piece at a time, so that personal models are not held twice.
+        piece = max(_EVALUATED_BYTES // (self.problem.layout.width * 4), 1) if self.memory else len(ids)
+        for start in range(0, len(ids), max(piece, 1)):
+            here = slice(start, start + piece)
+            theta = self._answer(server, ids[here])
+            if theta is not None:
+                loss[here], accuracy[here] = evaluate(self.problem, theta, test, ids[here])
+        return {"client_id": ids, "test_loss": loss * scale, "test_accuracy": accuracy}
+
+    def personal(self, server: State | Guidance) -> NDArray[Any] | None:
+        """The personal models of the clients at home, one row each, by rising client id; None where they keep none."""
+        if not self.memory:
+            return None
+        theta = self._answer(server, self.ids)
+        return None if theta is None else theta.expand(len(self.ids), -1).numpy()
+
+    # -- what all of them share --------------------------------------------------------------------------------------
+
+    def _answer(self, server: Any, ids: Ids) -> Tensor | None:
+        strategy: Any = self.strategy  # either kind: each is asked with what its server half left
+        answer: Tensor | None = strategy.answer(server, self._recall(ids))
+        return answer
+
+    def _by_chunk(
+        self, round: int, ids: Ids, steps: NDArray[np.int64], work: Callable[[Ids, Task], None], norms: bool = False
+    ) -> None:
+        """Does `work(chunk, task)` chunk by chunk. A chunk that raises is tried again client by client, to name one."""
+        guided = dict(zip(ids.tolist(), steps.tolist(), strict=True))
+
+        def task(chunk: Ids) -> Task:
+            return Task(self.problem, self.train, chunk, round, np.array([guided[i] for i in chunk.tolist()]), norms)
+
+        for chunk in chunks(self.problem, self.train, ids, steps):
+            try:
+                work(chunk, task(chunk))
+            except Exception as error:
+                for client in chunk:
+                    alone = np.array([client])
+                    try:
+                        work(alone, task(alone))
+                    except Exception as cause:
+                        raise ClientFailure(int(client), f"{type(cause).__name__}: {cause}") from cause
+                raise ClientFailure(int(chunk[0]), f"{type(error).__name__}: {error}") from error
+
+    def _places(self, ids: Ids) -> Tensor:
+        return torch.from_numpy(np.searchsorted(self.ids, ids))
+
+    def _recall(self, ids: Ids) -> State:
+        return {name: value[self._places(ids)] for name, value in self.memory.items()}
+
+    def _remember(self, ids: Ids, kept: State, good: NDArray[np.bool_]) -> None:
+        for name, value in kept.items():
+            self.memory[name][self._places(ids[good])] = value if good.all() else value[torch.from_numpy(good)]
+
+
+_EVALUATED_BYTES = 64 << 20
+
+
+def _report(parts: list[Any], **rest: Any) -> Report:
+    """One report from its chunks, by rising client id."""
+    if not parts:
+        return Report(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.int64), {}, **rest)
+    ids = np.concatenate([part[0] for part in parts])
+    loss = np.concatenate([part[1] for part in parts])
+    steps = np.concatenate([part[2].numpy().reshape(-1) for part in parts]).astype(np.int64)
+    order = np.argsort(ids)
+    return Report(ids[order], loss[order], steps[order], {k: v for part in parts for k, v in part[3].items()}, **rest)

@@ -1,0 +1,89 @@
+"""Expert: a model of the ensemble, fitted on the summed moments of its clients."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from scarcity_ray.ensemble import ridge
+from scarcity_ray.ensemble.heads import head_state, represented
+from scarcity_ray.ensemble.moments import Moments
+from scarcity_ray.ensemble.representation import FourierFeatures
+
+
+class Expert:
+    """A linear head on a representation: the expert's model, and its shard: the summed moments of its group.
+
+    representation: a torch module `[n, ...] -> [n, features]`; the inputs themselves, flattened, if left out.
+
+    >>> import torch
+    >>> x = torch.linspace(0, 1, 20)[:, None]
+    >>> expert = Expert(expert_id=0)
+    >>> head = expert.fit(Moments.of(x, 3 * x + 1, "regression", outputs=1), strength=1e-9)
+    >>> round(float(expert.predict(torch.tensor([[2.0]]))), 3)
+    7.0
+    """
+
+    def __init__(self, expert_id: int = 0, representation: nn.Module | None = None) -> None:
+        self.expert_id = expert_id
+        self.representation = representation or nn.Flatten()
+        self.model: nn.Module | None = None
+        self.shard: Moments | None = None
+        self.strength = 0.0
+
+    def fit(self, moments: Moments, strength: float, noise: float = 1.0) -> Tensor:
+        """Solves the ridge head of a group's summed moments, and returns it: `[features + 1, outputs]`, float64.
+
+        strength: of the ridge, on all but the constant. noise: what the model divides its outputs by; with one-hot
+        targets and the mean squared error per output they are logits (see `sf_hfe`).
+        """
+        head = ridge.fit(moments, strength)
+        self.shard, self.strength = moments, strength
+        self.model = represented(self.representation, len(head) - 1, head.shape[1])
+        self.model.load_state_dict(head_state(head / noise), strict=False)
+        return head
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The outputs `[n, outputs]` for inputs `[n, ...]`: predicted targets, or logits of the classes."""
+        if self.model is None:
+            raise RuntimeError(f"expert {self.expert_id} has no model yet: call fit or load first")
+        with torch.no_grad():
+            return torch.as_tensor(self.model(torch.as_tensor(x, dtype=torch.float32)))
+
+    def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """Mean loss over rows (cross-entropy where y are integer classes `[n]`, else squared error) and accuracy (NaN for targets)."""
+        outputs, y = self.predict(x), torch.as_tensor(y)
+        if y.is_floating_point():
+            return {"loss": float(nn.functional.mse_loss(outputs, y.reshape(outputs.shape).float())), "accuracy": float("nan")}
+        return {
+            "loss": float(nn.functional.cross_entropy(outputs, y.long())),
+            "accuracy": float((outputs.argmax(1) == y).double().mean()),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Writes model and shard as one safetensors file: `model.*` by torch's own names and shapes, `shard.*`."""
+        if self.model is None or self.shard is None:
+            raise RuntimeError(f"expert {self.expert_id} has no model yet: there is nothing to save")
+        tensors = {f"model.{name}": value.contiguous() for name, value in self.model.state_dict().items()}
+        tensors |= {f"shard.{field.name}": getattr(self.shard, field.name).contiguous() for field in fields(Moments)}
+        save_file(tensors, path, metadata={"expert_id": str(self.expert_id), "strength": repr(self.strength)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Expert:
+        """The expert that `save` wrote, with inputs themselves or Fourier features as its representation."""
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - no mapping
+        state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        frequencies = state.get("representation.frequencies")
+        expert = cls(int(metadata["expert_id"]), None if frequencies is None else FourierFeatures(frequencies.shape[1], len(frequencies)))
+        expert.shard = Moments(**{field.name: tensors[f"shard.{field.name}"] for field in fields(Moments)})
+        expert.strength = float(metadata["strength"])
+        outputs, width = state["head.weight"].shape
+        expert.model = represented(expert.representation, width, outputs)
+        expert.model.load_state_dict(state)
+        return expert

@@ -1,0 +1,273 @@
+"""Server: plays the rounds. Broadcast, local work, gather, aggregate; it holds no training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from scarcity_ray import insights, metrics
+from scarcity_ray.actors.by_hand import default_model
+from scarcity_ray.actors.client import Client, Ids, Report
+from scarcity_ray.actors.expert import Expert
+from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.cohort import cohort, deal
+from scarcity_ray.fleet import Fleet, LocalFleet
+from scarcity_ray.strategies.fed_avg import FedAvg
+from scarcity_ray.strategies.insight_exchange import InsightExchange
+from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.problem import Problem, make_problem
+from scarcity_ray.training.sums import Sums
+
+
+@dataclass
+class RoundResult:
+    """What one round left.
+
+    row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
+    together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
+    insights: the accepted insights. rejected: why, by client id. diverged: not one update could be used. done: the
+    strategy has nothing more to learn.
+    """
+
+    row: dict[str, Any]
+    steps: int
+    clients: dict[str, NDArray[Any]] | None = None
+    insights: pa.RecordBatch | None = None
+    rejected: dict[int | None, str] = field(default_factory=dict)
+    diverged: bool = False
+    done: bool = False
+
+
+class Server:
+    """Drives Client actors through rounds, with a MetaLearner and Experts where a strategy has insights.
+
+    By hand, `Server(num_clients=5)` makes its own five clients and learns a linear model; or give it `clients`, `model`
+    (a torch module), `local` (how clients train) and `strategy`. In a run it is handed fleets of actors; `anywhere`
+    says that any Client actor can read any client's shard.
+    """
+
+    def __init__(
+        self,
+        num_clients: int = 5,
+        clients: Sequence[Client] | Fleet | None = None,
+        meta_learner: MetaLearner | Fleet | None = None,
+        experts: Sequence[Expert] | Fleet | None = None,
+        *,
+        model: torch.nn.Module | None = None,
+        local: Local | None = None,
+        strategy: Strategy | None = None,
+        seed: int = 0,
+        anywhere: bool = False,
+    ) -> None:
+        torch.set_num_threads(1)
+        by_hand = clients is None or isinstance(clients, Sequence)
+        if clients is None:
+            clients = [Client(client_id=i) for i in range(num_clients)]
+        self.clients: Fleet = LocalFleet(clients) if isinstance(clients, Sequence) else clients
+        if by_hand and meta_learner is None:
+            meta_learner = MetaLearner()
+        self.meta: Fleet | None = LocalFleet([meta_learner]) if isinstance(meta_learner, MetaLearner) else meta_learner
+        self.experts: Fleet | None = LocalFleet(experts) if isinstance(experts, Sequence) else experts
+        self.anywhere, self.run, self.seed = anywhere, "", seed
+        if by_hand:
+            assert isinstance(clients, Sequence)
+            if len(clients) != num_clients:
+                raise ValueError(f"num_clients is {num_clients}, but there are {len(clients)} clients")
+            self.open()
+            first = clients[0].federation
+            problem = make_problem(
+                model or default_model(first.shape, first.outputs, seed),
+                local=local or Local(lr=0.01),
+                task=first.task,
+                outputs=first.outputs,
+                shape=first.shape,
+                samples=self.samples,
+                seed=seed,
+            )
+            self.begin(strategy or FedAvg(), problem)
+
+    # -- beginnings --------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Meets the clients of a federation: who is at home where, and how many rows each holds. Not the rows."""
+        found = self.clients.map(Client.samples, {actor: () for actor in range(self.clients.size)})
+        population = max(int(part["ids"].max(initial=-1)) for part in found.values()) + 1
+        self.home = np.full(population, -1, dtype=np.int64)
+        self.samples, self.tests = np.zeros(population, dtype=np.int64), np.zeros(population, dtype=np.int64)
+        for actor, part in found.items():
+            self.home[part["ids"]], self.samples[part["ids"]], self.tests[part["ids"]] = actor, part["train"], part["test"]
+
+    def begin(self, strategy: Strategy, problem: Problem, run: str = "", setup: tuple[Ids, Ids] | None = None) -> None:
+        """Starts a strategy from round 1. setup: bytes up and down of each client before it (preparing the data)."""
+        self.strategy, self.problem, self.run, self.round = strategy, problem, run, 0
+        up, down = setup or (np.zeros(len(self.home), dtype=np.int64),) * 2
+        self.uplink, self.downlink = up.copy(), down.copy()
+        self._counted = 0, 0  # so that round 1 counts what came before it
+        self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), run))
+        if isinstance(strategy, InsightStrategy):
+            if self.meta is None:
+                raise ValueError(f"{strategy.title} exchanges insights: the server needs a MetaLearner")
+            self.meta.map(MetaLearner.begin, {0: (strategy, problem, run)})
+            self.guidance = strategy.open(problem)
+        elif isinstance(strategy, WeightStrategy):
+            self.state: State = strategy.start(problem)
+
+    # -- a round of weights ------------------------------------------------------------------------------------------
+
+    def run_round(self, round: int | None = None, evaluated: Ids | None = None) -> RoundResult:
+        """Broadcast, local training, aggregation. evaluated: the clients to test afterwards (by hand: all)."""
+        strategy = self.strategy
+        assert isinstance(strategy, WeightStrategy), f"{strategy.title} exchanges insights: call run_insight_round"
+        self.round = self.round + 1 if round is None else round
+        samples = self.problem.samples
+        ids = cohort(self.problem.seed, self.round, len(samples), fraction=strategy.fraction, clients=strategy.clients_per_round)
+        total = float(samples[ids].sum() if strategy.weighted else len(ids))
+        model = self.broadcast_model()
+        orders = self._hands(ids, self.problem.local.steps_for(samples[ids]), at_home=bool(strategy.memory(self.problem)))
+        reports = list(self.clients.map(Client.local_train, orders, shared=(self.round, model, total)).values())
+        report = _joined(reports)
+        diverged = len(report.rejected) == len(ids)
+        if not diverged:
+            self.aggregate_models(reports)
+        members = ids if len(samples) == len(self.home) else np.arange(len(self.home))
+        self._count_bytes(members, *strategy.traffic(self.problem))
+        result = self._result(report, evaluated, self.state)
+        result.diverged = diverged
+        return result
+
+    def broadcast_model(self) -> Any:
+        """The server's state as one reference for all clients."""
+        return self.clients.put({name: value.numpy() for name, value in self.state.items()})
+
+    def aggregate_models(self, reports: Iterable[Report]) -> State:
+        """The new server state from the clients' sums: the same bits for any grouping of the clients."""
+        strategy = self.strategy
+        assert isinstance(strategy, WeightStrategy)
+        sums = Sums()
+        for report in reports:
+            sums += report.sums
+        self.state = strategy.aggregate(self.state, sums.means(self.state))
+        return self.state
+
+    # -- a round of insights -----------------------------------------------------------------------------------------
+
+    def run_insight_round(self, round: int | None = None, evaluated: Ids | None = None) -> RoundResult:
+        """Guidance down, guided local work, one insight up from each client; then the MetaLearner learns."""
+        if not isinstance(self.strategy, InsightStrategy):
+            self._exchange_insights()
+        strategy = self.strategy
+        assert isinstance(strategy, InsightStrategy) and self.meta is not None
+        self.round = self.round + 1 if round is None else round
+        ids = np.flatnonzero(self.home >= 0)
+        orders = self._at_home(ids)
+        down = self.guidance.size
+        reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance)))
+        report = _joined(list(reports.values()))
+        batch = insights.merge([r.insights for r in reports.values() if r.insights is not None])
+        lesson = self.meta.map(MetaLearner.aggregate, {0: (batch, self.round)})[0]
+        rejected = dict(lesson.summary["rejections"])
+        accepted = batch.filter(pa.array(~np.isin(batch["client_id"].to_numpy(), list(rejected)))) if rejected else batch
+        heads = {}
+        if lesson.experts:
+            assert self.experts is not None
+            heads = self.experts.map(Expert.fit, lesson.experts)
+        self.guidance = strategy.instruct(lesson, heads)
+        if lesson.done:
+            self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance)))
+            down += self.guidance.size
+        self._count_bytes(ids, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
+        report.rejected |= rejected
+        result = self._result(report, evaluated, self.guidance)
+        result.insights, result.diverged, result.done = accepted, len(accepted) == 0, lesson.done
+        return result
+
+    @property
+    def memory(self) -> Any:
+        """The insights learned from so far: the MetaLearner's history (by hand; its length is their number)."""
+        assert isinstance(self.meta, LocalFleet)
+        return self.meta.workers[0].insight_history
+
+    def _exchange_insights(self) -> None:
+        """By hand: goes on from rounds of weights to rounds of insights, from the model learned so far."""
+        row = self.state.get("x", self.problem.row)
+        self.begin(InsightExchange(), replace(self.problem, row=row), self.run)
+
+    # -- what both share ---------------------------------------------------------------------------------------------
+
+    def answer(self) -> State | Guidance:
+        """What the strategy's server half holds now."""
+        return self.guidance if isinstance(self.strategy, InsightStrategy) else self.state
+
+    def _everyone(self) -> dict[int, tuple[Any, ...]]:
+        return {actor: () for actor in range(self.clients.size)}
+
+    def _at_home(self, ids: Ids) -> dict[int, tuple[Any, ...]]:
+        homes = self.home[ids]
+        return {int(actor): (ids[homes == actor],) for actor in np.unique(homes)}
+
+    def _hands(self, ids: Ids, work: NDArray[np.int64], at_home: bool) -> dict[int, tuple[Any, ...]]:
+        """Which actor works for whom: at home where clients keep memory, else dealt out by the work."""
+        if at_home or not self.anywhere:
+            return self._at_home(ids)
+        return {actor: (hand,) for actor, hand in enumerate(deal(ids, work, self.clients.size)) if len(hand)}
+
+    def _count_bytes(self, ids: Ids, up: int, down: int) -> None:
+        self.uplink[ids] += up
+        self.downlink[ids] += down
+
+    def _result(self, report: Report, evaluated: Ids | None, answer: State | Guidance) -> RoundResult:
+        sent = int(self.uplink.sum()), int(self.downlink.sum())
+        row: dict[str, Any] = {
+            "round": self.round,
+            "clients": len(report.ids),
+            "rejected": len(report.rejected),
+            "train_loss": self._train_loss(report),
+            "uplink_bytes": sent[0] - self._counted[0],
+            "downlink_bytes": sent[1] - self._counted[1],
+        }
+        self._counted = sent
+        result = RoundResult(row, int(report.steps.sum()), rejected=report.rejected)
+        if evaluated is None or len(evaluated):
+            result.clients = self._evaluate(np.flatnonzero(self.home >= 0) if evaluated is None else evaluated, answer)
+            row |= metrics.evaluation(result.clients["test_loss"], result.clients["test_accuracy"], result.clients["num_test"])
+        return result
+
+    def _train_loss(self, report: Report) -> float | None:
+        """The mean of the losses met, weighted by training rows, over the clients that trained and were not rejected."""
+        met = ~np.isnan(report.loss) & ~np.isin(report.ids, list(report.rejected))
+        weight = self.problem.samples[report.ids[met]].astype(np.float64)
+        return float((weight * report.loss[met]).sum() / weight.sum()) if weight.sum() else None
+
+    def _evaluate(self, ids: Ids, answer: State | Guidance) -> dict[str, NDArray[Any]]:
+        if not isinstance(answer, Guidance):
+            answer = {name: value.numpy() for name, value in answer.items()}
+        parts = self.clients.map(Client.evaluate, self._at_home(ids), shared=(self.clients.put(answer),))
+        columns = {name: np.concatenate([part[name] for part in parts.values()]) for name in next(iter(parts.values()))}
+        order = np.argsort(columns["client_id"])
+        columns = {name: value[order] for name, value in columns.items()}
+        return columns | {
+            "num_train": self.samples[ids],
+            "num_test": self.tests[ids],
+            "uplink_bytes": self.uplink[ids],
+            "downlink_bytes": self.downlink[ids],
+        }
+
+
+def _joined(reports: Iterable[Report]) -> Report:
+    """One report of all clients, by rising id, without sums and insights."""
+    parts = list(reports)
+    ids = np.concatenate([part.ids for part in parts])
+    order = np.argsort(ids)
+    return Report(
+        ids[order],
+        np.concatenate([part.loss for part in parts])[order],
+        np.concatenate([part.steps for part in parts])[order],
+        {client: why for part in parts for client, why in sorted(part.rejected.items())},
+    )

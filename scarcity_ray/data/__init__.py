@@ -1,0 +1,148 @@
+"""The data of a scenario: where rows come from, how they are dealt to clients, and the federation that results."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from scarcity_ray.data.blobs import Blobs
+from scarcity_ray.data.bundled import Bundled, Digits
+from scarcity_ray.data.from_r import RDataset
+from scarcity_ray.data.leaf_synthetic import LeafSynthetic
+from scarcity_ray.data.partitions import Natural, Partition, natural, partition
+from scarcity_ray.data.pool import Categorical, Pool
+from scarcity_ray.data.shifted_regression import ShiftedRegression
+from scarcity_ray.data.split import TEST, TRAIN, VALIDATION, split
+from scarcity_ray.data.standardise import Standardised, standardise
+from scarcity_ray.data.table import Table
+from scarcity_ray.data.transforms import Transform
+from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.randomness import stream
+from scarcity_ray.spec import Spec, SpecError
+
+Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Data(Spec):
+    """The `data` section of a scenario."""
+
+    source: Annotated[Source, Field(description="where the rows come from")]
+    clients: Annotated[
+        int | None, Field(ge=1, description="number of clients; may be left out where the data have clients of their own")
+    ] = None
+    partition: Annotated[
+        Partition | None, Field(description="how rows are dealt to clients; left out: the data's own clients, whatever they hold")
+    ] = None
+    transforms: Annotated[tuple[Transform, ...], Field(strict=False, description="hidden groups of clients, made by these in order")] = ()
+    test_fraction: Annotated[Fraction, Field(description="share of each client's own rows held out for testing, rounded half up")] = 0.5
+    validation_fraction: Annotated[
+        Fraction, Field(description="share of each client's own rows held out for choosing, rounded half up")
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _fractions(self) -> Self:
+        if self.test_fraction + self.validation_fraction >= 1:
+            raise ValueError("test_fraction and validation_fraction together leave no training rows: their sum must be below 1")
+        return self
+
+
+def deal(data: Data, seed: int, base_dir: Path) -> Federation:
+    """The federation of a scenario: rows loaded, dealt to clients, split, standardised and transformed.
+
+    base_dir: where relative paths start. Raises SpecError for what cannot be: too few rows, a missing file or column.
+    """
+    pool = data.source.load(data.clients, seed, base_dir)
+    shares = _shares(data, pool, seed)
+    counts = np.array([len(share) for share in shares], dtype=np.int64)
+    pool = _reorder(pool, np.concatenate(shares))
+    client = np.repeat(np.arange(len(counts)), counts)
+    part = split(counts, data.test_fraction, data.validation_fraction, seed)
+    made = _inputs(pool, client, part == TRAIN)
+    x, y = made.x, made.y
+
+    own = isinstance(data.partition, Natural | None)
+    group = np.arange(len(counts)) % math.lcm(*(transform.groups for transform in data.transforms))
+    for place, transform in enumerate(data.transforms):
+        x, y = transform.apply(x, y, client % transform.groups, pool.task, pool.outputs, seed, place)
+    if own and pool.group is not None:
+        _, group = np.unique(pool.group * (group.max() + 1) + group, return_inverse=True)
+
+    def shards(which: int) -> Shards:
+        rows = part == which
+        starts = np.concatenate([[0], np.cumsum(np.bincount(client[rows], minlength=len(counts)))]).astype(np.int64)
+        return Shards(x, y, starts) if rows.all() else Shards(x[rows], y[rows], starts)
+
+    return Federation(
+        train=shards(TRAIN),
+        validation=shards(VALIDATION),
+        test=shards(TEST),
+        group=group.astype(np.int64),
+        task=pool.task,
+        outputs=pool.outputs,
+        label_scale=made.label_scale,
+        uplink_bytes=made.uplink_bytes,
+        downlink_bytes=made.downlink_bytes,
+        names=pool.names if own else None,
+    )
+
+
+def describe(federation: Federation) -> dict[str, Any]:
+    """What a plan says of a federation: task, shape of an input, clients, rows of each part, and how large the shards are."""
+    counts = federation.train.counts
+    return {
+        "task": federation.task,
+        "shape": list(federation.shape),
+        "outputs": federation.outputs,
+        "clients": federation.clients,
+        "groups": len(np.unique(federation.group)),
+        "train_rows": len(federation.train.x),
+        "validation_rows": len(federation.validation.x),
+        "test_rows": len(federation.test.x),
+        "smallest_shard": int(counts.min()),
+        "median_shard": float(np.median(counts)),
+        "largest_shard": int(counts.max()),
+    }
+
+
+def _shares(data: Data, pool: Pool, seed: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Row numbers of each client."""
+    if not isinstance(data.partition, Natural | None):
+        clients = data.clients or pool.owners
+        if clients is None:
+            raise SpecError(("data", "clients"), None, f"say how many clients the {len(pool.y):,} rows are dealt to")
+        return partition(data.partition, pool.y, clients, stream(seed, "partition"), pool.task)
+    if pool.owner is None or pool.owners is None:
+        raise SpecError(
+            ("data", "partition"),
+            None if data.partition is None else data.partition.kind,
+            "these rows have no clients of their own: choose dirichlet, iid, shards or quantity_skew, or name the table's `client` column",
+        )
+    if data.clients not in (None, pool.owners):
+        raise SpecError(("data", "clients"), data.clients, f"the data have {pool.owners:,} clients of their own; leave `clients` out")
+    return natural(data.partition or Natural(minimum=1), pool.owner, pool.owners)
+
+
+def _reorder(pool: Pool, order: np.ndarray[Any, np.dtype[np.int64]]) -> Pool:
+    """The same rows, client after client; no copy where they lie so already."""
+    if np.array_equal(order, np.arange(len(order))):
+        return pool
+    if not isinstance(pool.x, tuple):
+        return Pool(pool.x[order], pool.y[order], pool.task, pool.outputs, None, pool.names, pool.group)
+    columns = tuple(
+        Categorical(column.codes[order], column.words) if isinstance(column, Categorical) else column[order] for column in pool.x
+    )
+    return Pool(columns, pool.y[order], pool.task, pool.outputs, None, pool.names, pool.group)
+
+
+def _inputs(pool: Pool, client: np.ndarray[Any, np.dtype[np.int64]], training: np.ndarray[Any, np.dtype[np.bool_]]) -> Standardised:
+    """Finished inputs and targets; those that are finished already cost nothing."""
+    if isinstance(pool.x, tuple):
+        return standardise(pool.x, pool.y, client, training)
+    nothing = np.zeros(int(client[-1]) + 1, dtype=np.int64)
+    return Standardised(pool.x, pool.y, 1.0, nothing, nothing)

@@ -1,0 +1,62 @@
+"""Gaussian blobs, one a class: a classification task of any size, made client by client."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from scarcity_ray.data.pool import Pool, refuse_too_large
+from scarcity_ray.data.sizes import Sizes, client_sizes
+from scarcity_ray.randomness import hash64, stream
+from scarcity_ray.spec import Spec, SpecError
+
+_BLOCK = 16  # clients whose means are added at once: few enough for the cache, many enough to spread the call's cost
+
+
+class Blobs(Spec):
+    """Each row is its class's mean plus normal noise of standard deviation 1 in every input; classes are equally likely.
+
+    The means lie `separation / sqrt(2)` from the origin in seeded random directions, so two of them are `separation`
+    apart in the root mean square (nearly all pairs within a few hundredths of it where inputs are many).
+    A client's rows depend on the seed and its id alone: client 3 is the same among 10 clients and among 1,000.
+    """
+
+    kind: Literal["blobs"] = "blobs"
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(strict=False, min_length=1, description="shape of one input, as [784] or [1, 28, 28]"),
+    ] = (784,)
+    classes: Annotated[int, Field(ge=2, description="number of classes")] = 62
+    samples_per_client: Annotated[Sizes, Field(description="rows of each client: a number, or {lognormal: {...}}")] = 100
+    separation: Annotated[float, Field(ge=0, description="distance between two class means, in standard deviations of the noise")] = 7.0
+
+    def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
+        """Makes the rows, one client after the other."""
+        if clients is None:
+            raise SpecError(("data", "clients"), None, "blobs are made to order: say how many clients, as `clients: 100`")
+        counts = client_sizes(self.samples_per_client, clients, seed)
+        ends, width = np.cumsum(counts), math.prod(self.shape)
+        rows = int(ends[-1])
+        refuse_too_large(("data", "source", "samples_per_client"), self.samples_per_client, rows, width)
+
+        direction = stream(seed, "blobs mean").standard_normal((self.classes, width))
+        means = self.separation / math.sqrt(2) * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+        means = means.astype(np.float32)
+
+        owner = np.repeat(np.arange(clients), counts)
+        place = np.arange(rows) - np.repeat(ends - counts, counts)
+        y = (hash64(seed, "blobs class", owner, place) % np.uint64(self.classes)).astype(np.int64)
+        x = np.empty((rows, width), dtype=np.float32)
+        keys, starts = hash64(seed, "blobs noise", np.arange(clients)).tolist(), [0, *ends.tolist()]
+        for block in range(0, clients, _BLOCK):
+            last = min(block + _BLOCK, clients)
+            for client in range(block, last):
+                noise = np.random.Generator(np.random.Philox(key=keys[client]))
+                noise.standard_normal(out=x[starts[client] : starts[client + 1]], dtype=np.float32)
+            rows_here = slice(starts[block], starts[last])
+            x[rows_here] += means[y[rows_here]]
+        return Pool(x.reshape(rows, *self.shape), y, "classification", self.classes, owner)

@@ -1,0 +1,47 @@
+"""The data sets that scikit-learn carries: no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from scarcity_ray.data.pool import Pool
+from scarcity_ray.spec import Spec
+
+
+class Digits(Spec):
+    """1,797 handwritten digits of 8 x 8 pixels, scaled to 0 .. 1."""
+
+    kind: Literal["digits"] = "digits"
+    image: Annotated[bool, Field(description="inputs as [1, 8, 8] images, for a cnn, instead of 64 numbers")] = False
+
+    def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
+        """The rows; they belong to no client yet. No client has to send anything for the scale, which is the format's."""
+        from sklearn.datasets import load_digits  # here, because it takes half a second to import
+
+        x, y = load_digits(return_X_y=True)
+        shape = (-1, 1, 8, 8) if self.image else (-1, 64)
+        return Pool((x / 16.0).astype(np.float32).reshape(shape), y.astype(np.int64), "classification", 10)
+
+
+class Bundled(Spec):
+    """A small table of scikit-learn's, standardised by the clients' summed moments.
+
+    breast_cancer: 569 x 30, 2 classes. wine: 178 x 13, 3 classes. diabetes: 442 x 10, regression.
+    """
+
+    kind: Literal["breast_cancer", "wine", "diabetes"]
+
+    def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
+        """The rows; they belong to no client yet."""
+        from sklearn import datasets  # here, because it takes half a second to import
+
+        if self.kind == "diabetes":
+            x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
+            return Pool(tuple(x.T.astype(np.float64)), y.astype(np.float64)[:, None], "regression", 1)
+        load = datasets.load_wine if self.kind == "wine" else datasets.load_breast_cancer
+        x, y = load(return_X_y=True)
+        return Pool(tuple(x.T.astype(np.float64)), y.astype(np.int64), "classification", int(y.max()) + 1)

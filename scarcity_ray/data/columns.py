@@ -1,0 +1,234 @@
+"""From record batches to a pool: which columns, of which kind, what is missing, who owns each row."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from scarcity_ray.data.pool import Categorical, Column, Pool, Task
+from scarcity_ray.data.standardise import LONGEST_WORD
+from scarcity_ray.spec import Spec, SpecError
+
+MOST_WORDS = 1000  # categories of one text feature: past it the column is a name or a text, not a category
+_SOURCE = ("data", "source")
+
+
+class Columns(Spec):
+    """Which columns of a table are the label, the client, the group and the features."""
+
+    label: Annotated[str, Field(description="column to predict: a float is a regression; integers and text are classes")]
+    client: Annotated[str | None, Field(description="column that says whose row it is; null for a table that is dealt out")] = None
+    group: Annotated[str | None, Field(description="column that says which group a client is in, recorded with the results")] = None
+    features: Annotated[
+        tuple[str, ...] | None,
+        Field(strict=False, min_length=1, description="input columns, or powers of them as age^2; null for all others"),
+    ] = None
+    task: Annotated[Task | None, Field(description="regression or classification; null to go by the label's type")] = None
+    missing: Annotated[Literal["refuse", "drop"], Field(description="what to do with rows that lack a value (null, NaN or infinite)")] = (
+        "refuse"
+    )
+
+
+class _Reader:
+    """One column as it comes in: numbers as float64 (NaN where missing) or text as codes (-1 where missing)."""
+
+    def __init__(self, name: str, text: bool) -> None:
+        self.name = name
+        self.text = text
+        self.places: dict[str, int] = {}
+        self.parts: list[NDArray[Any]] = []
+
+    def add(self, column: pa.Array) -> None:
+        """Takes in one batch."""
+        if not self.text:
+            self.parts.append(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+            return
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        column = column.cast(pa.string()).dictionary_encode()
+        places = [self.places.setdefault(word, len(self.places)) for word in column.dictionary.to_pylist()]
+        self.parts.append(np.array([*places, -1], dtype=np.int32)[column.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
+
+    def join(self) -> None:
+        """Makes one array of all batches."""
+        self.parts = [np.concatenate(self.parts)] if self.parts else [np.empty(0, dtype=np.int32 if self.text else np.float64)]
+
+    def missing(self) -> NDArray[np.bool_]:
+        """Where the joined column lacks a value."""
+        return self.parts[0] < 0 if self.text else ~np.isfinite(self.parts[0])
+
+    def values(self, keep: NDArray[np.bool_] | None) -> Column:
+        """The joined column, less the rows not kept; a text column's words are those still in use, in order."""
+        column = self.parts[0] if keep is None else self.parts[0][keep]
+        if not self.text:
+            return column
+        used, codes = np.unique(column, return_inverse=True)
+        words = list(self.places)
+        ranked = sorted(range(len(used)), key=lambda place: _rank(words[used[place]]))
+        order = np.empty(len(used), dtype=np.int32)
+        order[ranked] = np.arange(len(used), dtype=np.int32)
+        return Categorical(order[codes], tuple(words[used[place]] for place in ranked))
+
+
+def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[pa.RecordBatch]], ignored: Sequence[str] = ()) -> Pool:
+    """The pool of a table. Batches are read once, one at a time; 8 bytes a number (4 a word) are kept.
+
+    scan: the batches of the columns named. ignored: columns that are no features unless named.
+    Raises SpecError for missing columns, unusable types and missing values.
+    """
+    if spec.group is not None and spec.client is None:
+        raise SpecError((*_SOURCE, "group"), spec.group, "a group is a client's: name the `client` column too")
+    features = _features(spec, schema, ignored)
+    special = {field: name for field in ("label", "client", "group") if (name := getattr(spec, field)) is not None}
+    readers: dict[str, _Reader] = {}
+    for field, name in special.items():
+        _require((*_SOURCE, field), name, schema)
+        text, kind = _is_text((*_SOURCE, field), name, schema), schema.field(name).type
+        if field != "label" and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+            raise SpecError((*_SOURCE, field), name, f"the column holds {kind}; a {field} is an integer or text")
+        if name in readers:
+            raise SpecError((*_SOURCE, field), name, "the column is the label or the client already")
+        readers[name] = _Reader(name, text or field != "label")
+    for place, (feature, name, power) in enumerate(features):
+        text = _is_text((*_SOURCE, "features", place), name, schema)
+        if text and power != 1:
+            raise SpecError((*_SOURCE, "features", place), feature, f"{name} is text, which has no powers")
+        readers.setdefault(name, _Reader(name, text))
+
+    for batch in scan(list(readers)):
+        for name, reader in readers.items():
+            reader.add(batch.column(name))
+        _refuse_wordy(readers[name] for _, name, _ in features)
+    keep = _complete(spec, list(readers.values()))
+
+    columns = {name: reader.values(keep) for name, reader in readers.items()}
+    y, task, outputs = _label(spec, columns[spec.label], schema.field(spec.label).type)
+    x = tuple(column if isinstance(column := columns[name], Categorical) else column**power for _, name, power in features)
+    client, group = columns.get(spec.client or ""), columns.get(spec.group or "")
+    if not isinstance(client, Categorical):
+        return Pool(x, y, task, outputs)
+    groups = _group(spec.group, group, client) if spec.group and isinstance(group, Categorical) else None
+    return Pool(x, y, task, outputs, client.codes.astype(np.int64), client.words, groups)
+
+
+def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[tuple[str, str, int]]:
+    """The features as (as written, column, power)."""
+    special = {spec.label, spec.client, spec.group}
+    if spec.features is None:
+        names = [name for name in schema.names if name not in special and name not in ignored]
+        if not names:
+            raise SpecError((*_SOURCE, "features"), None, f"the table has no column besides {', '.join(schema.names)}")
+        return [(name, name, 1) for name in names]
+    found = []
+    for place, feature in enumerate(spec.features):
+        power = re.fullmatch(r"(.+)\^([1-9])", feature)
+        name = power[1] if power and feature not in schema.names else feature
+        path = (*_SOURCE, "features", place)
+        _require(path, name, schema)
+        if name in special:
+            raise SpecError(path, feature, "the column is the label, the client or the group; it cannot be a feature too")
+        if feature in spec.features[:place]:
+            raise SpecError(path, feature, "the feature is named twice")
+        found.append((feature, name, int(power[2]) if power and name != feature else 1))
+    return found
+
+
+def _require(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> None:
+    """Raises SpecError, with the nearest name, where the table has not exactly one column of that name."""
+    count = schema.names.count(name)
+    if count > 1:
+        raise SpecError(path, name, f"the table has {count} columns of that name")
+    if count == 0:
+        near = difflib.get_close_matches(name, schema.names, 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
+        raise SpecError(path, name, f"the table has no such column{hint} It has: {shown}")
+
+
+def _is_text(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> bool:
+    """Whether a column holds words; SpecError where it holds neither words nor numbers."""
+    kind = schema.field(name).type
+    if pa.types.is_dictionary(kind) or str(kind) in ("string", "large_string", "string_view"):
+        return True
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
+        return False
+    if pa.types.is_null(kind):
+        raise SpecError(path, name, "the column has no value at all: leave it out by naming the `features`")
+    raise SpecError(path, name, f"the column holds {kind}; numbers, booleans and text can be used: turn it into a number, or leave it out")
+
+
+def _refuse_wordy(readers: Iterable[_Reader]) -> None:
+    """Raises SpecError for a text feature with too many, or too long, categories."""
+    for reader in readers:
+        longest = max((len(word.encode()) for word in reader.places), default=0)
+        if len(reader.places) > MOST_WORDS or longest > LONGEST_WORD:
+            raise SpecError(
+                (*_SOURCE, "features"),
+                reader.name,
+                f"the text column has {len(reader.places):,} categories or more, the longest of {longest} bytes; a category column has "
+                f"at most {MOST_WORDS:,}, of {LONGEST_WORD} bytes: leave it out by naming the `features`",
+            )
+
+
+def _complete(spec: Columns, readers: list[_Reader]) -> NDArray[np.bool_] | None:
+    """The rows that lack nothing, None for all; SpecError where some do and are not to be dropped."""
+    lacking: NDArray[np.bool_] | None = None
+    counts = {}
+    for reader in readers:
+        reader.join()
+        missing = reader.missing()
+        if missing.any():
+            counts[reader.name] = int(missing.sum())
+        lacking = missing if lacking is None else lacking | missing
+    if lacking is None or not len(lacking):
+        raise SpecError((*_SOURCE, "label"), spec.label, "the table has no rows")
+    if not counts:
+        return None
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if spec.missing == "refuse" or lacking.all():
+        remedy = "every row lacks one" if lacking.all() else f"`missing: drop` leaves out those {lacking.sum():,} rows of {len(lacking):,}"
+        raise SpecError((*_SOURCE, "missing"), spec.missing, f"values are missing (null, NaN or infinite): {told}; {remedy}")
+    return ~lacking
+
+
+def _label(spec: Columns, column: Column, kind: pa.DataType) -> tuple[NDArray[Any], Task, int]:
+    """Targets `[rows, 1]` or classes `[rows]`, numbered in sorted order; the task; and how many outputs a model needs."""
+    measured = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    task = spec.task or ("regression" if measured else "classification")
+    if task == "regression":
+        if isinstance(column, Categorical):
+            raise SpecError((*_SOURCE, "task"), task, f"the label {spec.label} is text; a regression needs numbers")
+        return column[:, None], task, 1
+    if not isinstance(column, Categorical):
+        if measured and (column != np.floor(column)).any():
+            raise SpecError((*_SOURCE, "task"), task, f"the label {spec.label} holds fractions; classes are whole numbers or text")
+        values, codes = np.unique(column, return_inverse=True)
+        column = Categorical(codes.astype(np.int32), tuple(str(int(value)) for value in values))
+    if len(column.words) < 2:
+        raise SpecError((*_SOURCE, "label"), spec.label, f"every row has the same class, {column.words[0]}")
+    return column.codes.astype(np.int64), task, len(column.words)
+
+
+def _group(name: str, group: Categorical, client: Categorical) -> NDArray[np.int64]:
+    """The group of each client; SpecError for a client in two."""
+    pairs = np.unique(np.stack([client.codes, group.codes]), axis=1)
+    twice = np.flatnonzero(np.diff(pairs[0]) == 0)
+    if len(twice):
+        who = pairs[0, twice[0]]
+        words = ", ".join(group.words[code] for code in pairs[1, pairs[0] == who])
+        raise SpecError((*_SOURCE, "group"), name, f"client {client.words[who]} is in several groups: {words}")
+    groups: NDArray[np.int64] = pairs[1].astype(np.int64)
+    return groups
+
+
+def _rank(word: str) -> tuple[bool, int, str]:
+    """Whole numbers by value, before other words by spelling: the same order for 2 and 10 read as numbers and as text."""
+    number = re.fullmatch(r"-?[0-9]{1,18}", word)
+    return (number is None, int(word) if number else 0, word)

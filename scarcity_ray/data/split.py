@@ -1,0 +1,38 @@
+"""Which of a client's own rows it trains on, which it validates on and which test it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scarcity_ray.randomness import hash64
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+
+def split_sizes(counts: NDArray[np.int64], test_fraction: float, validation_fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Test and validation rows of clients with `counts` rows: the fraction of each, rounded half up.
+
+    A client keeps at least one training row: where rounding would take the last, validation gives it back, then test.
+    """
+    # the small term puts a half that floating point missed, as .29 x 50, back on the half
+    test, validation = (np.floor(counts * fraction + 0.5 + 1e-9).astype(np.int64) for fraction in (test_fraction, validation_fraction))
+    test = np.minimum(test, counts - 1)
+    return test, np.minimum(validation, counts - 1 - test)
+
+
+def split(counts: NDArray[np.int64], test_fraction: float, validation_fraction: float, seed: int) -> NDArray[np.int8]:
+    """TRAIN, VALIDATION or TEST for each row, `[rows]`, of clients who hold `counts` rows one after the other.
+
+    A client's split is a function of the seed, its id and its number of rows alone.
+    """
+    part = np.full(int(counts.sum()), TRAIN, dtype=np.int8)
+    test, validation = split_sizes(counts, test_fraction, validation_fraction)
+    if not (test.any() or validation.any()):
+        return part
+    client = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(part)) - np.repeat(np.cumsum(counts) - counts, counts)
+    drawn = np.lexsort((hash64(seed, "split", client, place), client))  # each client's rows, mixed
+    part[drawn[place < (test + validation)[client]]] = VALIDATION
+    part[drawn[place < test[client]]] = TEST
+    return part

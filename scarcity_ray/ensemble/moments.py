@@ -1,0 +1,112 @@
+"""Moments: the sums of products that a linear head's least-squares fit needs, and nothing else of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.training.objective import TaskKind
+
+_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The moments of one shard, or of each of k: a leading dimension k then stands before each shape. Float64.
+
+    f is a row's features with a constant 1 behind them (`width` numbers), y its target, or the one-hot code of its
+    class (`outputs` numbers). gram: sum of f f^T `[width, width]`. cross: sum of f y^T `[width, outputs]`. square: sum
+    of |y|^2. samples: number of rows.
+
+    They add up: the sum over clients is what the pooled rows give, so how labels are skewed over clients costs
+    nothing (Fani et al., "Accelerating Heterogeneous Federated Learning with Closed-form Classifiers" (Fed3R), ICML
+    2024; He et al., "AFL: A Single-Round Analytic Approach for Federated Learning with Pre-trained Models", CVPR 2025).
+
+    What they reveal: a single client's moments tell its class counts, the mean features of each of its classes, and,
+    where it has fewer rows than features, the span of its feature vectors, from which rows may be found. A sum over
+    clients tells that of the group alone; learning needs no more than sums but for the leave-one-client-out choice of
+    strengths, which reads each client's own.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    square: Tensor
+    samples: Tensor
+
+    @staticmethod
+    def of(features: Tensor, y: Tensor, task: TaskKind, outputs: int) -> Moments:
+        """The moments of one shard: features `[n, width - 1]` without the constant, y `[n]` classes or `[n, outputs]` targets."""
+        f = with_constant(features.double())
+        z = targets(y, task, outputs)
+        return Moments(f.T @ f, f.T @ z, z.square().sum(), torch.tensor(float(len(f)), dtype=torch.float64))
+
+
+def with_constant(features: Tensor) -> Tensor:
+    """Features `[n, width - 1]` with the constant 1 behind them."""
+    return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+
+
+def targets(y: Tensor, task: TaskKind, outputs: int) -> Tensor:
+    """What a head is fitted to, float64 `[n, outputs]`: the targets, or for classes `[n]` their one-hot codes."""
+    return torch.eye(outputs, dtype=torch.float64)[y.long()] if task == "classification" else y.double().reshape(len(y), outputs)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How one client's moments travel: the upper triangle of gram, cross, and square where the rows do not tell it.
+
+    width: features and the constant. With one-hot targets square is the number of rows, which every insight has.
+    """
+
+    width: int
+    outputs: int
+    task: TaskKind
+
+    @property
+    def size(self) -> int:
+        """Numbers (float32) of one client's moments."""
+        return self.width * (self.width + 1) // 2 + self.width * self.outputs + (self.task == "regression")
+
+    def pack(self, moments: Moments) -> Tensor:
+        """One shard's moments as they travel: float32 `[size]`."""
+        upper = torch.triu_indices(self.width, self.width)
+        parts = [moments.gram[upper[0], upper[1]], moments.cross.flatten()]
+        if self.task == "regression":
+            parts.append(moments.square[None])
+        return torch.cat(parts).float()
+
+    def unpack(self, rows: NDArray[np.floating], samples: NDArray[np.int64]) -> Moments:
+        """The moments of k clients from rows `[k, size]`."""
+        values = torch.from_numpy(np.asarray(rows, dtype=np.float64))
+        counts = torch.from_numpy(np.asarray(samples, dtype=np.float64))
+        upper = torch.triu_indices(self.width, self.width)
+        triangle = upper.shape[1]
+        gram = values.new_empty(len(values), self.width, self.width)
+        gram[:, upper[0], upper[1]] = values[:, :triangle]
+        gram[:, upper[1], upper[0]] = values[:, :triangle]
+        cross = values[:, triangle : triangle + self.width * self.outputs].reshape(-1, self.width, self.outputs)
+        return Moments(gram, cross, values[:, -1] if self.task == "regression" else counts, counts)
+
+    def chunks(self, count: int) -> Iterator[slice]:
+        """Slices of `count` clients whose unpacked moments take some 64 MiB at once."""
+        step = max(_CHUNK_BYTES // (8 * self.width * (self.width + self.outputs)), 1)
+        return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+    def total(self, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> Moments:
+        """The moments of all clients' rows together, from `[k, size]`, added up in that order.
+
+        Raises ValueError for a row that is not finite: it would spoil the sum for everybody.
+        """
+        bad = np.flatnonzero(~np.isfinite(rows).all(1))
+        if len(bad):
+            raise ValueError(f"the moments in rows {bad[:5].tolist()} are not finite: they must not enter the sum")
+        total = np.zeros(self.size)
+        for chunk in self.chunks(len(rows)):
+            total += rows[chunk].sum(0, dtype=np.float64)
+        one = self.unpack(total[None], np.asarray([samples.sum()]))
+        return Moments(one.gram[0], one.cross[0], one.square[0], one.samples[0])

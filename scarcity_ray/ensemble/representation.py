@@ -1,0 +1,118 @@
+"""Representations: the fixed features that heads are linear in. Of a seeded one only the seed and a bandwidth travel."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from scarcity_ray.federation import Shards
+from scarcity_ray.randomness import stream
+from scarcity_ray.spec import Spec
+
+
+class FourierFeatures(nn.Module):
+    """`sqrt(2 / features) * cos(frequencies x + phases)`: inputs `[n, *shape]` -> `[n, features]`.
+
+    Products of two inputs' features estimate the Gaussian kernel `exp(-|x - x'|^2 / (2 bandwidth^2))` (Rahimi and
+    Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007). Frequencies are orthogonal within blocks
+    as large as the input, which estimates it better (Yu et al., "Orthogonal Random Features", NeurIPS 2016). A phase
+    for each frequency rather than a cosine and a sine: twice the frequencies for the same number of features. On digits
+    (100 clients of 8 images, 256 features, 5 seeds) that is 0.977 against 0.974 of the pairs.
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, inputs: int, features: int, seed: int = 0, bandwidth: float = 1.0) -> None:
+        super().__init__()
+        rng = stream(seed, "fourier features")
+        blocks = []
+        for start in range(0, features, inputs):
+            # The first columns of a random rotation, each as long as a Gaussian vector.
+            gauss = torch.from_numpy(rng.standard_normal((inputs, min(inputs, features - start))))
+            q, r = torch.linalg.qr(gauss)
+            length = torch.from_numpy(np.sqrt(rng.chisquare(inputs, gauss.shape[1])))
+            blocks.append((q * r.diagonal().sign() * length).T)
+        self.register_buffer("frequencies", (torch.cat(blocks) / bandwidth).float())
+        self.register_buffer("phases", torch.from_numpy(rng.uniform(0, 2 * math.pi, features)).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features of each input."""
+        waves = nn.functional.linear(x.flatten(1), self.frequencies, self.phases)
+        return waves.cos_().mul_(math.sqrt(2 / len(self.phases)))
+
+
+class Identity(Spec):
+    """The inputs themselves, flattened."""
+
+    kind: Literal["identity"] = "identity"
+    surveyed: ClassVar[bool] = False
+
+    def width(self, shape: tuple[int, ...]) -> int:
+        """Features of one input."""
+        return math.prod(shape)
+
+    def module(self, shape: tuple[int, ...], seed: int = 0, bandwidth: float = 1.0) -> nn.Module:
+        """The map as a torch module, `[n, *shape]` -> `[n, width]`."""
+        return nn.Flatten()
+
+
+class RandomFourier(Spec):
+    """Orthogonal random Fourier features, their bandwidth from the clients' summed second moments."""
+
+    kind: Literal["random_fourier"] = "random_fourier"
+    features: Annotated[int, Field(ge=1, le=8192, description="number of features; bytes up grow with its square")] = 256
+    surveyed: ClassVar[bool] = True
+
+    def width(self, shape: tuple[int, ...]) -> int:
+        """Features of one input."""
+        return self.features
+
+    def module(self, shape: tuple[int, ...], seed: int = 0, bandwidth: float = 1.0) -> nn.Module:
+        """The map as a torch module, `[n, *shape]` -> `[n, features]`."""
+        return FourierFeatures(math.prod(shape), self.features, seed, bandwidth)
+
+
+Representation = Annotated[Identity | RandomFourier, Field(discriminator="kind")]
+
+
+def features(representation: nn.Module, shards: Shards, width: int) -> Shards:
+    """The shards with each row's features in place of its inputs.
+
+    Client by client: the bits of a product depend on how many rows it has, so a client's features must not depend on
+    whose rows lie beside its own.
+    """
+    x = np.empty((len(shards.x), width), dtype=np.float32)
+    with torch.no_grad():
+        for client in np.flatnonzero(shards.counts).tolist():
+            rows = shards.rows(client)
+            x[rows] = representation(torch.from_numpy(shards.x[rows])).numpy()
+    return Shards(x, shards.y, shards.starts)
+
+
+def survey(x: Tensor) -> Tensor:
+    """What a client says of its inputs `[n, *shape]` before there is a bandwidth: their sum and their sum of squares.
+
+    Float32 `[d + 1]`. It reveals the client's mean input and its total variance, to whoever sees the single message.
+    """
+    rows = x.flatten(1).double()
+    return torch.cat([rows.sum(0), rows.square().sum()[None]]).float()
+
+
+def bandwidth(surveys: NDArray[np.float32], samples: NDArray[np.int64]) -> float:
+    """The kernel's bandwidth `sqrt(2 tr Cov)` from surveys `[k, d + 1]` of clients with `samples [k]` rows.
+
+    2 tr Cov is the mean squared distance between two rows of the pooled data: the median rule without any distance
+    being shared. Rounded to float32, as it travels; 1 where all rows are the same.
+    """
+    total, rows = surveys.astype(np.float64).sum(0), float(samples.sum())
+    mean_square = total[-1] / rows
+    spread = mean_square - float(np.square(total[:-1] / rows).sum())
+    noise = 1e-6 * mean_square  # float32 sums know the spread no better
+    return float(np.float32(math.sqrt(2 * spread))) if spread > noise else 1.0

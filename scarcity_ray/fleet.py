@@ -1,0 +1,92 @@
+"""How code reaches its actors: `put`, `start`, `wait`, and `map` = start + wait. This one runs them in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+
+class WorkerError(RuntimeError):
+    """An exception inside an actor, with the real cause in words: it crosses processes where the cause may not."""
+
+    def __init__(self, worker: str, method: str, cause: str, traceback: str = "") -> None:
+        super().__init__(worker, method, cause, traceback)
+        self.worker, self.method, self.cause, self.traceback = worker, method, cause, traceback
+
+    def __str__(self) -> str:
+        return f"{self.cause} (in {self.worker}.{self.method})"
+
+
+class Fleet(Protocol):
+    """Some actors of one class, numbered from 0."""
+
+    size: int
+
+    def put(self, value: Any) -> Any:
+        """A reference to `value` that any actor reads without a further copy; pass it in `shared`."""
+
+    def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
+        """Calls `method(actor, *shared, *orders[i])` on each actor i named in `orders`, and returns at once."""
+
+    def wait(self, ticket: Any) -> dict[int, Any]:
+        """What each call of `start` returned, by actor. Raises WorkerError for the first that failed."""
+
+    def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
+        """`wait(start(...))`."""
+
+    def close(self) -> None:
+        """Ends the actors."""
+
+
+class Launcher(Protocol):
+    """Makes fleets. The simulation is handed one and never asks which."""
+
+    store: tuple[Callable[[Any], Any], Callable[[Any], Any]] | tuple[None, None]
+    """`put` and `get` of the object store, for an actor that keeps references; None where values stay in the process."""
+
+    def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> Fleet:
+        """One actor `worker(*order)` for each order, each holding that many CPUs."""
+
+    def close(self) -> None:
+        """Ends what was launched."""
+
+    def put(self, value: Any) -> Any:
+        """As `Fleet.put`, before there is a fleet."""
+
+
+class LocalFleet:
+    """A fleet in this process: the same calls, made at once."""
+
+    def __init__(self, workers: Sequence[Any]) -> None:
+        self.workers = list(workers)
+        self.size = len(self.workers)
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
+        return {index: method(self.workers[index], *shared, *order) for index, order in orders.items()}
+
+    def wait(self, ticket: Any) -> dict[int, Any]:
+        return dict(ticket)
+
+    def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
+        return self.wait(self.start(method, orders, shared))
+
+    def close(self) -> None:
+        self.workers.clear()
+
+
+class LocalLauncher:
+    """Launches local fleets (`execution.ray: false`, and the tests' default)."""
+
+    store = (None, None)
+
+    def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> LocalFleet:
+        return LocalFleet([worker(*order) for order in orders])
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def close(self) -> None:
+        """Nothing outlives the run."""

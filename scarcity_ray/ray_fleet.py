@@ -1,0 +1,90 @@
+"""Fleets of Ray actors: the one place where plain classes become actors, and where Ray's errors stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from scarcity_ray.fleet import WorkerError
+
+_WAIT_SECONDS = 1.0  # how long an interrupt may go unnoticed
+
+
+class RayFleet:
+    """Handles of Ray actors of one class. It travels: the Server is handed the Clients' fleet."""
+
+    def __init__(self, name: str, handles: Sequence[Any]) -> None:
+        self.name, self.handles, self.size = name, list(handles), len(handles)
+
+    def put(self, value: Any) -> Any:
+        return ray.put(value)
+
+    def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
+        name = method.__name__
+        return name, {index: getattr(self.handles[index], name).remote(*shared, *order) for index, order in orders.items()}
+
+    def wait(self, ticket: Any) -> dict[int, Any]:
+        method, calls = ticket
+        try:
+            return dict(zip(calls, ray.get(list(calls.values())), strict=True))
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            if isinstance(cause, WorkerError):  # from an actor that this one called
+                raise WorkerError(*cause.args) from None
+            raise WorkerError(self.name, method, _words(cause), str(error)) from None
+        except RayActorError as error:
+            raise WorkerError(self.name, method, f"an actor died: {_words(error)}") from None
+        except RayError as error:
+            raise WorkerError(self.name, method, _words(error)) from None
+
+    def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
+        return self.wait(self.start(method, orders, shared))
+
+    def close(self) -> None:
+        for handle in self.handles:
+            ray.kill(handle)
+
+
+class RayLauncher:
+    """Starts Ray on this machine, or joins a cluster, and launches actors there; `close` ends what it started.
+
+    cpus: how many this run may take, and no more. address: of a running cluster ("auto" finds it); None starts one.
+    """
+
+    store = (ray.put, ray.get)
+
+    def __init__(self, cpus: int, address: str | None = None) -> None:
+        # The variables are for every process of the run: one thread each, and products whose bits do not depend on where
+        # their arguments lie in memory.
+        variables = {"MKL_CBWR": os.environ.get("MKL_CBWR", "AUTO"), "OMP_NUM_THREADS": "1"}
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        self._started = not ray.is_initialized()
+        if self._started:
+            settings: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
+            if not address:
+                settings["_node_ip_address"] = "127.0.0.1"  # loopback only: nothing on the network may reach the actors
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": variables}, **settings)
+
+    def put(self, value: Any) -> Any:
+        return ray.put(value)
+
+    def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> RayFleet:
+        actor = ray.remote(num_cpus=cpus, max_restarts=0)(worker)
+        return RayFleet(worker.__name__, [actor.remote(*order) for order in orders])
+
+    def close(self) -> None:
+        if self._started:
+            ray.shutdown()
+
+
+def _words(error: BaseException) -> str:
+    """An exception in one line, its type first unless it speaks for itself."""
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    return first if type(error).__str__ is not BaseException.__str__ and first else f"{type(error).__name__}: {first}"

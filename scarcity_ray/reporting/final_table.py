@@ -1,0 +1,85 @@
+"""The table at the end of a run: strategy by strategy what it reached, for whom, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scarcity_ray.reporting.units import number
+from scarcity_ray.reporting.verdict import headline, verdict
+
+
+def final_table(summary: Mapping[str, Any]) -> Table:
+    """A row a strategy, from the content of summary.json. With repeats `mean±standard deviation` over seeds."""
+    key, _, _ = headline(summary)
+    metric = "RMSE" if key == "rmse" else "accuracy"
+    table = Table(
+        title=summary["question"] or summary["scenario"],
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("strategy", overflow="fold", min_width=10)
+    for head in (f"{metric}\nmean", "worst\ntenth", "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
+        table.add_column(head, justify="right", no_wrap=True)
+    best = _best(summary)
+    for name, entry in summary["strategies"].items():
+        title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
+        style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
+        table.add_row(
+            Text(title),
+            _cell(entry, key),
+            _cell(entry, f"{key}_worst_decile"),
+            _share(entry["share_better_than_alone"]),
+            _share(entry["share_worse_than_alone"]),
+            _short(entry["bytes_per_client"] / 1024),
+            f"{entry['rounds']:g}",
+            _short(entry["seconds"]),
+            style=style,
+        )
+    return table
+
+
+def show_final(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
+    """Prints the table, the verdict and where to look."""
+    console.print()
+    console.print(final_table(summary), highlight=False)
+    notes = ["worst tenth: of the clients"]
+    if summary["alone"]:
+        notes.append(f"better and worse off: clients, against {summary['alone']}")
+    seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
+    if seeds > 1:
+        notes.append(f"mean±standard deviation over {seeds} seeds")
+    console.print("; ".join(notes), style="dim", highlight=False, markup=False)
+    console.print()
+    console.print(verdict(summary), highlight=False, markup=False)
+    console.print(f"Look at {directory}/curves.png; all numbers are in {directory}.", highlight=False, markup=False)
+
+
+def _best(summary: Mapping[str, Any]) -> str | None:
+    key, _, higher = headline(summary)
+    values = {
+        name: entry[key] for name, entry in summary["strategies"].items() if entry.get(key) is not None and entry["status"] != "diverged"
+    }
+    return (max if higher else min)(values, key=lambda name: float(values[name])) if values else None
+
+
+def _cell(entry: Mapping[str, Any], key: str) -> str:
+    spread = entry.get("std", {}).get(key)
+    return number(entry.get(key)) + ("±" + f"{spread:.3f}".lstrip("0") if spread is not None and spread == spread else "")
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -1,0 +1,73 @@
+"""A table on disk that anyone may read at any moment while it grows: a folder of Parquet parts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUPS = 16
+"""Flushes in one part. Each rewrites the part, so this bounds the work of a flush; 1 would leave a file a second."""
+
+PART_BYTES = 2**20
+"""Arrow bytes after which a part is left alone, for the same reason."""
+
+
+class GrowingTable:
+    """Rows in the order of their arrival, at `path`, for `pyarrow.parquet.read_table(path)`.
+
+    Every flush writes the last part anew under another name, outside the folder, and renames it into place. That alone
+    is not enough: pyarrow opens a file twice, once for its footer and once for its rows, and may meet two versions. So
+    a part only ever grows at its end: the row groups of the earlier version come first, the same to the byte, and
+    an old footer still describes the new file.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Makes the folder, with an empty part, in one step; what was at `path` before is removed."""
+        self.path, self.schema = path, schema
+        self._pending: list[pa.RecordBatch] = []
+        self._groups: list[pa.Table] = []
+        self._part = 0
+        self._arrival, self._writing = threading.Lock(), threading.Lock()
+        draft = path.with_name(f".{path.name}")
+        for old in (draft, path):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        draft.mkdir()
+        self._write(draft)
+        draft.rename(path)
+
+    def append(self, rows: pa.RecordBatch) -> None:
+        """Takes rows for the next flush; any thread."""
+        if rows.num_rows:
+            with self._arrival:
+                self._pending.append(rows)
+
+    def flush(self) -> None:
+        """Puts all rows taken so far on disk; any thread. Rows stay pending if it fails."""
+        with self._writing:
+            with self._arrival:
+                pending = len(self._pending)
+            if not pending:
+                return
+            group = pa.Table.from_batches(self._pending[:pending], self.schema).combine_chunks()
+            self._groups.append(group)
+            try:
+                self._write(self.path)
+            except BaseException:
+                self._groups.pop()
+                raise
+            with self._arrival:
+                del self._pending[:pending]
+            if len(self._groups) == ROW_GROUPS or sum(table.nbytes for table in self._groups) > PART_BYTES:
+                self._groups, self._part = [], self._part + 1
+
+    def _write(self, folder: Path) -> None:
+        draft = self.path.with_name(f".{self.path.name}.part")
+        with pq.ParquetWriter(draft, self.schema, compression="zstd") as writer:
+            for group in self._groups:
+                writer.write_table(group, row_group_size=group.num_rows)
+        os.replace(draft, folder / f"part-{self._part:08d}.parquet")

@@ -1,0 +1,62 @@
+"""The result hash of a strategy: what must be equal when two runs are said to have the same result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from scarcity_ray.tables import wall_clock
+
+
+class ResultHash:
+    """SHA-256 over a strategy's models (name, type, shape, bytes, by name) and its rows of each table.
+
+    Wall-clock columns are left out. Rows may come in any number of batches: each column is a stream of its own, so the
+    hash is of the rows in their order and not of how they were cut.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, Any] = {}
+
+    def rows(self, table: str, batch: pa.RecordBatch) -> None:
+        """Takes the next rows of a table."""
+        if batch.num_rows:
+            for field, array in zip(batch.schema, batch.columns, strict=True):
+                if not wall_clock(field.name):
+                    self._take(f"{table}.{field.name}", array)
+
+    def tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes tensors of the model, `{name: tensor}`, each once."""
+        for name, tensor in tensors.items():
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            self._stream(f"model.{name}:{tensor.dtype}{list(tensor.shape)}").update(content)
+
+    def hexdigest(self) -> str:
+        """The hash so far, 64 hexadecimal digits."""
+        total = hashlib.sha256()
+        for name in sorted(self._streams):
+            total.update(f"{len(name)}:{name}".encode() + self._streams[name].digest())
+        return total.hexdigest()
+
+    def _stream(self, name: str) -> Any:
+        return self._streams.setdefault(name, hashlib.sha256())
+
+    def _take(self, name: str, array: pa.Array) -> None:
+        """Which entries are null, then those that are not: what lies in memory under a null is nobody's business."""
+        name = f"{name}:{array.type}"
+        self._stream(f"{name}?").update(array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
+        present = array.drop_null()
+        if pa.types.is_fixed_size_list(array.type):
+            self._take(name, present.flatten())
+        elif pa.types.is_string(array.type):
+            words = [word.encode() for word in present.to_pylist()]
+            self._stream(name).update(b"".join(len(word).to_bytes(8, "little") + word for word in words))
+        else:
+            numbers = present.to_numpy(zero_copy_only=False)
+            self._stream(name).update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())

@@ -1,0 +1,47 @@
+"""The log file of a run, a line a record: `YYYY-MM-DD HH:MM:SS - module.class - LEVEL - message`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = "scarcity_ray"
+
+
+def get_logger(owner: type) -> logging.Logger:
+    """The logger of a class, shown as `module.class` in the file (`server.Server` for scarcity_ray.actors.server.Server)."""
+    return logging.getLogger(f"{owner.__module__}.{owner.__qualname__}")
+
+
+class _Lines(logging.Formatter):
+    """The format, with its head on every line of a message, so that no line of a traceback stands without one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        where = ".".join(record.name.split(".")[-2:])
+        head = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} - {where} - {record.levelname} - "
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        return "\n".join(head + line for line in message.splitlines() or [""])
+
+
+@contextmanager
+def log_to(path: Path, level: int = logging.INFO) -> Iterator[None]:
+    """Sends what the package logs to a new file at `path`, and nowhere else, until the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(_Lines())
+    logger = logging.getLogger(ROOT)
+    before = logger.level, logger.propagate
+    logger.setLevel(level)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

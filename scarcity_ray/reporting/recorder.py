@@ -1,0 +1,151 @@
+"""Writes the run directory while the run goes on, and hashes what it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scarcity_ray import tables
+from scarcity_ray.reporting.files import to_json, write_whole
+from scarcity_ray.reporting.growing_table import GrowingTable
+from scarcity_ray.reporting.hashing import ResultHash
+from scarcity_ray.reporting.log import get_logger
+
+FLUSH_SECONDS = 0.5
+"""Rows reach the disk this long after they arrive, at most, plus the time of writing: a killed run loses no more."""
+
+MODEL_BYTES = 256 * 2**20
+"""The largest model file: personal models of many clients beyond it are hashed and not saved."""
+
+
+def model_file(strategy: str, seed: int | None = None) -> str:
+    """The name of a model's file: `NAME.safetensors` for the first seed, `NAME.seed8.safetensors` for a later one, 8."""
+    return f"{strategy}.safetensors" if seed is None else f"{strategy}.seed{seed}.safetensors"
+
+
+class Recorder:
+    """A run directory that is complete at any moment, up to its last second.
+
+    One thread calls it, another (its own) puts the rows on disk. A failure to write (a full disk) is raised by
+    the next call. Close it, or use it in a `with` block.
+    """
+
+    def __init__(self, directory: Path, scenario_yaml: str, environment: Mapping[str, Any], insight_schema: pa.Schema) -> None:
+        """Makes the directory if need be and writes scenario.yaml, environment.json and empty tables at once.
+
+        What an earlier run left there under the names of a run is removed. insight_schema: the scalar part of an insight.
+        """
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("summary.json", "curves.png"):
+            (directory / name).unlink(missing_ok=True)
+        shutil.rmtree(directory / "models", ignore_errors=True)
+        (directory / "models").mkdir()
+        write_whole(directory / "scenario.yaml", scenario_yaml.encode())
+        write_whole(directory / "environment.json", to_json(environment).encode())
+        schemas = {"rounds": tables.ROUNDS, "clients": tables.CLIENTS, "insights": tables.insights(insight_schema)}
+        self._tables = {name: GrowingTable(directory / f"{name}.parquet", schema) for name, schema in schemas.items()}
+        self._hashes: dict[tuple[str, int], ResultHash] = {}
+        self._first_seed: int | None = None
+        self._failure: BaseException | None = None
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._keep_up, name="recorder", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def round(self, row: Mapping[str, Any]) -> None:
+        """Takes a row of `rounds`, `{column: value}`; see tables.batch for what may be left out. Raises ValueError."""
+        self._take("rounds", row["strategy"], row["seed"], tables.batch(tables.ROUNDS, row))
+
+    def clients(self, columns: Mapping[str, Any]) -> None:
+        """Takes rows of `clients` of one strategy, seed and round: arrays `[clients]` and scalars. Raises ValueError."""
+        self._take("clients", columns["strategy"], columns["seed"], tables.batch(tables.CLIENTS, columns))
+
+    def insights(self, rows: pa.RecordBatch | pa.Table, strategy: str, seed: int) -> None:
+        """Takes insights of the history; of their columns the scalar part is kept, a payload is not."""
+        schema = self._tables["insights"].schema
+        pieces = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
+        for piece in pieces:
+            who = [
+                pa.repeat(pa.scalar(value, schema.field(name).type), len(piece)) for name, value in (("strategy", strategy), ("seed", seed))
+            ]
+            arrays = [*who, *(piece.column(field.name).cast(field.type) for field in list(schema)[len(who) :])]
+            self._take("insights", strategy, seed, pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+    def model(self, strategy: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, seed: int) -> Path | None:
+        """Saves and hashes a strategy's tensors, by torch's own names and shapes; personal models are `[clients, ...]`.
+
+        metadata: values of any JSON form; "problem" (task, shape, outputs) is what `Results.model` rebuilds from. Returns
+        the path, see `model_file`, or None where the tensors are more than MODEL_BYTES. Call it once a strategy and seed.
+        """
+        self._hash(strategy, seed).tensors(tensors)
+        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if total > MODEL_BYTES:
+            get_logger(Recorder).warning("the model of %s has %d bytes, more than %d: not saved", strategy, total, MODEL_BYTES)
+            return None
+        name = model_file(strategy, None if seed == self._first_seed else seed)
+        path, draft = self.directory / "models" / name, self.directory / "models" / f".{name}.new"
+        # A copy of each, because tensors may be views of one row of parameters, which the format does not allow.
+        copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        save_file(copies, draft, {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()})
+        os.replace(draft, path)
+        return path
+
+    def result_hash(self, strategy: str, seed: int) -> str:
+        """The hash of all rows and tensors taken for a strategy and seed so far."""
+        return self._hash(strategy, seed).hexdigest()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json, after all rows taken so far."""
+        self.flush()
+        write_whole(self.directory / "summary.json", to_json(summary).encode())
+
+    def flush(self) -> None:
+        """Puts all rows taken so far on disk."""
+        self._check()
+        for table in self._tables.values():
+            table.flush()
+
+    def close(self) -> None:
+        """Puts all rows on disk and ends the writing thread; a second call does nothing."""
+        if not self._closing.is_set():
+            self._closing.set()
+            self._writer.join()
+            self.flush()
+
+    def _take(self, table: str, strategy: str, seed: int, rows: pa.RecordBatch) -> None:
+        self._check()
+        self._hash(strategy, seed).rows(table, rows)
+        self._tables[table].append(rows)
+
+    def _hash(self, strategy: str, seed: int) -> ResultHash:
+        if self._first_seed is None:
+            self._first_seed = seed
+        return self._hashes.setdefault((strategy, seed), ResultHash())
+
+    def _keep_up(self) -> None:
+        try:
+            while not self._closing.wait(FLUSH_SECONDS):
+                for table in self._tables.values():
+                    table.flush()
+        except Exception as failure:
+            self._failure = failure
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise OSError(f"cannot write to {self.directory}: {self._failure}") from self._failure

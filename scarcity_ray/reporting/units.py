@@ -1,0 +1,37 @@
+"""Numbers in words: sizes, durations and metrics as a person reads them."""
+
+from __future__ import annotations
+
+import math
+
+
+def size(count: float) -> str:
+    """Bytes, in the largest unit of 1,024s that keeps a digit before the point: `150 KB`, `1.2 MB`."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KB", "MB", "GB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}" if count < 10 else f"{count:,.0f} {unit}"
+    return f"{count / 1024:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def number(value: float | None) -> str:
+    """A metric to three decimals, or three digits where that says little: `0.939`, `2.35`, `0.000412`; `-` for none."""
+    if value is None or math.isnan(value):
+        return "-"
+    if value == 0 or 0.1 <= abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3g}"

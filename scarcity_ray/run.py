@@ -1,0 +1,146 @@
+"""The command line: `scarcity-ray run SCENARIO`, and `python -m scarcity_ray.run SCENARIO` is exactly that."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import scarcity_ray
+
+if TYPE_CHECKING:
+    from scarcity_ray.scenario import Loaded, ScenarioError
+
+# torch, the strategies and Ray are imported inside the commands: help comes at once, and errors before Ray starts.
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    """Does a federation of data-poor participants pay, for whom, and how? Answers by simulation."""
+    if version:
+        typer.echo(scarcity_ray.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO", help="The scenario's YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Alter a field, as --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, in place of the scenario's directory.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved scenario and the plan; run and write nothing.")] = False,
+) -> None:
+    """Run a scenario and compare its strategies.
+
+    Exit code 0: done. 1: the run failed. 2: the scenario or an option is wrong, and nothing was written. 130: interrupted.
+    """
+    # A script's background jobs start with SIGINT ignored, and Python leaves it so; Ctrl-C and `kill -INT` must still reach the run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _run(scenario, overrides or [], out, force, dry_run)
+    except KeyboardInterrupt:
+        _leave(INTERRUPTED, "interrupted before the run began; nothing was written")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenarios, which editors check and complete by."""
+    from scarcity_ray.scenario import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool) -> None:
+    from scarcity_ray.scenario import ScenarioError, SpecErrors, load
+    from scarcity_ray.spec import SpecError
+
+    if force and out is None:
+        _leave(REFUSED, "--force replaces the run that --out holds: give --out DIR too (without --out, a second run has a new folder)")
+    try:
+        loaded = load(path, overrides)
+    except ScenarioError as error:
+        _refuse(error)
+
+    from scarcity_ray.simulation import Interrupted, OutputExists, RunFailed, simulate
+
+    try:
+        if dry_run:
+            _show_plan(loaded)
+        else:
+            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force)
+    except (SpecError, SpecErrors) as error:
+        _refuse(loaded.explain(error))
+    except OutputExists as error:
+        _leave(REFUSED, f"--out {error.path} holds a run already; name another folder, or replace it with --force")
+    except RunFailed as error:
+        _leave(FAILED, f"the run failed: {error.message}", _kept(error.directory))
+    except Interrupted as error:
+        _leave(INTERRUPTED, "interrupted", _kept(error.directory))
+
+
+def _show_plan(loaded: Loaded) -> None:
+    from scarcity_ray.scenario import resolved
+    from scarcity_ray.simulation import prepare
+
+    rows = prepare(loaded.scenario, loaded.base_dir).describe()
+    width = max((len(label) for label, _ in rows), default=0)
+    typer.echo(resolved(loaded.scenario))
+    for label, value in rows:
+        typer.echo(f"# {label:<{width}}  {value}")  # comments, so that all that is printed is a scenario
+
+
+def _kept(directory: Path | None) -> str:
+    """What an unfinished run leaves behind."""
+    if directory is None or not directory.is_dir():
+        return "nothing was written"
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in directory.iterdir())
+    return f"kept in {directory}: {', '.join(names) or 'nothing'}"
+
+
+def _refuse(error: ScenarioError) -> NoReturn:
+    head, *problems = str(error).split("\n")
+    _leave(REFUSED, head, *problems)
+
+
+def _leave(code: int, head: str, *lines: str) -> NoReturn:
+    """Ends the program with a message on stderr: colours in a terminal, never a line broken inside a path."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(Text(head, style="bold red"))
+    for line in lines:
+        console.print(Text(line))
+    raise typer.Exit(code)
+
+
+def _with_command(arguments: list[str]) -> list[str]:
+    """Arguments with `run` put first where they name no command."""
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    named = not arguments or arguments[0] in {*commands, "--help", "--version"}
+    return arguments if named else ["run", *arguments]
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """The program `scarcity-ray`; `arguments` are those of the process unless given."""
+    if os.getcwd() not in sys.path:  # as `python -m` does, so that `{kind: import, path: ...}` finds modules beside the user
+        sys.path.insert(0, os.getcwd())
+    return app(args=arguments, prog_name="scarcity-ray")
+
+
+if __name__ == "__main__":
+    main(_with_command(sys.argv[1:]))

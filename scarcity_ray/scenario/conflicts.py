@@ -1,0 +1,105 @@
+"""Settings that are fine alone and impossible together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+
+from scarcity_ray.spec import SpecError
+from scarcity_ray.strategies import AnyStrategy
+from scarcity_ray.strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    from scarcity_ray.scenario.schema import Scenario
+
+
+def conflicts(data: Any) -> list[SpecError]:
+    """Every conflict in a scenario's plain data, which may have any other fault as well: what cannot be read is passed over."""
+    return list(_conflicts(data)) if isinstance(data, Mapping) else []
+
+
+def unavailable(scenario: Scenario) -> list[SpecError]:
+    """What the scenario asks of this machine and the machine does not have."""
+    execution = scenario.execution
+    found = []
+    cores = os.cpu_count() or 1
+    if execution.address is None and execution.cpus != "auto" and execution.cpus > cores:
+        found.append(SpecError(("execution", "cpus"), execution.cpus, f"this machine has {cores}; allowed: auto, or 1 to {cores}"))
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        found.append(SpecError(("execution", "device"), "cuda", "this machine has no CUDA device that torch can use; allowed here: cpu"))
+    return found
+
+
+def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
+    clients = _count(_section(data, "data").get("clients"))
+    strategies = data.get("strategies")
+    listed = [(place, item) for place, item in enumerate(strategies) if isinstance(item, Mapping)] if isinstance(strategies, list) else []
+    yield from _names(listed)
+    yield from _models(data, listed)
+    for place, strategy in listed:
+        yield from _cohort(("strategies", place), strategy, clients)
+    yield from _execution(_section(data, "execution"), clients)
+    sample = _count(_section(data, "evaluation").get("clients"))
+    if sample and clients and sample > clients:
+        yield SpecError(("evaluation", "clients"), sample, f"data.clients is {clients:,}; allowed: all, or at most {clients:,}")
+
+
+def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
+    first: dict[str, int] = {}
+    for place, strategy in listed:
+        title = strategy.get("name") or strategy.get("kind")
+        if not isinstance(title, str):
+            continue
+        known = first.setdefault(title.casefold(), place)  # names become files, and some disks do not tell Ditto from ditto
+        if known != place:
+            message = f"strategies.{known} has that name too; give one of them a `name` of its own"
+            yield SpecError(("strategies", place, "name"), title, message)
+
+
+def _models(data: Mapping[str, Any], listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
+    if data.get("model") is not None:
+        return
+    classes = {kind: cls for cls in get_args(get_args(AnyStrategy)[0]) for kind in get_args(cls.model_fields["kind"].annotation)}
+    needing = [
+        strategy["kind"]
+        for _, strategy in listed
+        if strategy.get("model") is None
+        and isinstance(strategy.get("kind"), str)
+        and strategy["kind"] in classes
+        and classes[strategy["kind"]].problem is Strategy.problem  # a strategy that brings a model of its own says so there
+    ]
+    if needing:
+        names = ", ".join(dict.fromkeys(needing))
+        yield SpecError(("model",), None, f"{names} cannot do without; say what is trained, as `model: {{kind: linear}}`")
+
+
+def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | None) -> Iterator[SpecError]:
+    sampled = strategy.get("clients_per_round")
+    if sampled is not None and strategy.get("fraction") is not None:
+        yield SpecError((*path, "clients_per_round"), sampled, f"fraction is given too ({strategy['fraction']}); keep one of them")
+    count = _count(sampled)
+    if count and clients and count > clients:
+        yield SpecError((*path, "clients_per_round"), count, f"data.clients is {clients:,}; allowed: at most {clients:,}")
+
+
+def _execution(execution: Mapping[str, Any], clients: int | None) -> Iterator[SpecError]:
+    actors, each = _count(execution.get("actors")), _count(execution.get("clients_per_actor"))
+    if actors and each:
+        yield SpecError(("execution", "clients_per_actor"), each, f"actors is given too ({actors}); keep one of them")
+    if actors and clients and actors > clients:
+        yield SpecError(("execution", "actors"), actors, f"data.clients is {clients:,}; allowed: auto, or at most one actor a client")
+    if execution.get("ray") is False and execution.get("address") is not None:
+        yield SpecError(("execution", "address"), execution["address"], "ray is false, so no cluster is used; leave out one of them")
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _count(value: Any) -> int | None:
+    """A number of things, where the value is one; None for `auto`, `all` and anything wrong."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None

@@ -1,0 +1,98 @@
+"""A scenario file to a checked scenario that knows where each field was written, and a scenario back to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scarcity_ray.scenario import plain_yaml
+from scarcity_ray.scenario.checking import at_its_place, check
+from scarcity_ray.scenario.conflicts import unavailable
+from scarcity_ray.scenario.overrides import override
+from scarcity_ray.scenario.plain_yaml import Document
+from scarcity_ray.scenario.problems import Place, Places, Problem, ScenarioError, SpecErrors, look_up
+from scarcity_ray.scenario.schema import Scenario
+from scarcity_ray.spec import SpecError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scenario and the file it came from. data: the plain data, as written and overridden; places: where each field stands."""
+
+    scenario: Scenario
+    path: Path
+    data: Mapping[str, Any]
+    places: Places
+
+    @property
+    def base_dir(self) -> Path:
+        """Where relative paths in the scenario start: the file's folder."""
+        return self.path.parent
+
+    def explain(self, error: SpecError | SpecErrors) -> ScenarioError:
+        """What was found later, with the data or the model at hand, as an error of this file, line by line."""
+        errors = error.errors if isinstance(error, SpecErrors) else (error,)
+        return ScenarioError([at_its_place(each, self.data, self.places) for each in errors], self.path.name)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Reads and checks a scenario file. overrides: `section.field=value` each, as of `--set`.
+
+    Raises ScenarioError with all problems at once.
+    """
+    path = Path(path)
+    document = _read(path)
+    if document.data is None and document.problems:  # no file, or no YAML: there is nothing to check
+        raise ScenarioError(document.problems, path.name)
+    override(document, overrides)
+    scenario, found = check(document.data, document.places)
+    unread = {problem.path for problem in document.problems if problem.path and look_up(document.data, problem.path) is None}
+    problems = document.problems + [problem for problem in found if problem.path not in unread]
+    if scenario is not None:
+        problems += [at_its_place(error, document.data, document.places) for error in unavailable(scenario)]
+    if problems or scenario is None:
+        raise ScenarioError(problems, path.name)
+    return Loaded(scenario, path, document.data, document.places)
+
+
+def parse(data: Mapping[str, Any]) -> Scenario:
+    """The scenario of plain data (dicts, lists, numbers, text), as a file would hold it. Raises ScenarioError."""
+    scenario, problems = check(data, {})
+    if scenario is None:
+        raise ScenarioError(problems)
+    return scenario
+
+
+def resolved(scenario: Scenario) -> str:
+    """The scenario as YAML with every default written out; `load` makes an equal scenario of it."""
+    return plain_yaml.write(_kind_first(scenario.model_dump(mode="json")))
+
+
+def _read(path: Path) -> Document:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        near = sorted(path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        names = f"; {path.parent} holds {', '.join(file.name for file in near[:12])}" if near else ""
+        return _unreadable(path, f"there is no such file{names}")
+    except UnicodeDecodeError as error:
+        return _unreadable(path, f"not text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}")
+    except OSError as error:
+        return _unreadable(path, f"cannot be read: {error.strerror}")
+    return plain_yaml.read(text, str(path))
+
+
+def _unreadable(path: Path, message: str) -> Document:
+    return Document(problems=[Problem((), message, Place(str(path)))])
+
+
+def _kind_first(data: Any) -> Any:
+    """The same data with what a mapping is (its kind, its name) before what it has."""
+    if isinstance(data, list):
+        return [_kind_first(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    first = [key for key in ("kind", "name") if key in data]
+    return {key: _kind_first(data[key]) for key in [*first, *(key for key in data if key not in first)]}

@@ -1,0 +1,63 @@
+"""`--set section.field=value`: a scenario's plain data, altered from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scarcity_ray.scenario import plain_yaml
+from scarcity_ray.scenario.plain_yaml import Document
+from scarcity_ray.scenario.problems import FieldPath, Place, Problem, dotted
+from scarcity_ray.scenario.words import shown
+
+
+def override(document: Document, options: Sequence[str]) -> None:
+    """Puts each `path=value` into the document, in order. The value is read as YAML; list items are named by index.
+
+    A missing section is made; the index after the last adds an item. What is wrong goes to the document's problems.
+    """
+    for option in options:
+        place = Place(f"--set {option}")
+        name, equals, text = option.partition("=")
+        path = tuple(int(part) if part.isdecimal() else part for part in name.strip().split("."))
+        if not equals or "" in path:
+            document.problems.append(Problem((), "allowed: section.field=value, as in --set local.lr=0.1", place))
+            continue
+        value = plain_yaml.read(text, place.source, in_file=False)
+        document.problems += [Problem((*path, *problem.path), problem.message, problem.place) for problem in value.problems]
+        if value.problems:
+            continue
+        fault = _put(document, path, value.data, place)
+        if fault:
+            document.problems.append(fault)
+            continue
+        for old in [known for known in document.places if known[: len(path)] == path]:
+            del document.places[old]
+        document.places[path] = place
+
+
+def _put(document: Document, path: FieldPath, value: Any, place: Place) -> Problem | None:
+    if document.data is None:
+        document.data = {}
+    at: Any = document.data
+    for depth, part in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(at, dict):
+            part = str(part)
+            missing = at.get(part) is None
+        elif isinstance(at, list):
+            if not isinstance(part, int) or part > len(at):
+                allowed = f"a number from 0 to {len(at)} ({len(at)} adds one)"
+                return Problem(path[: depth + 1], f"names no item of a list of {len(at)}; allowed: {allowed}", place)
+            missing = part == len(at)
+            if missing:
+                at.append(None)
+        else:
+            return Problem(path[:depth], f"is {shown(at)}, which has no fields; set `{dotted(path[:depth])}` itself", place)
+        if last:
+            at[part] = value
+        elif missing:
+            at[part] = [] if isinstance(path[depth + 1], int) else {}
+            document.places[path[: depth + 1]] = place
+        at = at[part]
+    return None

@@ -1,0 +1,88 @@
+"""What a scenario says: one place for each field, with unit, range, default and a line of help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from scarcity_ray.data import Data
+from scarcity_ray.models import AnyModel
+from scarcity_ray.scenario.conflicts import conflicts
+from scarcity_ray.scenario.problems import SpecErrors
+from scarcity_ray.spec import Spec
+from scarcity_ray.strategies import AnyStrategy
+from scarcity_ray.training.local import Local
+
+NAME = r"^[A-Za-z0-9_-]+$"
+Count = Annotated[int, Field(ge=1)]
+
+
+class Evaluation(Spec):
+    """When and on whom models are tested; the last round always is."""
+
+    every: Annotated[int, Field(ge=1, description="rounds from one evaluation to the next")] = 1
+    clients: Annotated[
+        Literal["all"] | Count, Field(description="who is evaluated: all, or a fixed seeded sample of so many clients")
+    ] = "all"
+
+
+class Execution(Spec):
+    """Where the work is done. Results do not depend on it."""
+
+    ray: Annotated[bool, Field(description="Ray actors in processes of their own; false: everything in this process")] = True
+    address: Annotated[str | None, Field(description="a running Ray cluster, as auto or ray://host:10001; null: this machine")] = None
+    cpus: Annotated[Literal["auto"] | Count, Field(description="cores the run takes; auto: all there are")] = "auto"
+    actors: Annotated[
+        Literal["auto"] | Count, Field(description="Client actors, in place of clients_per_actor; auto: one for each core")
+    ] = "auto"
+    clients_per_actor: Annotated[
+        Literal["auto"] | Count, Field(description="clients that one Client actor hosts, in place of actors; auto: sized to the cores")
+    ] = "auto"
+    device: Annotated[Literal["cpu", "cuda"], Field(description="where clients train")] = "cpu"
+
+
+class Output(Spec):
+    """Where results go."""
+
+    directory: Annotated[str | None, Field(min_length=1, description="the run's folder; runs/NAME if left out")] = None
+
+
+class Scenario(Spec):
+    """A federation and the strategies to compare on it."""
+
+    name: Annotated[str, Field(pattern=NAME, description="names the run and its folder")]
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="all randomness comes from it")] = 0
+    repeats: Annotated[int, Field(ge=1, description="runs with seed, seed + 1, ...")] = 1
+    rounds: Annotated[int, Field(ge=1, description="communication rounds")]
+    data: Annotated[Data, Field(description="the rows and how they are dealt to clients")]
+    model: Annotated[AnyModel | None, Field(description="what is trained; may be left out where every strategy brings its own")] = None
+    local: Annotated[Local, Field(description="a client's training in one round")] = Local()
+    strategies: Annotated[
+        list[AnyStrategy], Field(min_length=1, description="what to compare, side by side on the same data and the same samples of clients")
+    ]
+    evaluation: Annotated[Evaluation, Field(description="when and on whom models are tested")] = Evaluation()
+    execution: Annotated[Execution, Field(description="where the work is done")] = Execution()
+    output: Annotated[Output, Field(description="where results go")] = Output()
+
+    @model_validator(mode="after")
+    def _without_conflicts(self) -> Self:
+        if found := conflicts(self.model_dump()):
+            raise SpecErrors(found)
+        return self
+
+    @property
+    def directory(self) -> Path:
+        """Where results go unless the command line says otherwise."""
+        return Path(self.output.directory or f"runs/{self.name}")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files, for editors and for error messages."""
+    schema = Scenario.model_json_schema()
+    for definition in schema["$defs"].values():
+        if "kind" in definition.get("properties", {}):  # what tells the members of a union apart has to be written
+            definition["required"] = list(dict.fromkeys(["kind", *definition.get("required", [])]))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,116 @@
+"""Insight exchange: every client keeps its own model, and learns from the others only how much it should train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from torch import Tensor
+
+from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.training.problem import Problem
+from scarcity_ray.training.task import Task
+
+_BYTES = 4  # a number of steps on the wire, int32
+
+
+def allocate(total: int, weights: ArrayLike, minimum: int = 1) -> NDArray[np.int64]:
+    """Whole numbers that sum to `total`, at least `minimum` each, the rest in proportion to `weights` `[n]`.
+
+    Largest remainders (Hamilton's method): whole parts first, what is left one by one to the largest fractions; of equal
+    fractions the larger weight goes first, then the lower index. So who gets what does not depend on the order of
+    the clients, but for clients of one weight. Weights that are all 0 share alike.
+    Raises ValueError for a total below `minimum` each, and for weights that are negative or not finite.
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    spare = total - minimum * len(shares)
+    if spare < 0:
+        raise ValueError(f"{total} steps are too few for {len(shares)} clients of at least {minimum}")
+    if not np.all(np.isfinite(shares) & (shares >= 0)):
+        raise ValueError("weights have to be finite and at least 0")
+    if not len(shares):
+        return np.zeros(0, dtype=np.int64)
+    largest = shares.max()
+    shares = shares / largest if largest > 0 else np.ones_like(shares)
+    quotas = spare * (shares / math.fsum(shares))  # fsum: the same for any order of the clients
+    whole: NDArray[np.int64] = np.floor(quotas).astype(np.int64)
+    first = np.lexsort((np.arange(len(shares)), -shares, whole - quotas))
+    whole[first[: spare - int(whole.sum())]] += 1
+    whole += minimum
+    return whole
+
+
+def appetite(steps: NDArray[Any], improvement: NDArray[Any]) -> NDArray[np.float64]:
+    """What a client gains from training more, from what it gained: a of `gain = a log(1 + steps)`, 0 where it lost.
+
+    Under these diminishing returns the total gain of steps that sum to a fixed number is largest where `1 + steps` is
+    proportional to a: the derivative a / (1 + steps) is then the same for all. Dealing the steps beyond the first in
+    proportion to a comes close to it.
+    """
+    rate: NDArray[np.float64] = np.maximum(improvement.astype(np.float64), 0.0) / np.log1p(np.maximum(steps, 1))
+    return rate
+
+
+class InsightExchange(InsightStrategy):
+    """The seed's Stage 3. A round: each client's number of local steps goes down (4 bytes), it trains its own model that
+    much, and one insight, its scalar part, goes up. No weights move either way.
+
+    Guidance: next round's steps of each client follow its appetite, a mean over its last `window` insights, under a
+    fixed total: the steps that all clients would take by the local training's own settings. The losses of an insight
+    are over validation rows where a client has some, so that an overfit client falls back to one step.
+    """
+
+    kind: Literal["insight_exchange"] = "insight_exchange"
+    guide: Annotated[bool, Field(description="deal out the steps by what each client gains; false: as local training says")] = True
+    window: Annotated[int, Field(ge=1, description="rounds of a client's own history that its steps follow")] = 3
+
+    def memory(self, problem: Problem) -> State:
+        """A personal model, from the common initial one."""
+        return {"row": problem.row}
+
+    def open(self, problem: Problem) -> Guidance:
+        """The steps of local training's own settings."""
+        return _guidance(problem.local.steps_for(problem.samples))
+
+    def payload(self, problem: Problem, round: int) -> Mapping[str, int]:
+        """None: the scalar part is all that goes up."""
+        return {}
+
+    def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
+        """Local steps from the client's own model; the scalar part alone goes up."""
+        return {}, {"row": task.local_sgd(mine["row"])}
+
+    def learn(self, problem: Problem, history: Any, round: int) -> Lesson:
+        """Next round's steps; the summary gains `steps`: the fewest and most of a client, and their total."""
+        steps = problem.local.steps_for(problem.samples)
+        if self.guide:
+            steps = _guided(steps, history.query(rounds=(round - self.window + 1, round), columns=_READ))
+        summary = {"steps": {"fewest": int(steps.min()), "most": int(steps.max()), "total": int(steps.sum())}}
+        return Lesson(summary, _guidance(steps))
+
+    def answer(self, guidance: Guidance, mine: State) -> Tensor:
+        """Each client's own model."""
+        return mine["row"]
+
+
+_READ = ("client_id", "steps", "loss_improvement")
+
+
+def _guided(uniform: NDArray[np.int64], recent: Any) -> NDArray[np.int64]:
+    """uniform: steps by local training's own settings, `[clients]`; recent: a table of the last insights' _READ."""
+    ids, taken, improvement = (recent[name].to_numpy() for name in _READ)
+    # Added in the order of the history, so that the sums have the same bits in every run.
+    insights = np.bincount(ids, minlength=len(uniform))
+    gains = np.bincount(ids, weights=appetite(taken, improvement), minlength=len(uniform))
+    heard = insights > 0
+    steps: NDArray[np.int64] = uniform.copy()  # who was not heard of (its insights were refused) goes on as it would
+    steps[heard] = allocate(int(uniform[heard].sum()), gains[heard] / insights[heard])
+    return steps
+
+
+def _guidance(steps: NDArray[np.int64]) -> Guidance:
+    return Guidance(each={"steps": steps}, each_bytes=_BYTES)

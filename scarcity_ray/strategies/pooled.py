@@ -1,0 +1,32 @@
+"""Everybody's rows in one place: what no federation may do, and the bound it is measured against."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.strategies.fed_avg import FedAvg
+from scarcity_ray.training.problem import Problem
+
+
+class Pooled(FedAvg):
+    """One virtual client holds all training rows and trains as any client does; its model is tested on every client.
+
+    Its bytes are the training rows themselves, sent up once; nothing comes down.
+    """
+
+    kind: Literal["pooled"] = "pooled"
+
+    def trains_on(self, train: Shards) -> Shards:
+        return train.pooled()
+
+    def setup_traffic(self, federation: Federation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        train = federation.train
+        row_bytes = (train.x[:1].nbytes + train.y[:1].nbytes) if len(train.x) else 0
+        return train.counts * row_bytes, np.zeros(federation.clients, dtype=np.int64)
+
+    def traffic(self, problem: Problem) -> tuple[int, int]:
+        return 0, 0

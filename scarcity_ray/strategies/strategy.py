@@ -1,0 +1,163 @@
+"""What a strategy is: a frozen settings class of pure methods, written for one client and run for a chunk of them.
+
+A state is a flat dict of tensors. A client's part of a state is a row: for k clients `[k, ...]`, without it `[...]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.models import AnyModel
+from scarcity_ray.spec import Spec
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.problem import Problem
+from scarcity_ray.training.task import Task
+
+State = Mapping[str, Tensor]
+Uploads = Mapping[str, tuple[Tensor, Tensor]]
+"""What k clients send into the sums: name -> (value `[k, ...]`, weight `[k, 1]`)."""
+
+
+class Strategy(Spec):
+    """What every strategy may set."""
+
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]+$", description="how tables call it; its kind if left out")] = None
+    rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
+    local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
+    model: Annotated[AnyModel | None, Field(description="the model; the scenario's if left out")] = None
+
+    @property
+    def title(self) -> str:
+        """The name in tables and files."""
+        return self.name or str(getattr(self, "kind"))
+
+    def problem(self, problem: Problem) -> Problem:
+        """The problem this strategy's rows of parameters belong to: the scenario's, unless it brings its own model."""
+        return problem
+
+    def trains_on(self, train: Shards) -> Shards:
+        """The shards that take part: the clients' own, unless the strategy has clients of its own making."""
+        return train
+
+    def setup_traffic(self, federation: Federation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bytes up and down of each client before round 1, `[clients]`: what preparing the data cost."""
+        return federation.uplink_bytes, federation.downlink_bytes
+
+    def memory(self, problem: Problem) -> State:
+        """What one client keeps between rounds, as it is before its first; empty where it keeps nothing."""
+        return {}
+
+    def view(self, problem: Problem, server: State, shards: Shards) -> Shards:
+        """The rows as this strategy's model reads them (its features); the same rows unless it has a representation."""
+        return shards
+
+    def module(self, problem: Problem, server: State) -> torch.nn.Module:
+        """A torch module that the strategy's saved tensors load into."""
+        return problem.module
+
+    def saved(self, problem: Problem, server: State) -> dict[str, Tensor]:
+        """The server's part of `models/NAME.safetensors`, by torch's own names and shapes; empty where it has no model."""
+        return {}
+
+
+class WeightStrategy(Strategy):
+    """A strategy whose clients send sums of rows (weights, control variates) through the Server."""
+
+    fraction: Annotated[float | None, Field(gt=0, le=1, description="share of the clients sampled a round; 1 if left out")] = None
+    clients_per_round: Annotated[int | None, Field(ge=1, description="clients sampled a round, in place of a fraction")] = None
+    weighted: Annotated[bool, Field(description="average by training samples; false: each client counts the same")] = True
+
+    def start(self, problem: Problem) -> State:
+        """The server's state before round 1."""
+        raise NotImplementedError
+
+    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
+        """The client half for the k clients of a task: what they send, and their new memory (`[k, ...]` each)."""
+        raise NotImplementedError
+
+    def aggregate(self, server: State, mean: State) -> State:
+        """The server half: `mean` is the weighted mean of each upload over the clients of the round."""
+        raise NotImplementedError
+
+    def answer(self, server: State, mine: State) -> Tensor:
+        """The rows to evaluate: `[1, P]` for all clients, or `[k, P]`, each client's own."""
+        raise NotImplementedError
+
+    def traffic(self, problem: Problem) -> tuple[int, int]:
+        """Bytes that each client of a round sends up, and that go down to it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What goes down to the clients of an insight round. Arrays are NumPy: actors without torch handle them.
+
+    shared: the same for every client (a seed, a head). each: `[clients, ...]` a value per client id (numbers of steps).
+    shared_bytes, each_bytes: the packed length of both, counted for each client it is sent to.
+    """
+
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    each: Mapping[str, Any] = field(default_factory=dict)
+    shared_bytes: int = 0
+    each_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that go down to one client."""
+        return self.shared_bytes + self.each_bytes
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the MetaLearner made of the history after a round.
+
+    summary: the round's statistics (see MetaLearner.aggregate). guidance: what it tells the clients next. experts:
+    what each Expert (by id) is to fit, the arguments of `Expert.fit`. done: nothing more to learn; the guidance is
+    delivered in this round and the strategy ends.
+    """
+
+    summary: Mapping[str, Any]
+    guidance: Guidance
+    experts: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
+    done: bool = False
+
+
+class InsightStrategy(Strategy):
+    """A strategy whose clients send insights: no weights of a client go up, and no data."""
+
+    def open(self, problem: Problem) -> Guidance:
+        """The guidance of round 1."""
+        raise NotImplementedError
+
+    def payload(self, problem: Problem, round: int) -> Mapping[str, int]:
+        """The payload columns of a round's insights, name -> numbers in it; empty for the scalar part alone."""
+        raise NotImplementedError
+
+    def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
+        """The client half: the payload's columns (`[k, ...]` each, empty for the scalar part alone), and new memory."""
+        raise NotImplementedError
+
+    def learn(self, problem: Problem, history: Any, round: int) -> Lesson:
+        """The MetaLearner's half: from the history (see actors.meta_learner.History) to a lesson."""
+        raise NotImplementedError
+
+    def instruct(self, lesson: Lesson, heads: Mapping[int, Any]) -> Guidance:
+        """The guidance to deliver, once the Experts named in the lesson have fitted (`heads`: what each returned)."""
+        return lesson.guidance
+
+    def receive(self, task: Task, guidance: Guidance, mine: State) -> State:
+        """What k clients make of delivered guidance: their new memory."""
+        return mine
+
+    def answer(self, guidance: Guidance, mine: State) -> Tensor | None:
+        """The rows to evaluate, `[1, P]` or `[k, P]`; None while there is no model yet."""
+        raise NotImplementedError

@@ -1,0 +1,64 @@
+"""A module made ready for rows of parameters: explicit where every layer is known, else looped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scarcity_ray.spec import SpecError
+from scarcity_ray.training.batches import Batch
+from scarcity_ray.training.explicit import Explicit, parts_of
+from scarcity_ray.training.layout import Layout
+from scarcity_ray.training.looped import Looped
+from scarcity_ray.training.objective import Objective, TaskKind, objective_for
+
+Step = Callable[[Batch, Tensor, Tensor], None]
+"""`step(batch, seeds, evidence)`: adds the gradient of one minibatch; `evidence [a, width, outputs]` is filled in."""
+
+
+class Learner(Protocol):
+    """Forward and backward for k clients at once."""
+
+    layout: Layout
+    objective: Objective
+
+    def step(self, theta: Tensor, into: Tensor, beta: float) -> Step:
+        """A step that does `into = beta * into + gradient at theta` (both `[a, P]`; they may be the same rows)."""
+
+    def scores(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The module's outputs `[k, rows, outputs]` for `theta [k, P]` (rows may be one expanded) and `x [k, rows, *shape]`."""
+
+
+def make_learner(module: nn.Module, task: TaskKind, dtype: torch.dtype = torch.float32, dims: int = 1) -> Learner:
+    """The path is chosen by the module alone (and the dimensions of one input).
+
+    Raises SpecError for a module that cannot be trained a row a client.
+    """
+    check(module)
+    layout, objective = Layout(module, dtype), objective_for(task)
+    parts = parts_of(module, dims)
+    return Looped(module, layout, objective) if parts is None else Explicit(parts, layout, objective)
+
+
+def check(module: nn.Module) -> None:
+    """Refuses what cannot be trained client by client, naming the remedy. Raises SpecError at ("model",)."""
+    name = type(module).__name__
+    parameters = list(module.named_parameters())
+    if any(nn.parameter.is_lazy(p) for _, p in parameters):
+        raise SpecError(("model",), name, "it has lazy parameters without a shape yet: give its layers their input sizes")
+    if not any(p.requires_grad for _, p in parameters):
+        raise SpecError(("model",), name, "it has no parameters to train")
+    for path, p in parameters:
+        if not p.is_floating_point():
+            raise SpecError(("model",), name, f"its parameter {path} is {p.dtype}; parameters have to be floating point")
+    for path, part in module.named_modules():
+        kind = type(part).__name__
+        if isinstance(part, _BatchNorm) and part.track_running_stats:
+            raise SpecError(("model",), name, f"{path or kind} is {kind}, whose running statistics mix clients: use GroupNorm")
+        rate = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0.0)
+        if isinstance(rate, float) and rate > 0:
+            raise SpecError(("model",), name, f"{path or kind} drops out at random ({rate:g}): set it to 0, or use weight_decay")

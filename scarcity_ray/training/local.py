@@ -1,0 +1,51 @@
+"""What a client does in local training: how many steps, of what size, with which optimizer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from scarcity_ray.spec import Spec
+
+
+class Local(Spec):
+    """One client's local training in one round. PyTorch's conventions; the optimizer's state starts fresh each round.
+
+    An epoch is a fresh permutation of the client's training rows, cut into minibatches of `batch_size`; the last one
+    may be smaller and its loss is the mean over its own rows (`DataLoader(shuffle=True, drop_last=False)`).
+    """
+
+    epochs: Annotated[int | None, Field(ge=1, description="passes over the client's rows a round; 1 if steps is left out too")] = None
+    steps: Annotated[int | None, Field(ge=1, description="minibatches a round, in place of epochs")] = None
+    batch_size: Annotated[int, Field(ge=1, description="rows of a minibatch")] = 10
+    lr: Annotated[float, Field(gt=0, description="step size")] = 0.1
+    optimizer: Annotated[Literal["sgd", "adam"], Field(description="sgd, or adam (betas 0.9 and 0.999, eps 1e-8)")] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="SGD's momentum, without dampening")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay: this times the weights is added to the gradient")] = 0.0
+    clip_norm: Annotated[float | None, Field(gt=0, description="largest norm of a minibatch's gradient; null: not clipped")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_by_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") is None and values.get("steps") is None:
+            return {**values, "epochs": 1}
+        return values
+
+    @model_validator(mode="after")
+    def _possible(self) -> Local:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give epochs or steps, not both")
+        if self.optimizer == "adam" and self.momentum:
+            raise ValueError("momentum is SGD's; adam has its own")
+        return self
+
+    def steps_for(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Local steps a round of clients that hold this many training rows: `ceil(n / batch_size) * epochs`, or `steps`."""
+        samples = np.asarray(samples, dtype=np.int64)
+        if self.steps is not None:
+            return np.where(samples > 0, self.steps, 0).astype(np.int64)
+        steps: NDArray[np.int64] = -(-samples // self.batch_size) * (self.epochs or 1)
+        return steps

@@ -1,0 +1,47 @@
+"""Forward and backward of any module, client after client, through `functional_call`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from scarcity_ray.training.batches import Batch
+from scarcity_ray.training.layout import Layout
+from scarcity_ray.training.objective import Objective
+
+
+class Looped:
+    """A learner (see training.learner) for modules whose layers are not all known. A client meets its own rows only."""
+
+    def __init__(self, module: nn.Module, layout: Layout, objective: Objective) -> None:
+        self.module, self.layout, self.objective = module, layout, objective
+        dtype = layout.dtype
+        self.constants = {name: v.to(dtype) if v.is_floating_point() else v for name, v in layout.constants.items()}
+
+    def call(self, row: Tensor, x: Tensor) -> Tensor:
+        """The module's outputs for one client's row `[P]`."""
+        parameters: dict[str, Tensor] = {slot.name: slot.torch_view(row[None])[0] for slot in self.layout.slots}
+        result: Tensor = functional_call(self.module, {**parameters, **self.constants}, (x,))
+        return result
+
+    def step(self, theta: Tensor, into: Tensor, beta: float) -> Any:
+        """`into = beta * into + gradient at theta`, both `[a, P]`."""
+        objective = self.objective
+
+        def step(batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+            for i, size in enumerate(batch.sizes.tolist()):
+                row = theta[i].detach().clone().requires_grad_()
+                own = objective.evidence(self.call(row, batch.x[i, :size]), batch.y[i, :size])
+                (gradient,) = torch.autograd.grad(objective.total(own, seeds[i, :size]), row)
+                torch.add(gradient, into[i], alpha=beta, out=into[i])
+                evidence[i, :size] = own.detach()
+
+        return step
+
+    @torch.no_grad()
+    def scores(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Outputs `[k, rows, outputs]`."""
+        return torch.stack([self.call(row, own) for row, own in zip(theta, x, strict=True)])

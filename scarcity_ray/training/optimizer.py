@@ -1,0 +1,156 @@
+"""The optimizers of local training on rows of parameters, in PyTorch's conventions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.training.batches import Batch
+from scarcity_ray.training.learner import Learner, Step
+from scarcity_ray.training.local import Local
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What is added to the gradient at y: `pull * y + constant` (`constant` is `[1 or k, P]` or None)."""
+
+    pull: float = 0.0
+    constant: Tensor | None = None
+
+    @classmethod
+    def of(cls, shift: Tensor | None, pull: float, towards: Tensor | None) -> Affine:
+        """`shift + pull (y - towards)`."""
+        constant = shift
+        if pull and towards is not None:
+            constant = -pull * towards if shift is None else shift - pull * towards
+        return cls(pull, constant)
+
+
+class Optimizer:
+    """Steps the rows y `[k, P]` in place. scale: what sample weights are multiplied by before they enter `step`."""
+
+    scale = 1.0
+
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
+        self.local, self.learner, self.y = local, learner, y
+        self.decay = local.weight_decay + affine.pull
+        self.constant = None if affine.constant is None else affine.constant.expand(len(y), -1)
+        self.bound: tuple[int, Step] | None = None
+
+    def gradient(self, into: Tensor, beta: float, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        """`into = beta * into + gradient at y`, for the clients of the batch; views are made when their number changes."""
+        active = batch.active
+        if self.bound is None or self.bound[0] != active:
+            rows = self.y[:active]
+            self.bound = active, self.learner.step(rows, rows if into is self.y else into[:active], beta)
+        self.bound[1](batch, seeds, evidence)
+
+    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        """One local step of the clients of the batch."""
+        raise NotImplementedError
+
+    def finish(self, x: Tensor, steps: Tensor) -> None:
+        """Once after the last step: x `[1 or k, P]` is where training began, `steps [k, 1]`."""
+
+    def norms(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of the gradient's norm over the steps of each client; NaN where not kept."""
+        return np.full(k, np.nan), np.full(k, np.nan)
+
+
+class PlainSGD(Optimizer):
+    """`y <- (1 - lr decay) y - lr g - lr constant`: the first two in one product, the step size in the sample weights."""
+
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
+        super().__init__(local, learner, y, affine)
+        self.scale = -local.lr
+        self.beta = 1 - local.lr * self.decay
+        self.drift = None if self.constant is None else -local.lr * self.constant
+
+    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        """One local step of the clients of the batch."""
+        self.gradient(self.y, self.beta, batch, seeds, evidence)
+        if self.drift is not None:
+            self.y[: batch.active].add_(self.drift[: batch.active])
+
+    def finish(self, x: Tensor, steps: Tensor) -> None:
+        """Gives back what rounding beta to the rows' precision took at each step (3e-8 of y, as much as small decays do)."""
+        lost = (1 - self.local.lr * self.decay) - float(torch.tensor(self.beta, dtype=x.dtype))
+        if lost:
+            self.y.add_(steps * lost * x)
+
+
+class Momentum(Optimizer):
+    """`v <- mu v + g + decay y + constant; y <- y - lr v`: the gradient's product goes into the velocity."""
+
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
+        super().__init__(local, learner, y, affine)
+        self.v = torch.zeros_like(y)
+
+    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        """One local step of the clients of the batch."""
+        a = batch.active
+        self.gradient(self.v, self.local.momentum, batch, seeds, evidence)
+        if self.decay:
+            self.v[:a].add_(self.y[:a], alpha=self.decay)
+        if self.constant is not None:
+            self.v[:a].add_(self.constant[:a])
+        self.y[:a].add_(self.v[:a], alpha=-self.local.lr)
+
+
+class Buffered(Optimizer):
+    """Takes the gradient by itself first: for clipping, Adam, and norms."""
+
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
+        super().__init__(local, learner, y, affine)
+        self.g, self.m, self.v = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
+        self.count = np.zeros(len(y))
+        self.seen = np.zeros((2, len(y)))
+
+    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        """One local step of the clients of the batch."""
+        a, local = batch.active, self.local
+        g, y = self.g[:a], self.y[:a]
+        self.gradient(self.g, 0.0, batch, seeds, evidence)
+        norm = torch.linalg.vector_norm(g, dim=1, dtype=torch.float64)
+        self.keep(norm.numpy())
+        if local.clip_norm is not None:
+            g.mul_((local.clip_norm / (norm + 1e-6)).clamp(max=1).to(g.dtype)[:, None])  # torch's clip_grad_norm_
+        if self.decay:
+            g.add_(y, alpha=self.decay)
+        if self.constant is not None:
+            g.add_(self.constant[:a])
+        if local.optimizer == "adam":
+            t = batch.step + 1
+            m = self.m[:a].lerp_(g, 0.1)
+            v = self.v[:a].mul_(0.999).addcmul_(g, g, value=0.001)
+            y.addcdiv_(m, v.sqrt().div_((1 - 0.999**t) ** 0.5).add_(1e-8), value=-local.lr / (1 - 0.9**t))
+        elif local.momentum:
+            v = self.v[:a].mul_(local.momentum).add_(g)
+            y.add_(v, alpha=-local.lr)
+        else:
+            y.add_(g, alpha=-local.lr)
+
+    def keep(self, norm: NDArray[np.float64]) -> None:
+        """Welford's running mean and sum of squares of each client's norms."""
+        a = len(norm)
+        self.count[:a] += 1
+        with np.errstate(invalid="ignore", over="ignore"):  # a client that diverged
+            change = norm - self.seen[0, :a]
+            self.seen[0, :a] += change / self.count[:a]
+            self.seen[1, :a] += change * (norm - self.seen[0, :a])
+
+    def norms(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of the gradient's norm over the steps of each client; NaN where it took none."""
+        some = np.where(self.count > 0, self.count, np.nan)
+        return np.where(self.count > 0, self.seen[0], np.nan), np.sqrt(self.seen[1] / some)
+
+
+def optimizer_for(local: Local, learner: Learner, y: Tensor, affine: Affine, norms: bool) -> Optimizer:
+    """The lightest that does what `local` asks."""
+    if norms or local.clip_norm is not None or local.optimizer == "adam":
+        return Buffered(local, learner, y, affine)
+    return (Momentum if local.momentum else PlainSGD)(local, learner, y, affine)

@@ -1,0 +1,77 @@
+"""The learning problem of a run: a module, its learner, its initial row, and what every client does with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scarcity_ray.spec import SpecError
+from scarcity_ray.training.layout import Layout
+from scarcity_ray.training.learner import Learner, make_learner
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.objective import TaskKind
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a strategy may know of the problem.
+
+    module: the torch module with its initial weights. learner: the same, ready for rows. row: the initial weights as a
+    row `[P]`. outputs: classes, or targets a row. shape: of one input. samples: int64 `[clients]`, training rows of
+    each client of the population. seed: of the run.
+    """
+
+    module: nn.Module
+    learner: Learner
+    row: Tensor
+    local: Local
+    task: TaskKind
+    outputs: int
+    shape: tuple[int, ...]
+    samples: NDArray[np.int64]
+    seed: int
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter lies in a row."""
+        return self.learner.layout
+
+    @property
+    def population(self) -> int:
+        """Number of clients."""
+        return len(self.samples)
+
+    @property
+    def bytes(self) -> int:
+        """Length of the packed weights on the wire: the true parameters, 4 bytes each."""
+        return self.layout.num_parameters * 4
+
+
+def make_problem(
+    module: nn.Module,
+    *,
+    local: Local,
+    task: TaskKind,
+    outputs: int,
+    shape: tuple[int, ...],
+    samples: NDArray[np.int64],
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
+    """A module made into a problem. Raises SpecError at ("model",) where the module cannot be trained on such rows."""
+    learner = make_learner(module, task, dtype, dims=len(shape))
+    name = type(module).__name__
+    try:
+        with torch.no_grad():
+            result = module(torch.zeros(2, *shape, dtype=next(module.parameters()).dtype))
+    except Exception as error:  # any module may be imported, so anything may be raised
+        raise SpecError(("model",), name, f"it fails on a batch of inputs of shape {list(shape)}: {error}") from error
+    if not isinstance(result, Tensor) or tuple(result.shape) != (2, outputs):
+        found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise SpecError(("model",), name, f"on 2 inputs of shape {list(shape)} it returns {found}, not [2, {outputs}]")
+    row = learner.layout.row(module.state_dict())
+    return Problem(module, learner, row, local, task, outputs, tuple(shape), np.asarray(samples, dtype=np.int64), seed)

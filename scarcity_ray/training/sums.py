@@ -1,0 +1,115 @@
+"""Exact, order-free weighted means: the same bits for any order and any grouping of the clients.
+
+Floating-point addition is exact as long as every term is a multiple of one grid and the sum stays below 2**53 grid
+steps (the pre-rounding of Demmel and Nguyen, "Parallel Reproducible Summation", IEEE Trans. Computers 2015). The grid of
+a term depends on its client alone: the power-of-two bin its largest value falls in. One bin holds values over
+2**16, so a round needs one or two; means at 1e-9 and at 1e9 are as accurate as means at 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BIN = 16  # bits of magnitude that share a grid
+_LONG = 4096  # from this many columns on, adding row after row beats a sum over rows
+_OFFSET = 8  # so that no bin ends at 1, near which most parameters lie
+
+
+class Sums:
+    """Sums of `w v` and of `w`, for named values, over clients; `+=` of another joins them.
+
+    Weights are shares (`n_i / N`): each at least 0 and summing to at most 1 over all clients of a round, which bounds
+    every sum by the largest value of its bin. A term is then off by at most 2**-37 of its client's largest value.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, int], Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._buffer: Tensor | None = None
+
+    def add(self, name: str, values: Tensor, weights: Tensor) -> None:
+        """Adds k clients' rows: values `[k, ...]`, weights broadcastable to it (float64). All values must be finite."""
+        rows = values.reshape(len(values), -1)
+        shares = weights.double().expand(values.shape).reshape(rows.shape) if weights[0].numel() > 1 else weights.double().reshape(-1, 1)
+        places = [_bin(most) for most in magnitudes(rows).tolist()]
+        for place in sorted(set(places)):
+            chosen = [i for i, other in enumerate(places) if other == place]
+            whole = len(chosen) == len(places)
+            key = (name, place)
+            if key not in self._values:
+                self._values[key] = torch.zeros(rows.shape[1], dtype=torch.float64)
+            self._add_rows(self._values[key], rows if whole else rows[chosen], shares if whole else shares[chosen], place)
+        total = torch.round(shares * 2.0**52).mul_(2.0**-52).sum(0)
+        self._weights[name] = self._weights[name] + total if name in self._weights else total
+
+    def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, place: int) -> None:
+        """Adds rows of one bin to its total."""
+        if self._buffer is None or self._buffer.numel() < rows.numel():
+            self._buffer = torch.empty(rows.numel(), dtype=torch.float64)  # reused: fresh memory costs page faults
+        terms = self._buffer[: rows.numel()].view(rows.shape)
+        terms.copy_(rows)
+        # Adding and taking away 1.5 * 2**top leaves multiples of 2**(top - 52): the grid of values below 2**top.
+        shifter = 1.5 * 2.0 ** (place * _BIN + _OFFSET)
+        terms.mul_(shares).add_(shifter).sub_(shifter)
+        if rows.shape[1] < _LONG:
+            total += terms.sum(0)
+        else:
+            for term in terms:
+                total += term
+
+    def __iadd__(self, other: Sums) -> Sums:
+        for key, value in other._values.items():
+            self._values[key] = self._values[key] + value if key in self._values else value
+        for name, value in other._weights.items():
+            self._weights[name] = self._weights[name] + value if name in self._weights else value
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As NumPy: Ray moves arrays between processes without copying them, which it does not do for tensors.
+        return {
+            "_values": {key: value.numpy() for key, value in self._values.items()},
+            "_weights": {name: value.numpy() for name, value in self._weights.items()},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._values = {key: torch.from_numpy(value) for key, value in state["_values"].items()}
+        self._weights = {name: torch.from_numpy(value) for name, value in state["_weights"].items()}
+        self._buffer = None
+
+    def __bool__(self) -> bool:
+        return bool(self._weights)
+
+    def means(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`sum(w v) / sum(w)` of each name, elementwise, with the shape and type of `like[name]`.
+
+        Where all weights are 0 the value of `like` stays.
+        """
+        means = {}
+        for name, old in like.items():
+            if name not in self._weights:
+                means[name] = old
+                continue
+            weight = self._weights[name]
+            total = torch.zeros(old.numel(), dtype=torch.float64)
+            for _, place in sorted((key for key in self._values if key[0] == name), reverse=True):
+                total += self._values[name, place]
+            mean = torch.where(weight > 0, total / weight, old.reshape(-1).double())
+            means[name] = mean.to(old.dtype).reshape(old.shape)
+        return means
+
+
+def magnitudes(values: Tensor) -> Tensor:
+    """The largest absolute value of each row `[k, ...]`: `[k]`; NaN or infinite where the row has such a value."""
+    rows = values.reshape(len(values), -1)
+    return torch.maximum(rows.amax(1), -rows.amin(1)) if rows.shape[1] else torch.zeros(len(rows), dtype=values.dtype)
+
+
+def _bin(largest: float) -> int:
+    """The bin b with `largest < 2**(16 b + 8)`; its grid is `2**(16 b + 8 - 52)`."""
+    exponent = math.frexp(largest)[1]  # largest < 2**exponent
+    return max(-(-(exponent - _OFFSET) // _BIN), -50)

@@ -1,0 +1,108 @@
+"""What a strategy sees for k clients of one round: their numbers, minibatches, gradients, and local training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.federation import Shards
+from scarcity_ray.training.batches import Batch, Plan, gather, padded_rows
+from scarcity_ray.training.evaluate import evaluate, mean_over_rows, predictive_entropy
+from scarcity_ray.training.optimizer import Affine, optimizer_for
+from scarcity_ray.training.problem import Problem
+
+
+class Task:
+    """k clients of one round, one row each.
+
+    ids: int64 `[k]`, by falling steps, as training.chunks gives them. steps: local steps of each, `problem.local`'s if
+    left out. norms: whether local training keeps the norms of the gradients (it is slower then).
+
+    samples, steps, lr: `[k, 1]`, training rows, local steps and step size of each. train_loss: float64 `[k]`, mean of
+    the losses met in the last local training, over its rows. grad_norms: mean and standard deviation (float64 `[k]`)
+    of the gradient's norm over its steps, where asked for. NaN for a client that took no step.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        shards: Shards,
+        ids: NDArray[np.int64],
+        round: int,
+        steps: NDArray[np.int64] | None = None,
+        norms: bool = False,
+    ) -> None:
+        self.problem, self.shards, self.round, self.norms = problem, shards, round, norms
+        self.ids = np.asarray(ids, dtype=np.int64)
+        self.k = len(self.ids)
+        starts = shards.starts[self.ids]
+        counts = shards.starts[self.ids + 1] - starts
+        taken = problem.local.steps_for(counts) if steps is None else np.where(counts > 0, steps, 0).astype(np.int64)
+        widths = padded_rows(counts, problem.local.batch_size)
+        if np.any(np.diff(taken) > 0) or np.any(widths != widths[:1]):
+            raise ValueError("clients of one task stand by falling steps and share one minibatch width: cut them with chunks()")
+        dtype = problem.layout.dtype
+        self.samples = torch.from_numpy(counts).to(dtype)[:, None]
+        self.steps = torch.from_numpy(taken).to(dtype)[:, None]
+        self.lr = torch.full((self.k, 1), problem.local.lr, dtype=dtype)
+        width = int(widths[0]) if self.k else 1
+        self.plan = Plan(problem.seed, round, self.ids, starts, counts, taken, problem.local.batch_size, width)
+        self.train_loss = np.full(self.k, np.nan)
+        self.grad_norms = (np.full(self.k, np.nan), np.full(self.k, np.nan))
+
+    def rows(self, i: int) -> tuple[Tensor, Tensor]:
+        """The i-th client's training rows (x `[n, *shape]`, y), in the order of the shard. A copy."""
+        index = np.arange(self.plan.starts[i], self.plan.starts[i] + self.plan.counts[i])
+        dtype = self.problem.layout.dtype
+        return gather(self.shards.x, index, dtype), gather(self.shards.y, index, dtype)
+
+    def batches(self) -> Iterator[Batch]:
+        """The minibatches of local training, step by step: each of the clients that still train, `[a, width, ...]`."""
+        for block in self.plan.blocks(self.shards, self.problem.layout.dtype):
+            yield from block.batches
+
+    def grad(self, theta: Tensor, batch: Batch) -> Tensor:
+        """The gradient `[a, P]` of the mean loss of one minibatch, at the first a rows of `theta`."""
+        here = theta[: batch.active].contiguous()
+        into = torch.zeros_like(here)
+        objective = self.problem.learner.objective
+        evidence = here.new_zeros(*batch.weight.shape, self.problem.outputs)
+        self.problem.learner.step(here, into, 0.0)(batch, objective.seeds(batch.y, batch.weight, self.problem.outputs), evidence)
+        return into
+
+    def loss(self, theta: Tensor) -> NDArray[np.float64]:
+        """Mean loss over each client's training rows, float64 `[k]`, at `theta [k or 1, P]`."""
+        return evaluate(self.problem, theta, self.shards, self.ids)[0]
+
+    def predictive_entropy(self, theta: Tensor) -> NDArray[np.float64]:
+        """Mean entropy of the predictions for each client's training rows, nats, float64 `[k]`; NaN for regression."""
+        return predictive_entropy(self.problem, theta, self.shards, self.ids)
+
+    def local_sgd(self, x: Tensor, *, shift: Tensor | None = None, pull: float = 0.0, towards: Tensor | None = None) -> Tensor:
+        """Local training from `x [1 or k, P]`: new rows `[k, P]`.
+
+        The gradient g of each step becomes `g + shift + pull (y - towards)` (both `[1 or k, P]`), then the optimizer
+        of `problem.local` steps. Clipping bounds the loss's own gradient g.
+        """
+        learner, local, outputs = self.problem.learner, self.problem.local, self.problem.outputs
+        y = torch.empty(self.k, x.shape[1], dtype=x.dtype).copy_(x)
+        optimizer = optimizer_for(local, learner, y, Affine.of(shift, pull, towards), self.norms)
+        losses, rows = np.zeros(self.k), np.zeros(self.k, dtype=np.int64)
+        for block in self.plan.blocks(self.shards, y.dtype):
+            seeds = learner.objective.seeds(block.y, block.weight * optimizer.scale, outputs)
+            evidence = torch.empty(len(block.y), outputs, dtype=y.dtype)
+            split = [batch.active * self.plan.width for batch in block.batches]
+            for batch, own, found in zip(block.batches, torch.split(seeds, split), torch.split(evidence, split), strict=True):
+                shape = (batch.active, self.plan.width, -1)
+                optimizer.step(batch, own.view(shape), found.view(shape))
+            met = learner.objective.losses(evidence, block.y).double().numpy()
+            np.add.at(losses, block.client, met[block.real])  # in the order of each client's steps, in any company
+            rows += np.bincount(block.client, minlength=self.k)
+        optimizer.finish(x, self.steps)
+        self.train_loss = mean_over_rows(losses, rows)
+        self.grad_norms = optimizer.norms(self.k)
+        return y
