@@ -44,11 +44,10 @@ def deal(ids: Ids, work: NDArray[np.int64], hands: int) -> list[Ids]:
     return [np.sort(ids[owner == hand]) for hand in range(hands)]
 
 
-def blocks(samples: NDArray[np.int64], size: int) -> list[Ids]:
-    """Homes of at most `size` clients each: dealt by falling number of rows, there and back, so that blocks weigh alike."""
-    count = -(-len(samples) // size)
-    order = np.lexsort((np.arange(len(samples)), -samples))
+def blocks(samples: NDArray[np.int64], count: int) -> list[Ids]:
+    """The clients of `count` homes, as many in each (+-1): dealt by falling number of rows, there and back."""
     place = np.arange(len(samples))
+    order = np.lexsort((place, -samples))
     turn, seat = place // count, place % count
     owner = np.where(turn % 2 == 0, seat, count - 1 - seat)
     return [np.sort(order[owner == block]) for block in range(count)]

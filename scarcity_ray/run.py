@@ -26,19 +26,22 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False,
-) -> None:
-    """Does a federation of data-poor participants pay, for whom, and how? Answers by simulation."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(scarcity_ray.__version__)
         raise typer.Exit
 
 
+@app.callback()
+def _program(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")] = False,
+) -> None:
+    """Does a federation of data-poor participants pay, for whom, and how? Answers by simulation."""
+
+
 @app.command()
 def run(
-    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO", help="The scenario's YAML file.", show_default=False)],
+    scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Alter a field, as --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."),
@@ -61,7 +64,7 @@ def run(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of scenarios, which editors check and complete by."""
+    """Print the JSON Schema that editors check scenarios by."""
     from scarcity_ray.scenario import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
@@ -84,7 +87,7 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
         if dry_run:
             _show_plan(loaded)
         else:
-            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force)
+            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force, show=True)
     except (SpecError, SpecErrors) as error:
         _refuse(loaded.explain(error))
     except OutputExists as error:

@@ -36,6 +36,7 @@ def test_costs_are_divided_by_the_population():
     tally = Tally("x", "classification", clients=4)
     play(tally, "fed_avg", 7, accuracy=[0.5, 1.0], bytes_up=8, rows=(1, 3))
     entry = tally.summary()["strategies"]["fed_avg"]
+    assert tally.seconds("fed_avg", 7) == (2, 1.0)
     # 2 rounds of 8 bytes up and 16 down, 3 steps and one update each, for 4 clients; 2 updates in 1 second
     assert (entry["uplink_bytes_per_client"], entry["downlink_bytes_per_client"], entry["bytes_per_client"]) == (4.0, 8.0, 12.0)
     assert (entry["steps_per_client"], entry["client_updates"], entry["client_updates_per_second"]) == (1.5, 2, 2.0)

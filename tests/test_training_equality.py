@@ -128,7 +128,9 @@ def test_equals_the_loop_in_float32(model: str, optimizer: str) -> None:
     spec, shape = MODELS[model]
     shards = federation(COUNTS, shape, 5)
     local = Local(epochs=3, batch_size=10, **OPTIMIZERS[optimizer])
-    problem = make_problem(build(spec, shape, 5, 3), local=local, task="classification", outputs=5, shape=shape, samples=shards.counts, seed=1)
+    problem = make_problem(
+        build(spec, shape, 5, 3), local=local, task="classification", outputs=5, shape=shape, samples=shards.counts, seed=1
+    )
     assert worst(problem, shards) <= 1e-5
 
 
@@ -154,7 +156,14 @@ def test_both_paths_agree() -> None:
     layers = [nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 3)]
     known, unknown = (
         make_problem(
-            kind(*layers), local=Local(epochs=2), task="classification", outputs=3, shape=(9,), samples=shards.counts, seed=1, dtype=torch.float64
+            kind(*layers),
+            local=Local(epochs=2),
+            task="classification",
+            outputs=3,
+            shape=(9,),
+            samples=shards.counts,
+            seed=1,
+            dtype=torch.float64,
         )
         for kind in (nn.Sequential, Hidden)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ from scarcity_ray.training.sums import Sums
 from scarcity_ray.training.task import Task
 
 Ids = NDArray[np.int64]
+
+# Shards in the object store are read-only, and only ever read.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class ClientFailure(RuntimeError):
@@ -113,7 +117,7 @@ class Client:
         strategy = self.strategy
         assert isinstance(strategy, WeightStrategy)
         ids = self.ids if ids is None else ids
-        server = {name: torch.as_tensor(value) for name, value in server.items()}
+        server = _as_tensors(server)
         sums, parts, scale = Sums(), [], self.federation.label_scale**2
 
         def train(chunk: Ids, task: Task) -> None:
@@ -187,10 +191,9 @@ class Client:
         ids = self.ids if ids is None else ids
         test, scale = self.federation.test, self.federation.label_scale**2
         loss, accuracy = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
+        server = _as_tensors(server)
         if isinstance(server, Guidance):
             test = self.strategy.view(self.problem, server, test.only(ids))
-        else:
-            server = {name: torch.as_tensor(value) for name, value in server.items()}
         # A piece at a time, so that personal models are not held twice.
         piece = max(_EVALUATED_BYTES // (self.problem.layout.width * 4), 1) if self.memory else len(ids)
         for start in range(0, len(ids), max(piece, 1)):
@@ -200,12 +203,12 @@ class Client:
                 loss[here], accuracy[here] = evaluate(self.problem, theta, test, ids[here])
         return {"client_id": ids, "test_loss": loss * scale, "test_accuracy": accuracy}
 
-    def personal(self, server: State | Guidance) -> NDArray[Any] | None:
-        """The personal models of the clients at home, one row each, by rising client id; None where they keep none."""
+    def personal(self, server: State | Guidance) -> tuple[Ids, NDArray[Any]] | None:
+        """The clients at home and their personal models, one row each; None where they keep none."""
         if not self.memory:
             return None
-        theta = self._answer(server, self.ids)
-        return None if theta is None else theta.expand(len(self.ids), -1).numpy()
+        theta = self._answer(_as_tensors(server), self.ids)
+        return None if theta is None else (self.ids, theta.expand(len(self.ids), -1).numpy())
 
     # -- what all of them share --------------------------------------------------------------------------------------
 
@@ -247,6 +250,11 @@ class Client:
 
 
 _EVALUATED_BYTES = 64 << 20
+
+
+def _as_tensors(server: Any) -> Any:
+    """A broadcast state as tensors that share its arrays; guidance as it is."""
+    return server if isinstance(server, Guidance) else {name: torch.as_tensor(value) for name, value in server.items()}
 
 
 def _report(parts: list[Any], **rest: Any) -> Report:

@@ -49,8 +49,8 @@ class Server:
     """Drives Client actors through rounds, with a MetaLearner and Experts where a strategy has insights.
 
     By hand, `Server(num_clients=5)` makes its own five clients and learns a linear model; or give it `clients`, `model`
-    (a torch module), `local` (how clients train) and `strategy`. In a run it is handed fleets of actors; `anywhere`
-    says that any Client actor can read any client's shard.
+    (a torch module), `local` (how clients train) and `strategy`. In a run it is handed fleets of actors, each of which
+    can read any client's shard.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class Server:
         local: Local | None = None,
         strategy: Strategy | None = None,
         seed: int = 0,
-        anywhere: bool = False,
     ) -> None:
         torch.set_num_threads(1)
         by_hand = clients is None or isinstance(clients, Sequence)
@@ -75,7 +74,7 @@ class Server:
             meta_learner = MetaLearner()
         self.meta: Fleet | None = LocalFleet([meta_learner]) if isinstance(meta_learner, MetaLearner) else meta_learner
         self.experts: Fleet | None = LocalFleet(experts) if isinstance(experts, Sequence) else experts
-        self.anywhere, self.run, self.seed = anywhere, "", seed
+        self.anywhere, self.run = not by_hand, ""
         if by_hand:
             assert isinstance(clients, Sequence)
             if len(clients) != num_clients:
@@ -121,8 +120,8 @@ class Server:
 
     # -- a round of weights ------------------------------------------------------------------------------------------
 
-    def run_round(self, round: int | None = None, evaluated: Ids | None = None) -> RoundResult:
-        """Broadcast, local training, aggregation. evaluated: the clients to test afterwards (by hand: all)."""
+    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True) -> RoundResult:
+        """Broadcast, local training, aggregation. test: whether the clients `evaluated` (all if left out) are tested after it."""
         strategy = self.strategy
         assert isinstance(strategy, WeightStrategy), f"{strategy.title} exchanges insights: call run_insight_round"
         self.round = self.round + 1 if round is None else round
@@ -138,7 +137,7 @@ class Server:
             self.aggregate_models(reports)
         members = ids if len(samples) == len(self.home) else np.arange(len(self.home))
         self._count_bytes(members, *strategy.traffic(self.problem))
-        result = self._result(report, evaluated, self.state)
+        result = self._result(report, self.state, evaluated, test)
         result.diverged = diverged
         return result
 
@@ -158,8 +157,11 @@ class Server:
 
     # -- a round of insights -----------------------------------------------------------------------------------------
 
-    def run_insight_round(self, round: int | None = None, evaluated: Ids | None = None) -> RoundResult:
-        """Guidance down, guided local work, one insight up from each client; then the MetaLearner learns."""
+    def run_insight_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True) -> RoundResult:
+        """Guidance down, guided local work, one insight up from each client; then the MetaLearner learns.
+
+        test, evaluated: as for `run_round`; a strategy that is done with this round is tested in any case.
+        """
         if not isinstance(self.strategy, InsightStrategy):
             self._exchange_insights()
         strategy = self.strategy
@@ -171,9 +173,7 @@ class Server:
         reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance)))
         report = _joined(list(reports.values()))
         batch = insights.merge([r.insights for r in reports.values() if r.insights is not None])
-        lesson = self.meta.map(MetaLearner.aggregate, {0: (batch, self.round)})[0]
-        rejected = dict(lesson.summary["rejections"])
-        accepted = batch.filter(pa.array(~np.isin(batch["client_id"].to_numpy(), list(rejected)))) if rejected else batch
+        lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (batch, self.round)})[0]
         heads = {}
         if lesson.experts:
             assert self.experts is not None
@@ -183,8 +183,8 @@ class Server:
             self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance)))
             down += self.guidance.size
         self._count_bytes(ids, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
-        report.rejected |= rejected
-        result = self._result(report, evaluated, self.guidance)
+        report.rejected |= dict(rejections)
+        result = self._result(report, self.guidance, evaluated, test or lesson.done)
         result.insights, result.diverged, result.done = accepted, len(accepted) == 0, lesson.done
         return result
 
@@ -222,7 +222,7 @@ class Server:
         self.uplink[ids] += up
         self.downlink[ids] += down
 
-    def _result(self, report: Report, evaluated: Ids | None, answer: State | Guidance) -> RoundResult:
+    def _result(self, report: Report, answer: State | Guidance, evaluated: Ids | None, test: bool) -> RoundResult:
         sent = int(self.uplink.sum()), int(self.downlink.sum())
         row: dict[str, Any] = {
             "round": self.round,
@@ -234,7 +234,7 @@ class Server:
         }
         self._counted = sent
         result = RoundResult(row, int(report.steps.sum()), rejected=report.rejected)
-        if evaluated is None or len(evaluated):
+        if test:
             result.clients = self._evaluate(np.flatnonzero(self.home >= 0) if evaluated is None else evaluated, answer)
             row |= metrics.evaluation(result.clients["test_loss"], result.clients["test_accuracy"], result.clients["num_test"])
         return result

@@ -170,7 +170,7 @@ def _by_bytes(axes: Axes, curves: list[Curve], metric: str) -> None:
                 curve,
                 (0.01, reached),
                 "axes fraction",
-                (0, 3),
+                (0, -11),
                 "left",
             )
     if paying:

@@ -10,9 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scarcity_ray import __version__
-
-_LIBRARIES = ("ray", "torch", "numpy", "pyarrow", "pandas", "scikit-learn", "pydantic", "safetensors", "matplotlib")
+_PACKAGES = ("scarcity-ray", "ray", "torch", "numpy", "pyarrow", "pandas", "scikit-learn", "pydantic", "safetensors", "matplotlib")
 
 
 def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
@@ -23,7 +21,7 @@ def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
     return {
         "seed": seed,
         "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), "scarcity_ray": __version__, **{name: _installed(name) for name in _LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: _installed(name) for name in _PACKAGES}},
         "git": _git(directory or Path.cwd()),
         "cpu": {"model": _processor(), "architecture": platform.machine(), "cores": os.cpu_count(), "usable_cores": _usable()},
         "memory_bytes": _memory(),

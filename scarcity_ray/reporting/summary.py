@@ -74,6 +74,11 @@ class Tally:
         run = self._runs[strategy][seed]
         run.status, run.result_hash = status, result_hash
 
+    def seconds(self, strategy: str, seed: int) -> tuple[int, float]:
+        """Client updates of a strategy so far, and the seconds they took."""
+        run = self._runs[strategy][seed]
+        return run.updates, run.seconds
+
     def summary(self) -> dict[str, Any]:
         """The content of summary.json; values that do not exist (accuracy of a regression) are None.
 

@@ -25,12 +25,17 @@ def unavailable(scenario: Scenario) -> list[SpecError]:
     """What the scenario asks of this machine and the machine does not have."""
     execution = scenario.execution
     found = []
-    cores = os.cpu_count() or 1
-    if execution.address is None and execution.cpus != "auto" and execution.cpus > cores:
-        found.append(SpecError(("execution", "cpus"), execution.cpus, f"this machine has {cores}; allowed: auto, or 1 to {cores}"))
+    there = cores()
+    if execution.address is None and execution.cpus != "auto" and execution.cpus > there:
+        found.append(SpecError(("execution", "cpus"), execution.cpus, f"this process may use {there}; allowed: auto, or 1 to {there}"))
     if execution.device == "cuda" and not torch.cuda.is_available():
         found.append(SpecError(("execution", "device"), "cuda", "this machine has no CUDA device that torch can use; allowed here: cpu"))
     return found
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:

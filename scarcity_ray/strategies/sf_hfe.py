@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
-
 
 _LEAST_NOISE = 1e-6  # classes told apart without any error still get finite outputs
 
@@ -49,6 +48,7 @@ class SfHfe(InsightStrategy):
     intercept (the last two for personal heads alone), 4 bytes a number. What a client was told before is not sent again.
     """
 
+    has_experts: ClassVar[bool] = True
     kind: Literal["sf_hfe"] = "sf_hfe"
     representation: Annotated[Representation, Field(description="the fixed features that heads are linear in")] = RandomFourier()
     personal: Annotated[bool, Field(description="each client shrinks its own head towards the expert's; false: all use the expert's")] = (

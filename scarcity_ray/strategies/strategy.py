@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ Uploads = Mapping[str, tuple[Tensor, Tensor]]
 class Strategy(Spec):
     """What every strategy may set."""
 
+    kind: str
+    has_experts: ClassVar[bool] = False
+    """Whether Expert actors fit its models."""
+
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]+$", description="how tables call it; its kind if left out")] = None
     rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
     local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
@@ -38,7 +42,7 @@ class Strategy(Spec):
     @property
     def title(self) -> str:
         """The name in tables and files."""
-        return self.name or str(getattr(self, "kind"))
+        return self.name or self.kind
 
     def problem(self, problem: Problem) -> Problem:
         """The problem this strategy's rows of parameters belong to: the scenario's, unless it brings its own model."""

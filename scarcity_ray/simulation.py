@@ -1,0 +1,259 @@
+"""A scenario to a finished run: seeds, strategies and rounds, with everything written down as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from scarcity_ray import insights
+from scarcity_ray.actors.client import Client
+from scarcity_ray.actors.expert import Expert
+from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError
+from scarcity_ray.plan import Plan, prepare
+from scarcity_ray.randomness import hash64
+from scarcity_ray.reporting.curves import draw_curves
+from scarcity_ray.reporting.environment import environment
+from scarcity_ray.reporting.final_table import show_final
+from scarcity_ray.reporting.log import get_logger, log_to
+from scarcity_ray.reporting.progress import Progress
+from scarcity_ray.reporting.rebuild import metadata_of
+from scarcity_ray.reporting.recorder import Recorder
+from scarcity_ray.reporting.results import Results
+from scarcity_ray.reporting.summary import Status, Tally
+from scarcity_ray.scenario import Scenario, load, parse, resolved
+from scarcity_ray.strategies.strategy import InsightStrategy, Strategy
+
+__all__ = ["Interrupted", "OutputExists", "Plan", "RunFailed", "prepare", "simulate"]
+
+
+class OutputExists(RuntimeError):
+    """The directory that results were asked into holds a run already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class RunFailed(RuntimeError):
+    """The run ended before its end; `directory` keeps what was done (None: nothing was)."""
+
+    def __init__(self, message: str, directory: Path | None) -> None:
+        super().__init__(message, directory)
+        self.message, self.directory = message, directory
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Interrupted(RuntimeError):
+    """The run was interrupted (Ctrl-C); `directory` keeps what was done."""
+
+    def __init__(self, directory: Path | None) -> None:
+        super().__init__(directory)
+        self.directory = directory
+
+
+def simulate(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    *,
+    base_dir: Path | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    show: bool = False,
+) -> Results:
+    """Runs a scenario (checked, as plain data, or a file's path) and returns what it left.
+
+    base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
+    place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal.
+    Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
+    """
+    if isinstance(scenario, str | Path):
+        loaded = load(scenario)
+        scenario, base_dir = loaded.scenario, base_dir or loaded.base_dir
+    elif isinstance(scenario, Mapping):
+        scenario = parse(scenario)
+    base_dir = base_dir or Path()
+    directory = _directory(scenario, out, force)
+    plan = prepare(scenario, base_dir)
+    console = Console()
+    with _one_thread(), Progress(show, console) as progress:
+        try:
+            diverged = _Run(scenario, base_dir, directory, progress).play(plan)
+        except KeyboardInterrupt:
+            raise Interrupted(directory if directory.is_dir() else None) from None
+    results = Results.load(directory)
+    if show:
+        show_final(console, results.summary, directory)
+    if diverged:
+        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", directory)
+    return results
+
+
+class _Run:
+    """One run, seed by seed and strategy by strategy, in one set of actors."""
+
+    def __init__(self, scenario: Scenario, base_dir: Path, directory: Path, progress: Progress) -> None:
+        self.scenario, self.base_dir, self.directory, self.progress = scenario, base_dir, directory, progress
+        self.log = get_logger(Server)
+        self.diverged: list[str] = []
+
+    def play(self, plan: Plan) -> list[str]:
+        """Plays everything and returns the names of strategies that diverged."""
+        scenario = self.scenario
+        self.tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
+        facts = environment(scenario.seed)
+        with log_to(self.directory / "logs" / "scarcity.log"):
+            self.recorder = Recorder(self.directory, resolved(scenario), facts, insights.SCHEMA)
+            try:
+                with self._actors(plan) as (clients, server):
+                    for seed in range(scenario.seed, scenario.seed + scenario.repeats):
+                        if seed != plan.seed:
+                            plan = prepare(scenario, self.base_dir, seed)
+                        self._seed(plan, clients, server)
+            except WorkerError as error:
+                self.log.error("%s\n%s", error, error.traceback)
+                raise RunFailed(str(error), self.directory) from None
+            finally:
+                self._conclude()
+        return list(dict.fromkeys(self.diverged))
+
+    @contextmanager
+    def _actors(self, plan: Plan) -> Iterator[tuple[Fleet, Fleet]]:
+        execution, strategies = self.scenario.execution, self.scenario.strategies
+        self.launcher: Launcher = LocalLauncher()
+        if execution.ray:
+            from scarcity_ray.ray_fleet import RayLauncher
+
+            self.launcher = RayLauncher(plan.cpus, execution.address)
+        try:
+            share = np.floor(1e4 * min(1.0, plan.cpus / len(plan.homes))) / 1e4  # so that no run takes more than its cpus
+            clients = self.launcher.launch(Client, [(home,) for home in plan.homes], cpus=share)
+            learners = any(isinstance(strategy, InsightStrategy) for strategy in strategies)
+            meta = self.launcher.launch(MetaLearner, [(None, None, "", *self.launcher.store)]) if learners else None
+            experts = self.launcher.launch(Expert, [(0,)]) if any(strategy.has_experts for strategy in strategies) else None
+            server = self.launcher.launch(Server, [(plan.federation.clients, clients, meta, experts)])
+            yield clients, server
+        finally:
+            self.launcher.close()
+
+    def _seed(self, plan: Plan, clients: Fleet, server: Fleet) -> None:
+        shards = self.launcher.put(plan.federation)
+        clients.map(Client.open, {actor: (home,) for actor, home in enumerate(plan.homes)}, shared=(shards,))
+        server.map(Server.open, {0: ()})
+        for strategy in self.scenario.strategies:
+            self._strategy(plan, strategy, clients, server)
+
+    def _strategy(self, plan: Plan, strategy: Strategy, clients: Fleet, server: Fleet) -> None:
+        name, seed, rounds = strategy.title, plan.seed, plan.rounds(strategy)
+        problem, status = plan.problems[name], "interrupted"
+        self.tally.begin(name, strategy.kind, seed)
+        self.progress.begin(name, seed, rounds, repeats=self.scenario.repeats)
+        self.log.info("%s: seed %d, at most %d rounds", name, seed, rounds)
+        play = Server.run_insight_round if isinstance(strategy, InsightStrategy) else Server.run_round
+        evaluated = self._evaluated(plan)
+        started = time.perf_counter()
+        server.map(Server.begin, {0: (strategy, problem, self.scenario.name, strategy.setup_traffic(plan.federation))})
+        try:
+            for round in range(1, rounds + 1):
+                tested = round == rounds or round % self.scenario.evaluation.every == 0
+                result: RoundResult = server.map(play, {0: (round, evaluated, tested)})[0]
+                now = time.perf_counter()
+                self._record(plan, strategy, result, now - started)
+                started = now
+                if result.diverged or result.done:
+                    break
+            status = "diverged" if result.diverged else "finished"
+            if result.diverged:
+                self.diverged.append(name)
+                self.log.error("%s: every update of round %d was rejected; stopped", name, result.row["round"])
+            self._save(strategy, problem, seed, clients, server)
+        finally:
+            self._ended(name, seed, status)
+
+    def _evaluated(self, plan: Plan) -> NDArray[np.int64]:
+        """Whom to test: all, or a fixed sample by the seed."""
+        clients, asked = np.arange(plan.federation.clients), self.scenario.evaluation.clients
+        return clients if asked == "all" else np.sort(np.argsort(hash64(plan.seed, "evaluation", clients))[:asked])
+
+    def _record(self, plan: Plan, strategy: Strategy, result: RoundResult, seconds: float) -> None:
+        who = {"strategy": strategy.title, "seed": plan.seed}
+        row = {**who, **result.row, "seconds": seconds}
+        self.recorder.round(row)
+        self.tally.round(row, result.steps)
+        if result.clients is not None:
+            columns = {**who, "round": row["round"], "group": plan.federation.group[result.clients["client_id"]], **result.clients}
+            self.recorder.clients(columns)
+            self.tally.clients(columns)
+        if result.insights is not None:
+            self.recorder.insights(result.insights, strategy.title, plan.seed)
+        for client, why in result.rejected.items():
+            self.log.warning("%s: round %d: client %s is rejected: %s", strategy.title, row["round"], client, why)
+        updates, took = self.tally.seconds(strategy.title, plan.seed)
+        self.progress.update(row, updates / took if took > 0 else 0.0)
+
+    def _save(self, strategy: Strategy, problem: Any, seed: int, clients: Fleet, server: Fleet) -> None:
+        answer = server.map(Server.answer, {0: ()})[0]
+        tensors = strategy.saved(problem, answer)
+        parts = clients.map(Client.personal, {actor: () for actor in range(clients.size)}, shared=(answer,))
+        ids = np.concatenate([part[0] for part in parts.values() if part is not None] or [np.zeros(0, dtype=np.int64)])
+        if len(ids):
+            rows = np.concatenate([part[1] for part in parts.values() if part is not None])
+            order = np.argsort(ids)
+            tensors |= problem.layout.state_dicts(torch.from_numpy(rows[order]))
+            tensors["client_id"] = torch.from_numpy(ids[order])
+        if tensors:
+            self.recorder.model(strategy.title, tensors, metadata_of(strategy, strategy.model or self.scenario.model, problem), seed=seed)
+
+    def _ended(self, name: str, seed: int, status: Status) -> None:
+        digest = self.recorder.result_hash(name, seed)
+        self.tally.end(name, seed, status, digest)
+        self.progress.end(status)
+        self.log.info("%s: seed %d %s, result hash %s", name, seed, status, digest)
+
+    def _conclude(self) -> None:
+        """Whatever happened: all rows on disk, the summary of what there is, and the plot of it."""
+        try:
+            self.recorder.finish(self.tally.summary())
+        finally:
+            self.recorder.close()
+        draw_curves(Results.load(self.directory), self.directory / "curves.png")
+
+
+def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
+    """Where the run goes: `out`, or the scenario's directory, or that with -2, -3, ... where it holds a run."""
+    if out is not None:
+        path = Path(out)
+        if not force and _holds_a_run(path):
+            raise OutputExists(path)
+        return path
+    first = scenario.directory
+    path, number = first, 1
+    while _holds_a_run(path):
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _holds_a_run(path: Path) -> bool:
+    return (path / "scenario.yaml").exists()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch with one thread, as in every actor, and as it was afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
