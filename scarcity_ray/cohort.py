@@ -12,22 +12,15 @@ from scarcity_ray.randomness import hash64
 Ids = NDArray[np.int64]
 
 
-def cohort(seed: int, round: int, population: int, *, fraction: float | None = None, clients: int | None = None) -> Ids:
-    """The clients of a round, by rising id: `clients` of them, or max(1, round(fraction x population)), or all.
+def cohort(seed: int, round: int, population: int, count: int) -> Ids:
+    """The `count` clients of a round, by rising id, without replacement.
 
-    Without replacement, by seed and round alone: strategies meet the same clients, a smaller cohort is part of a larger.
+    By seed and round alone: strategies meet the same clients, and a smaller cohort is part of a larger one.
     """
-    if clients is None:
-        clients = population if fraction is None else max(1, round_half_up(fraction * population))
-    if clients >= population:
+    if count >= population:
         return np.arange(population)
     ranks = hash64(seed, "cohort", np.arange(population), round)
-    return np.sort(np.argpartition(ranks, clients - 1)[:clients])
-
-
-def round_half_up(value: float) -> int:
-    """The nearest integer, halves up."""
-    return int(np.floor(value + 0.5))
+    return np.sort(np.argpartition(ranks, count - 1)[:count])
 
 
 def deal(ids: Ids, work: NDArray[np.int64], hands: int) -> list[Ids]:

@@ -41,8 +41,9 @@ class Fleet(Protocol):
 class Launcher(Protocol):
     """Makes fleets. The simulation is handed one and never asks which."""
 
-    store: tuple[Callable[[Any], Any], Callable[[Any], Any]] | tuple[None, None]
-    """`put` and `get` of the object store, for an actor that keeps references; None where values stay in the process."""
+    @property
+    def store(self) -> tuple[Any, Any]:
+        """`put` and `get` of the object store, for an actor that keeps references; None where values stay in the process."""
 
     def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> Fleet:
         """One actor `worker(*order)` for each order, each holding that many CPUs."""

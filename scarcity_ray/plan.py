@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scarcity_ray import insights
-from scarcity_ray.cohort import blocks, round_half_up
+from scarcity_ray.cohort import blocks
 from scarcity_ray.data import deal, describe
 from scarcity_ray.federation import Federation
 from scarcity_ray.models import Linear, build
@@ -73,7 +73,7 @@ class Plan:
             return f"at most {rounds} rounds; an insight of up to {up:,} bytes from each client, no weights up"
         assert isinstance(strategy, WeightStrategy)
         population = len(problem.samples)
-        sampled = strategy.clients_per_round or max(1, round_half_up((strategy.fraction or 1.0) * population))
+        sampled = strategy.sampled(population)
         up, down = strategy.traffic(problem)
         each = (up + down) * rounds * sampled / population
         model = f"a model of {problem.layout.num_parameters:,} parameters"
@@ -127,7 +127,9 @@ def _impossible(scenario: Scenario, federation: Federation) -> list[SpecError]:
     for place, strategy in enumerate(scenario.strategies):
         sampled = getattr(strategy, "clients_per_round", None)
         if sampled is not None and sampled > clients:
-            found.append(SpecError(("strategies", place, "clients_per_round"), sampled, f"there are {clients:,} clients; at most that many"))
+            found.append(
+                SpecError(("strategies", place, "clients_per_round"), sampled, f"there are {clients:,} clients; at most that many")
+            )
     sample, actors = scenario.evaluation.clients, scenario.execution.actors
     if sample != "all" and sample > clients:
         found.append(SpecError(("evaluation", "clients"), sample, f"there are {clients:,} clients; allowed: all, or at most that many"))

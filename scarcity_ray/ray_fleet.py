@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from scarcity_ray.fleet import WorkerError
-
-_WAIT_SECONDS = 1.0  # how long an interrupt may go unnoticed
 
 
 class RayFleet:
@@ -60,16 +57,17 @@ class RayLauncher:
     store = (ray.put, ray.get)
 
     def __init__(self, cpus: int, address: str | None = None) -> None:
-        # The variables are for every process of the run: one thread each, and products whose bits do not depend on where
-        # their arguments lie in memory.
-        variables = {"MKL_CBWR": os.environ.get("MKL_CBWR", "AUTO"), "OMP_NUM_THREADS": "1"}
+        # For every process of the run: products whose bits do not depend on where their arguments lie in memory. What Ray
+        # starts here inherits it; the nodes of a cluster are told (a runtime environment costs each actor a new process).
+        variables = {"MKL_CBWR": os.environ["MKL_CBWR"]}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._started = not ray.is_initialized()
         if self._started:
-            settings: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
-            if not address:
-                settings["_node_ip_address"] = "127.0.0.1"  # loopback only: nothing on the network may reach the actors
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": variables}, **settings)
+            settings: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": variables}}
+            if address is None:
+                # Loopback only: nothing on the network may reach the actors.
+                settings = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
 
     def put(self, value: Any) -> Any:
         return ray.put(value)

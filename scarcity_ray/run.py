@@ -34,7 +34,9 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _program(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Does a federation of data-poor participants pay, for whom, and how? Answers by simulation."""
 
@@ -44,9 +46,13 @@ def run(
     scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Alter a field, as --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."),
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="Alter a field, as --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, in place of the scenario's directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where results go, in place of the scenario's directory.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved scenario and the plan; run and write nothing.")] = False,
 ) -> None:

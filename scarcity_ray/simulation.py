@@ -21,7 +21,6 @@ from scarcity_ray.actors.server import RoundResult, Server
 from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
-from scarcity_ray.reporting.curves import draw_curves
 from scarcity_ray.reporting.environment import environment
 from scarcity_ray.reporting.final_table import show_final
 from scarcity_ray.reporting.log import get_logger, log_to
@@ -155,7 +154,8 @@ class _Run:
 
     def _strategy(self, plan: Plan, strategy: Strategy, clients: Fleet, server: Fleet) -> None:
         name, seed, rounds = strategy.title, plan.seed, plan.rounds(strategy)
-        problem, status = plan.problems[name], "interrupted"
+        problem = plan.problems[name]
+        status: Status = "interrupted"
         self.tally.begin(name, strategy.kind, seed)
         self.progress.begin(name, seed, rounds, repeats=self.scenario.repeats)
         self.log.info("%s: seed %d, at most %d rounds", name, seed, rounds)
@@ -204,7 +204,7 @@ class _Run:
     def _save(self, strategy: Strategy, problem: Any, seed: int, clients: Fleet, server: Fleet) -> None:
         answer = server.map(Server.answer, {0: ()})[0]
         tensors = strategy.saved(problem, answer)
-        parts = clients.map(Client.personal, {actor: () for actor in range(clients.size)}, shared=(answer,))
+        parts = clients.map(Client.personal, dict.fromkeys(range(clients.size), ()), shared=(answer,))
         ids = np.concatenate([part[0] for part in parts.values() if part is not None] or [np.zeros(0, dtype=np.int64)])
         if len(ids):
             rows = np.concatenate([part[1] for part in parts.values() if part is not None])
@@ -226,6 +226,8 @@ class _Run:
             self.recorder.finish(self.tally.summary())
         finally:
             self.recorder.close()
+        from scarcity_ray.reporting.curves import draw_curves  # here, because matplotlib takes a second to import
+
         draw_curves(Results.load(self.directory), self.directory / "curves.png")
 
 

@@ -93,7 +93,8 @@ def insights_of(round: int, steps: Any, gains: dict[int, float], seconds: float 
     ids = np.array(list(gains))
     numbers = {
         "client_id": ids, "expert_id": 0, "num_samples": 4, "steps": np.asarray(steps)[ids], "lr": 0.2, "epochs": 1.0, "mean_grad": 1.0,
-        "std_grad": 0.0, "uncertainty": 0.5, "loss_before": 2.0, "loss_after": 2.0 - np.array(list(gains.values())), "train_seconds": seconds,
+        "std_grad": 0.0, "uncertainty": 0.5, "loss_before": 2.0, "loss_after": 2.0 - np.array(list(gains.values())),
+        "train_seconds": seconds,
     }  # fmt: skip
     return make("r", round, numbers)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
-from scarcity_ray.data import Data, ShiftedRegression, deal
 from scarcity_ray.federation import Federation, Shards
-from scarcity_ray.models import Linear, build
 
 
 def lone_federation(client_id: int, train: tuple[Any, Any] | None, test: tuple[Any, Any] | None) -> Federation:
@@ -20,6 +18,9 @@ def lone_federation(client_id: int, train: tuple[Any, Any] | None, test: tuple[A
     client's part of a linear regression on shifted inputs. Raises ValueError for arrays that do not fit together.
     """
     if train is None:
+        from scarcity_ray.data import Data, deal  # here, because actors of a run need no loaders
+        from scarcity_ray.data.shifted_regression import ShiftedRegression
+
         federation = deal(Data(source=ShiftedRegression(), clients=client_id + 1), 0, Path())
         mine = np.array([client_id])
         return Federation(
@@ -42,7 +43,7 @@ def lone_federation(client_id: int, train: tuple[Any, Any] | None, test: tuple[A
     def shards(x: Any, y: Any) -> Shards:
         return Shards(x, y, np.concatenate([nothing, [len(x)]]))
 
-    task = "classification" if classes else "regression"
+    task: Literal["classification", "regression"] = "classification" if classes else "regression"
     return Federation(shards(x, y), shards(x[:0], y[:0]), shards(test_x, test_y), nothing, task, outputs, 1.0, nothing, nothing)
 
 
@@ -58,4 +59,6 @@ def _arrays(data: tuple[Any, Any]) -> tuple[Any, Any]:
 
 def default_model(shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
     """A linear model, its initial weights from the seed."""
+    from scarcity_ray.models import Linear, build
+
     return build(Linear(), shape, outputs, seed)

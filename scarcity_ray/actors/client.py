@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray import insights
-from scarcity_ray.actors.gate import judge
 from scarcity_ray.actors.by_hand import lone_federation
-from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.actors.gate import judge
+from scarcity_ray.federation import Federation
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
 from scarcity_ray.training.chunks import chunks
 from scarcity_ray.training.evaluate import evaluate
@@ -93,9 +93,7 @@ class Client:
         """Starts a strategy: every client's memory is as before its first round."""
         self.strategy, self.problem, self.run = strategy, problem, run
         self.train = strategy.trains_on(self.federation.train)
-        self.memory: State = {
-            name: value.expand(len(self.ids), *value.shape).clone() for name, value in strategy.memory(problem).items()
-        }
+        self.memory: State = {name: value.expand(len(self.ids), *value.shape).clone() for name, value in strategy.memory(problem).items()}
         if isinstance(strategy, InsightStrategy):
             self.train = self.train.only(self.ids)
             self.validation = self.federation.validation.only(self.ids)
@@ -126,7 +124,7 @@ class Client:
             good, reasons = judge(chunk, uploads, server, kept)
             chosen = slice(None) if good.all() else torch.from_numpy(good)
             for name, (value, weight) in uploads.items() if good.any() else ():
-                share = (weight if strategy.weighted else (weight > 0)).double() / total
+                share = weight.double() / total
                 sums.add(name, value[chosen], share.expand(len(chunk), *share.shape[1:])[chosen])
             self._remember(chunk, kept, good)
             parts.append((chunk, task.train_loss * scale, task.steps, reasons))
@@ -217,9 +215,7 @@ class Client:
         answer: Tensor | None = strategy.answer(server, self._recall(ids))
         return answer
 
-    def _by_chunk(
-        self, round: int, ids: Ids, steps: NDArray[np.int64], work: Callable[[Ids, Task], None], norms: bool = False
-    ) -> None:
+    def _by_chunk(self, round: int, ids: Ids, steps: NDArray[np.int64], work: Callable[[Ids, Task], None], norms: bool = False) -> None:
         """Does `work(chunk, task)` chunk by chunk. A chunk that raises is tried again client by client, to name one."""
         guided = dict(zip(ids.tolist(), steps.tolist(), strict=True))
 

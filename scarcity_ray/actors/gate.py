@@ -37,7 +37,10 @@ def judge(clients: NDArray[np.int64], uploads: Uploads, like: State, kept: State
             continue
         refuse(_wild(value), f"{name} is not finite, or beyond {LARGEST:g}")
         least = weight.reshape(len(weight), -1).amin(1).expand(len(clients)).numpy()
-        refuse(~(least >= 0) | _wild(weight.expand(len(clients), *weight.shape[1:])), f"the weight of {name} is not a finite number of at least 0")
+        refuse(
+            ~(least >= 0) | _wild(weight.expand(len(clients), *weight.shape[1:])),
+            f"the weight of {name} is not a finite number of at least 0",
+        )
     refuse(_any_wild(kept, len(clients)), "its model is not finite any more")
     return good, reasons
 

@@ -32,7 +32,7 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. rejected: why, by client id. diverged: not one update could be used. done: the
+    insights: the accepted insights. rejected: why, by client id (None where an insight did not tell). diverged: not one update could be used. done: the
     strategy has nothing more to learn.
     """
 
@@ -40,7 +40,7 @@ class RoundResult:
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None
-    rejected: dict[int | None, str] = field(default_factory=dict)
+    rejected: dict[Any, str] = field(default_factory=dict)
     diverged: bool = False
     done: bool = False
 
@@ -96,7 +96,7 @@ class Server:
 
     def open(self) -> None:
         """Meets the clients of a federation: who is at home where, and how many rows each holds. Not the rows."""
-        found = self.clients.map(Client.samples, {actor: () for actor in range(self.clients.size)})
+        found = self.clients.map(Client.samples, dict.fromkeys(range(self.clients.size), ()))
         population = max(int(part["ids"].max(initial=-1)) for part in found.values()) + 1
         self.home = np.full(population, -1, dtype=np.int64)
         self.samples, self.tests = np.zeros(population, dtype=np.int64), np.zeros(population, dtype=np.int64)
@@ -126,8 +126,8 @@ class Server:
         assert isinstance(strategy, WeightStrategy), f"{strategy.title} exchanges insights: call run_insight_round"
         self.round = self.round + 1 if round is None else round
         samples = self.problem.samples
-        ids = cohort(self.problem.seed, self.round, len(samples), fraction=strategy.fraction, clients=strategy.clients_per_round)
-        total = float(samples[ids].sum() if strategy.weighted else len(ids))
+        ids = cohort(self.problem.seed, self.round, len(samples), strategy.sampled(len(samples)))
+        total = strategy.total_weight(samples[ids])
         model = self.broadcast_model()
         orders = self._hands(ids, self.problem.local.steps_for(samples[ids]), at_home=bool(strategy.memory(self.problem)))
         reports = list(self.clients.map(Client.local_train, orders, shared=(self.round, model, total)).values())
@@ -206,7 +206,7 @@ class Server:
         return self.guidance if isinstance(self.strategy, InsightStrategy) else self.state
 
     def _everyone(self) -> dict[int, tuple[Any, ...]]:
-        return {actor: () for actor in range(self.clients.size)}
+        return dict.fromkeys(range(self.clients.size), ())
 
     def _at_home(self, ids: Ids) -> dict[int, tuple[Any, ...]]:
         homes = self.home[ids]
@@ -246,9 +246,8 @@ class Server:
         return float((weight * report.loss[met]).sum() / weight.sum()) if weight.sum() else None
 
     def _evaluate(self, ids: Ids, answer: State | Guidance) -> dict[str, NDArray[Any]]:
-        if not isinstance(answer, Guidance):
-            answer = {name: value.numpy() for name, value in answer.items()}
-        parts = self.clients.map(Client.evaluate, self._at_home(ids), shared=(self.clients.put(answer),))
+        sent: Any = answer if isinstance(answer, Guidance) else {name: value.numpy() for name, value in answer.items()}
+        parts = self.clients.map(Client.evaluate, self._at_home(ids), shared=(self.clients.put(sent),))
         columns = {name: np.concatenate([part[name] for part in parts.values()]) for name in next(iter(parts.values()))}
         order = np.argsort(columns["client_id"])
         columns = {name: value[order] for name, value in columns.items()}

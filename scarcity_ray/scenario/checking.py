@@ -25,8 +25,12 @@ def check(data: Any, places: Places) -> tuple[Scenario | None, list[Problem]]:
     """The scenario of plain data, or None and every problem found, each at its place."""
     if not isinstance(data, Mapping):
         found = "it is empty" if data is None else f"it is {shown(data)}"
-        return None, [Problem((), f"a scenario is a mapping of fields, and {found}; a first line may be `name: my_scenario`", places.get(()))]
-    problems = {path: Problem(path, f"is {shown(value)}; allowed: finite numbers", nearest(places, path)) for path, value in _not_finite(data)}
+        return None, [
+            Problem((), f"a scenario is a mapping of fields, and {found}; a first line may be `name: my_scenario`", places.get(()))
+        ]
+    problems = {
+        path: Problem(path, f"is {shown(value)}; allowed: finite numbers", nearest(places, path)) for path, value in _not_finite(data)
+    }
     scenario, faults = _validate(data)
     for problem in _explain(faults, data, places):
         problems.setdefault(problem.path, problem)
@@ -155,9 +159,7 @@ def _path(loc: tuple[str | int, ...], data: Any, fault: str) -> FieldPath:
     for index, part in enumerate(loc):
         if isinstance(data, Mapping) and fresh and data.get("kind") == part:
             fresh = False
-        elif isinstance(data, Mapping) and part in data:
-            path, data, fresh = (*path, part), data[part], True
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        elif (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             path, data, fresh = (*path, part), data[part], True
         elif fault == "missing" and index == len(loc) - 1:
             path = (*path, part)

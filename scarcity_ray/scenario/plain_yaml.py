@@ -165,7 +165,9 @@ def read(text: str, source: str, in_file: bool = True) -> Document:
     except RecursionError:
         document.problems.append(Problem((), "nested too deeply", Place(source)))
     except _TooMuch:
-        document.problems.append(Problem((), f"aliases make more than {_MOST_VALUES:,} values of it; write out what is meant", Place(source)))
+        document.problems.append(
+            Problem((), f"aliases make more than {_MOST_VALUES:,} values of it; write out what is meant", Place(source))
+        )
     return document
 
 

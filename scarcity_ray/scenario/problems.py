@@ -20,9 +20,7 @@ def dotted(path: FieldPath) -> str:
 def look_up(data: Any, path: FieldPath, default: Any = None) -> Any:
     """The value at a path of plain data, or `default` where there is none."""
     for part in path:
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             data = data[part]
         else:
             return default

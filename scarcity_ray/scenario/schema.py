@@ -24,9 +24,9 @@ class Evaluation(Spec):
     """When and on whom models are tested; the last round always is."""
 
     every: Annotated[int, Field(ge=1, description="rounds from one evaluation to the next")] = 1
-    clients: Annotated[
-        Literal["all"] | Count, Field(description="who is evaluated: all, or a fixed seeded sample of so many clients")
-    ] = "all"
+    clients: Annotated[Literal["all"] | Count, Field(description="who is evaluated: all, or a fixed seeded sample of so many clients")] = (
+        "all"
+    )
 
 
 class Execution(Spec):

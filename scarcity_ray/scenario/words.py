@@ -132,7 +132,9 @@ def _fits(branch: Schema, value: Any) -> bool:
 def _text(branch: Schema) -> str:
     if branch.get("pattern") == r"^[A-Za-z0-9_-]+$":
         return "letters, digits, _ and -"
-    return f"text of the form {branch['pattern']}" if "pattern" in branch else "text that is not empty" if branch.get("minLength") else "text"
+    return (
+        f"text of the form {branch['pattern']}" if "pattern" in branch else "text that is not empty" if branch.get("minLength") else "text"
+    )
 
 
 def _range(branch: Schema) -> str:

@@ -5,16 +5,16 @@ Networks from Decentralized Data", AISTATS 2017, Algorithm 1 (FedAvg).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from scarcity_ray.strategies.strategy import State, Uploads, WeightStrategy
+from scarcity_ray.strategies.strategy import SampledStrategy, State, Uploads
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
-class FedAvg(WeightStrategy):
+class FedAvg(SampledStrategy):
     """One global model: w <- sum over the cohort of (n_i / n) w_i, each w_i from local SGD that starts at w."""
 
     kind: Literal["fed_avg"] = "fed_avg"
@@ -23,7 +23,7 @@ class FedAvg(WeightStrategy):
         return {"x": problem.row}
 
     def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        return {"x": (task.local_sgd(server["x"][None]), task.samples)}, mine
+        return {"x": (task.local_sgd(server["x"][None]), self.weights(task))}, mine
 
     def aggregate(self, server: State, mean: State) -> State:
         return {"x": mean["x"]}
@@ -34,5 +34,5 @@ class FedAvg(WeightStrategy):
     def traffic(self, problem: Problem) -> tuple[int, int]:
         return problem.bytes, problem.bytes
 
-    def saved(self, problem: Problem, server: State) -> dict[str, Tensor]:
+    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
         return problem.learner.layout.state_dict(server["x"])

@@ -5,6 +5,7 @@ A state is a flat dict of tensors. A client's part of a state is a row: for k cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -60,15 +61,18 @@ class Strategy(Spec):
         """What one client keeps between rounds, as it is before its first; empty where it keeps nothing."""
         return {}
 
-    def view(self, problem: Problem, server: State, shards: Shards) -> Shards:
-        """The rows as this strategy's model reads them (its features); the same rows unless it has a representation."""
+    def view(self, problem: Problem, server: Any, shards: Shards) -> Shards:
+        """The rows as this strategy's model reads them (its features); the same rows unless it has a representation.
+
+        server, here and below: what the server half holds, a state or guidance.
+        """
         return shards
 
-    def module(self, problem: Problem, server: State) -> torch.nn.Module:
+    def module(self, problem: Problem, server: Any) -> torch.nn.Module:
         """A torch module that the strategy's saved tensors load into."""
         return problem.module
 
-    def saved(self, problem: Problem, server: State) -> dict[str, Tensor]:
+    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
         """The server's part of `models/NAME.safetensors`, by torch's own names and shapes; empty where it has no model."""
         return {}
 
@@ -76,9 +80,13 @@ class Strategy(Spec):
 class WeightStrategy(Strategy):
     """A strategy whose clients send sums of rows (weights, control variates) through the Server."""
 
-    fraction: Annotated[float | None, Field(gt=0, le=1, description="share of the clients sampled a round; 1 if left out")] = None
-    clients_per_round: Annotated[int | None, Field(ge=1, description="clients sampled a round, in place of a fraction")] = None
-    weighted: Annotated[bool, Field(description="average by training samples; false: each client counts the same")] = True
+    def sampled(self, population: int) -> int:
+        """How many of the clients take part in a round."""
+        return population
+
+    def total_weight(self, samples: NDArray[np.int64]) -> float:
+        """The sum of the weights of a cohort whose clients hold that many training rows, `[clients]`."""
+        return float(samples.sum())
 
     def start(self, problem: Problem) -> State:
         """The server's state before round 1."""
@@ -99,6 +107,28 @@ class WeightStrategy(Strategy):
     def traffic(self, problem: Problem) -> tuple[int, int]:
         """Bytes that each client of a round sends up, and that go down to it."""
         raise NotImplementedError
+
+
+class SampledStrategy(WeightStrategy):
+    """A strategy that meets a sample of its clients each round: without replacement, by seed and round."""
+
+    fraction: Annotated[float | None, Field(gt=0, le=1, description="share of the clients sampled a round; 1 if left out")] = None
+    clients_per_round: Annotated[int | None, Field(ge=1, description="clients sampled a round, in place of a fraction")] = None
+    weighted: Annotated[bool, Field(description="average by training samples; false: each client counts the same")] = True
+
+    def sampled(self, population: int) -> int:
+        """`clients_per_round`, or max(1, round(fraction x population)), halves up."""
+        if self.clients_per_round is not None:
+            return self.clients_per_round
+        return population if self.fraction is None else max(1, math.floor(self.fraction * population + 0.5))
+
+    def total_weight(self, samples: NDArray[np.int64]) -> float:
+        """Training rows, or clients where each counts the same."""
+        return float(samples.sum() if self.weighted else len(samples))
+
+    def weights(self, task: Task) -> Tensor:
+        """What each of k clients counts in an average, `[k, 1]`."""
+        return task.samples if self.weighted else torch.ones_like(task.samples)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,18 @@ class Layer:
         raise NotImplementedError
 
 
+def product(a: Tensor, b: Tensor, out: Tensor, plus: Tensor | None = None) -> Tensor:
+    """`a [k, m, i] @ b [k, i, n]` into `out`, plus `plus [k, 1, n]`.
+
+    One column (n = 1) is multiplied and summed without the library, which takes another way, of other bits, to a
+    column of one client than to those of several.
+    """
+    if out.shape[2] == 1:
+        torch.sum(a * b.transpose(1, 2), 2, keepdim=True, out=out)
+        return out if plus is None else out.add_(plus)
+    return torch.bmm(a, b, out=out) if plus is None else torch.baddbmm(plus, a, b, out=out)
+
+
 class LinearLayer(Layer):
     """A product a client, batched."""
 
@@ -44,25 +56,25 @@ class LinearLayer(Layer):
         self.w = theta[name + "weight"]
         self.wt = self.w.transpose(1, 2)
         self.bias = theta[name + "bias"][:, None] if name + "bias" in theta else None
-        self.z = self.dx = self.w.new_empty(0)
+        self.z, self.dx = self.w.new_empty(0), self.w.new_empty(0)
         self.target = target
         if target is not None:
             self.into, self.into_bias = target.into[name + "weight"], target.into.get(name + "bias")
-            self.small = self.w[0].numel() < _SMALL
+            self.small = self.w[0].numel() < _SMALL or 1 in self.w.shape[1:]
 
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b`."""
         self.x = x
         z = self.z.resize_(x.shape[0], x.shape[1], self.w.shape[1])
-        return torch.bmm(x, self.wt, out=z) if self.bias is None else torch.baddbmm(self.bias, x, self.wt, out=z)
+        return product(x, self.wt, z, self.bias)
 
     def backward(self, delta: Tensor) -> Tensor:
         """The gradient by x first: W may be its own target."""
         target, dt = self.target, delta.transpose(1, 2)
         assert target is not None
-        dx = delta if target.first else torch.bmm(delta, self.w, out=self.dx.resize_(self.x.shape))
+        dx = delta if target.first else product(delta, self.w, self.dx.resize_(self.x.shape))
         if self.small:
-            target.add(self.into, torch.bmm(dt, self.x))
+            target.add(self.into, product(dt, self.x, self.x.new_empty(self.into.shape)))
         else:
             self.into.baddbmm_(dt, self.x, beta=target.beta)
         if self.into_bias is not None:

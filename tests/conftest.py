@@ -1,0 +1,33 @@
+"""What tests share: one Ray session, and small scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import scarcity_ray  # noqa: F401 - first, because it sets MKL_CBWR before any product
+from scarcity_ray.ray_fleet import RayLauncher
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[RayLauncher]:
+    """Ray on two cores, started once; runs of the tests find it and leave it running."""
+    launcher = RayLauncher(cpus=2)
+    yield launcher
+    launcher.close()
+
+
+def scenario(**changes: Any) -> dict[str, Any]:
+    """Twelve clients of digits, three quick rounds, in this process; `changes` replace whole sections."""
+    return {
+        "name": "small",
+        "seed": 3,
+        "rounds": 3,
+        "data": {"source": {"kind": "digits"}, "clients": 12, "partition": {"kind": "quantity_skew", "sigma": 1.2}},
+        "model": {"kind": "mlp", "hidden": [12]},
+        "local": {"epochs": 1, "batch_size": 8, "lr": 0.2},
+        "strategies": [{"kind": "fed_avg", "fraction": 0.5}],
+        "execution": {"ray": False},
+    } | changes
