@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conftest import scenario
+
 from scarcity_ray import simulate
 from scarcity_ray.ray_fleet import RayLauncher
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_the_seeds_usage() -> None:
     assert len(MetaLearner().insight_history) == 0
     server = Server(num_clients=5)
     losses = [server.run_round().row["train_loss"] for _ in range(5)]
-    assert all(after < before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after < before for before, after in pairwise(losses))
     for _ in range(5):
         server.run_insight_round()
     assert len(server.memory) == 25

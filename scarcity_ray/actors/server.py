@@ -32,8 +32,8 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. rejected: why, by client id (None where an insight did not tell). diverged: not one update could be used. done: the
-    strategy has nothing more to learn.
+    insights: the accepted insights. rejected: why, by client id (None where an insight did not tell). diverged: not one
+    update could be used. done: the strategy has nothing more to learn.
     """
 
     row: dict[str, Any]
@@ -165,7 +165,8 @@ class Server:
         if not isinstance(self.strategy, InsightStrategy):
             self._exchange_insights()
         strategy = self.strategy
-        assert isinstance(strategy, InsightStrategy) and self.meta is not None
+        assert isinstance(strategy, InsightStrategy)
+        assert self.meta is not None
         self.round = self.round + 1 if round is None else round
         ids = np.flatnonzero(self.home >= 0)
         orders = self._at_home(ids)

@@ -157,10 +157,11 @@ def _path(loc: tuple[str | int, ...], data: Any, fault: str) -> FieldPath:
     path: FieldPath = ()
     fresh = True  # no kind taken off at this mapping yet
     for index, part in enumerate(loc):
-        if isinstance(data, Mapping) and fresh and data.get("kind") == part:
+        inner = look_up(data, (part,), _MISSING)
+        if fresh and isinstance(data, Mapping) and data.get("kind") == part:
             fresh = False
-        elif (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
-            path, data, fresh = (*path, part), data[part], True
+        elif inner is not _MISSING:
+            path, data, fresh = (*path, part), inner, True
         elif fault == "missing" and index == len(loc) - 1:
             path = (*path, part)
     return path

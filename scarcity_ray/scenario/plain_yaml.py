@@ -15,14 +15,19 @@ _MOST_VALUES = 100_000  # a file of a few lines can name billions through aliase
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    pass
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # PyYAML's plain and single-quoted styles lose some line breaks (U+0085); its double-quoted one escapes them.
+        return self.represent_scalar(_TAG + "str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 # The core schema of YAML 1.2: `1e-3` is a number and `no`, `on`, `1:30` and `2024-01-01` are words, where PyYAML's own
@@ -30,6 +35,7 @@ class _Dumper(yaml.SafeDumper):
 _INT = r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+"
 _FLOAT = r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 for _reader_or_writer in (_Loader, _Dumper):
+    _reader_or_writer.yaml_implicit_resolvers = {}
     for _kind, _pattern, _first in (
         ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -115,9 +121,12 @@ class _Reader:
         return None
 
     def sequence(self, node: yaml.SequenceNode, path: FieldPath) -> list[Any]:
+        found = []
         for index, item in enumerate(node.value):
-            self.document.places[(*path, index)] = self.place(item.start_mark)
-        return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+            inner = (*path, index)
+            self.document.places[inner] = self.place(item.start_mark)
+            found.append(self.value(item, inner))
+        return found
 
     def mapping(self, node: yaml.MappingNode, path: FieldPath) -> dict[str, Any]:
         own: dict[str, Any] = {}

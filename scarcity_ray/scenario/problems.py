@@ -20,10 +20,10 @@ def dotted(path: FieldPath) -> str:
 def look_up(data: Any, path: FieldPath, default: Any = None) -> Any:
     """The value at a path of plain data, or `default` where there is none."""
     for part in path:
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
-            data = data[part]
-        else:
+        inner = data if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list) else {}
+        if part not in inner:
             return default
+        data = inner[part]
     return data
 
 

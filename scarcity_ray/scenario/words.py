@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scarcity_ray.scenario import plain_yaml
-from scarcity_ray.scenario.problems import FieldPath, dotted
+from scarcity_ray.scenario.problems import FieldPath, dotted, look_up
 
 Schema = Mapping[str, Any]
 
@@ -48,8 +48,7 @@ class Words:
         found = self.branches(self.schema)
         for part in path:
             found = [inner for branch in found if _fits(branch, data) for inner in self.inside(branch, part)]
-            inner = isinstance(data, Mapping) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
-            data = (data.get(part) if isinstance(data, Mapping) else data[part]) if inner else None
+            data = look_up(data, (part,))
         return found
 
     def inside(self, branch: Schema, part: str | int) -> list[Schema]:

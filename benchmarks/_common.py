@@ -1,0 +1,143 @@
+"""What the benchmarks share: running the real command line under watch, the machine in words, tables and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from scarcity_ray.reporting.environment import environment
+
+HERE = Path(__file__).parent
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Watched:
+    """A finished command. seconds: from its start to its end. peak_bytes: the most memory that it and its descendants
+    held together (proportional set size: what several share is counted once). history: (seconds since the start,
+    bytes) as they were sampled. train_cpu: seconds of processor time of the Client and Server actors in the rounds."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    history: list[tuple[float, int]] = field(default_factory=list)
+    train_cpu: float = 0.0
+
+
+def run_scenario(path: Path, settings: Sequence[str] = (), *, memory_every: float | None = None) -> tuple[pd.DataFrame, Watched]:
+    """`python -m scarcity_ray.run PATH --set ...`, to its end: the rounds table, and what watching it showed.
+
+    memory_every: seconds between two looks at the memory; None leaves it alone (a look costs the kernel a walk).
+    """
+    with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
+        out = Path(folder) / "run"
+        command = [sys.executable, "-m", "scarcity_ray.run", str(path), "--out", str(out)]
+        command += [word for setting in settings for word in ("--set", setting)]
+        watched = watch(command, out, memory_every)
+        return pd.read_parquet(out / "rounds.parquet"), watched
+
+
+def watch(command: Sequence[str], out: Path, memory_every: float | None) -> Watched:
+    """Runs a command that writes a run to `out`. Raises RuntimeError with its last words where it fails."""
+    watched, done = Watched(), threading.Event()
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as words:
+        process = subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT, cwd=HERE.parent)
+        thread = threading.Thread(target=_look, args=(process.pid, out, watched, done, memory_every, started))
+        thread.start()
+        code = process.wait()
+        watched.seconds = time.perf_counter() - started
+        done.set()
+        thread.join()
+        if code:
+            words.seek(0)
+            raise RuntimeError(f"{' '.join(command)} exits with {code}: {words.read()[-2000:]}")
+    return watched
+
+
+def _look(pid: int, out: Path, watched: Watched, done: threading.Event, memory_every: float | None, started: float) -> None:
+    log, before, looked = out / "logs" / "scarcity.log", None, 0.0
+    while not done.wait(0.05):
+        actors = {p: cpu for p in descendants(pid) for name, cpu in [_stat(p)] if name.startswith(("ray::Client", "ray::Server"))}
+        if before is None and log.exists() and " rounds" in log.read_text():
+            before = actors  # processor time so far went into starting
+        if before is not None and len(actors) >= len(before):
+            watched.train_cpu = sum(cpu - before.get(p, 0.0) for p, cpu in actors.items())
+        now = time.perf_counter() - started
+        if memory_every is not None and now - looked >= memory_every:
+            looked = now
+            held = memory_of([pid, *descendants(pid)])
+            watched.history.append((now, held))
+            watched.peak_bytes = max(watched.peak_bytes, held)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, by /proc."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def memory_of(pids: Sequence[int]) -> int:
+    """Bytes that the processes hold together: proportional set sizes, so that the object store counts once."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def _stat(pid: int) -> tuple[str, float]:
+    """A process's title and its processor seconds so far."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0.0
+    return title, (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """Processor, versions, date, and how busy the machine is with other work (its load average just now)."""
+    return {"date": date.today().isoformat(), "load_average": os.getloadavg()[0], **environment(0)}
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on the terminal, numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def write_json(path: Path | None, figures: dict[str, Any]) -> None:
+    """The figures with the machine they were measured on."""
+    if path is not None:
+        path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
+        Console().print(f"figures: {path}")

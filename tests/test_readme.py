@@ -1,0 +1,37 @@
+"""What README says can be done, done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_first_two_commands_are_one_line_each() -> None:
+    run, test = blocks("bash")[:2]
+    assert len(run.splitlines()) == len(test.splitlines()) == 1
+    assert "python -m scarcity_ray.run scenarios/noniid.yaml" in run
+    assert "pytest" in test
+
+
+def test_the_ten_lines_by_hand_federate() -> None:
+    (code,) = [block for block in blocks("python") if "Server(" in block]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    losses, insights = done.stdout.splitlines()
+    numbers = [float(loss) for loss in losses.strip("[]").split(", ")]
+    assert len(numbers) == 5
+    assert numbers == sorted(numbers, reverse=True)
+    assert insights == "15"
+
+
+def test_every_shipped_scenario_is_listed() -> None:
+    shipped = {path.name for path in (ROOT / "scenarios").glob("*.yaml")}
+    assert shipped == set(re.findall(r"\(scenarios/([a-z_]+\.yaml)\)", README))
