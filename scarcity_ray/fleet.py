@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,12 +10,19 @@ from typing import Any, Protocol
 class WorkerError(RuntimeError):
     """An exception inside an actor, with the real cause in words: it crosses processes where the cause may not."""
 
-    def __init__(self, worker: str, method: str, cause: str, traceback: str = "") -> None:
-        super().__init__(worker, method, cause, traceback)
-        self.worker, self.method, self.cause, self.traceback = worker, method, cause, traceback
+    def __init__(self, worker: str, method: str, cause: str, details: str = "") -> None:
+        super().__init__(worker, method, cause, details)
+        self.worker, self.method, self.cause, self.details = worker, method, cause, details
 
     def __str__(self) -> str:
         return f"{self.cause} (in {self.worker}.{self.method})"
+
+
+def in_words(error: BaseException) -> str:
+    """An exception in one line, its type first unless it speaks for itself."""
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    return first if type(error).__str__ is not BaseException.__str__ and first else f"{type(error).__name__}: {first}"
 
 
 class Fleet(Protocol):
@@ -66,7 +74,13 @@ class LocalFleet:
         return value
 
     def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
-        return {index: method(self.workers[index], *shared, *order) for index, order in orders.items()}
+        try:
+            return {index: method(self.workers[index], *shared, *order) for index, order in orders.items()}
+        except WorkerError:  # of a fleet that this actor called
+            raise
+        except Exception as error:
+            name = type(next(iter(self.workers))).__name__
+            raise WorkerError(name, method.__name__, in_words(error), traceback.format_exc()) from error
 
     def wait(self, ticket: Any) -> dict[int, Any]:
         return dict(ticket)

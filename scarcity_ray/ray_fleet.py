@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from scarcity_ray.fleet import WorkerError
+from scarcity_ray.fleet import WorkerError, in_words
 
 # For every process of a run: products whose bits do not depend on where their arguments lie in memory; and freed memory
 # kept for the next chunk, because giving it back and taking it again costs a page fault every 4 KiB (a tenth of a round).
@@ -38,11 +38,11 @@ class RayFleet:
             cause = error.cause if isinstance(error.cause, BaseException) else error
             if isinstance(cause, WorkerError):  # from an actor that this one called
                 raise WorkerError(*cause.args) from None
-            raise WorkerError(self.name, method, _words(cause), str(error)) from None
+            raise WorkerError(self.name, method, in_words(cause), str(error)) from None
         except RayActorError as error:
-            raise WorkerError(self.name, method, f"an actor died: {_words(error)}") from None
+            raise WorkerError(self.name, method, f"an actor died: {in_words(error)}") from None
         except RayError as error:
-            raise WorkerError(self.name, method, _words(error)) from None
+            raise WorkerError(self.name, method, in_words(error)) from None
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         return self.wait(self.start(method, orders, shared))
@@ -84,10 +84,3 @@ class RayLauncher:
     def close(self) -> None:
         if self._started:
             ray.shutdown()
-
-
-def _words(error: BaseException) -> str:
-    """An exception in one line, its type first unless it speaks for itself."""
-    text = str(error).strip().splitlines()
-    first = text[0] if text else ""
-    return first if type(error).__str__ is not BaseException.__str__ and first else f"{type(error).__name__}: {first}"

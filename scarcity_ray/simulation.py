@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import RoundResult, Server
-from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError
+from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError, in_words
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
 from scarcity_ray.reporting.environment import environment
@@ -119,9 +120,9 @@ class _Run:
                         if seed != plan.seed:
                             plan = prepare(scenario, self.base_dir, seed)
                         self._seed(plan, clients, server)
-            except WorkerError as error:
-                self.log.error("%s\n%s", error, error.traceback)
-                raise RunFailed(str(error), self.directory) from None
+            except Exception as error:  # whatever it is, what was computed is kept, and the log has the details
+                self.log.error("%s\n%s", error, error.details if isinstance(error, WorkerError) else traceback.format_exc())
+                raise RunFailed(in_words(error), self.directory) from error
             finally:
                 self._conclude()
         return list(dict.fromkeys(self.diverged))

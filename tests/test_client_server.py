@@ -13,7 +13,7 @@ from torch import Tensor
 
 import scarcity_ray
 from scarcity_ray import Client, Expert, MetaLearner, Router, Server
-from scarcity_ray.actors.client import ClientFailure
+from scarcity_ray.fleet import WorkerError
 from scarcity_ray.strategies import FedAvg
 from scarcity_ray.strategies.strategy import State, Uploads
 from scarcity_ray.training.local import Local
@@ -153,7 +153,7 @@ class Failing(FedAvg):
 
 def test_an_exception_names_the_client_and_the_cause() -> None:
     server = Server(3, clients_with_rows([5, 6, 7]), model=torch.nn.Linear(4, 1), strategy=Failing())
-    with pytest.raises(ClientFailure, match="client 1: ZeroDivisionError: a bug in the strategy"):
+    with pytest.raises(WorkerError, match="client 1: ZeroDivisionError: a bug in the strategy"):
         server.run_round()
 
 

@@ -1,0 +1,114 @@
+"""Where a round's seconds go: Client and Server actors that note the time around their own methods.
+
+Times are the system's monotonic clock, which all processes of a machine share, so that a moment in an actor can be
+held against one in the server.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from scarcity_ray import simulation
+from scarcity_ray.actors.client import Client, Report
+from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.scenario import parse
+
+
+@dataclass
+class Split:
+    """A round's seconds. train: of the actor that trained longest. transfer: from the broadcast to the last report in the
+    server's hands, without that. aggregate: exact sums joined and divided. overhead: all else (sampling, dealing out,
+    the call to the server, rows written). round: all of it; train_mean: of the mean actor."""
+
+    round: float
+    train: float
+    transfer: float
+    aggregate: float
+    overhead: float
+    train_mean: float
+
+
+class TimedClient(Client):
+    """A Client whose reports carry the seconds that local training took."""
+
+    def local_train(self, *order: Any, **more: Any) -> Report:
+        """As Client's."""
+        began = time.monotonic()
+        report = super().local_train(*order, **more)
+        report.train_seconds = time.monotonic() - began  # type: ignore[attr-defined]  # a passenger: a Report is an open class
+        return report
+
+
+class TimedServer(Server):
+    """A Server whose results carry a round's times."""
+
+    def broadcast_model(self) -> Any:
+        """As Server's."""
+        self.sent = time.monotonic()
+        return super().broadcast_model()
+
+    def aggregate_models(self, reports: Iterable[Report]) -> Any:
+        """As Server's."""
+        began = time.monotonic()
+        trained = [report.train_seconds for report in reports]  # type: ignore[attr-defined]
+        state = super().aggregate_models(reports)
+        self.times = {
+            "train": max(trained),
+            "transfer": began - self.sent - max(trained),
+            "aggregate": time.monotonic() - began,
+            "train_mean": float(np.mean(trained)),
+        }
+        return state
+
+    def run_round(self, *order: Any, **more: Any) -> RoundResult:
+        """As Server's."""
+        result = super().run_round(*order, **more)
+        result.times = self.times  # type: ignore[attr-defined]  # as above
+        return result
+
+
+def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
+    """Runs a scenario of one weight strategy in this process and Ray: the split of each round from the second on."""
+    times: list[dict[str, float]] = []
+    record = simulation._Run._record
+
+    def keep(self: Any, plan: Any, strategy: Any, result: Any, seconds: float) -> None:
+        times.append({**result.times, "round": seconds})
+        record(self, plan, strategy, result, seconds)
+
+    # The classes that become actors, and where the driver hears of a round.
+    with (
+        mock.patch.object(simulation, "Client", TimedClient),
+        mock.patch.object(simulation, "Server", TimedServer),
+        mock.patch.object(simulation._Run, "_record", keep),
+    ):
+        simulation.simulate(parse(scenario), out=out, force=True)
+    splits = []
+    for one in times[1:]:
+        overhead = one["round"] - one["train"] - one["transfer"] - one["aggregate"]
+        splits.append(Split(overhead=overhead, **one))
+    return splits
+
+
+def middle(splits: list[Split]) -> dict[str, float]:
+    """The median of each part over the rounds."""
+    return {part.name: float(np.median([getattr(split, part.name) for split in splits])) for part in fields(Split)}
+
+
+def main() -> None:
+    """`python _timed.py SCENARIO.json OUT SPLITS.json`: a process of its own, so that its memory is a run's."""
+    scenario, out, splits = map(Path, sys.argv[1:])
+    splits.write_text(json.dumps([asdict(split) for split in timed_run(json.loads(scenario.read_text()), out)]))
+
+
+if __name__ == "__main__":
+    main()
