@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-
 from _common import HERE, Watched, watch
 from _timed import Split, middle
 

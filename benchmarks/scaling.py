@@ -47,7 +47,12 @@ def bytes_a_client(lines: list[dict[str, Any]]) -> float:
 def show_sweep(lines: list[dict[str, Any]]) -> None:
     """The sweep's table."""
     rows = [
-        [f"{one['clients']:,}", str(one["actors"]), *(f"{1e3 * one[part]:,.1f}" for part in ("round", *PARTS)), f"{one['peak_bytes'] / GIB:.2f}"]
+        [
+            f"{one['clients']:,}",
+            str(one["actors"]),
+            *(f"{1e3 * one[part]:,.1f}" for part in ("round", *PARTS)),
+            f"{one['peak_bytes'] / GIB:.2f}",
+        ]
         for one in lines
     ]
     show("milliseconds of a round (at most 1,000 clients), by registered clients", ["clients", "actors", "round", *PARTS, "peak GiB"], rows)

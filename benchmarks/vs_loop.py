@@ -62,6 +62,8 @@ def compare(workload: str, repeats: int, rounds: int) -> dict[str, Any]:
                 "ratio": rate / (sum(rates) / 2),
                 "ratio_sequential": rate * single.seconds / single.updates,
                 "ratio_cpu": cpu / (mine.cpu / mine.updates),
+                "cpu_ms_per_update": 1e3 * mine.cpu / mine.updates,
+                "loop_cpu_ms_per_update": 1e3 * cpu,
                 "gflops": rate * flops * 1e-9,
                 "start_to_end_seconds": whole,
             })  # fmt: skip
@@ -100,8 +102,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 1 or (options.rounds is not None and options.rounds < 2):
         parser.error("at least 1 repeat and 2 rounds")
-    results = [compare(workload, options.repeats, options.rounds or ROUNDS[workload]) for workload in options.workload or list(ROUNDS)]
     columns = ["workload", "updates/s", f"loop x{cores()}", "loop x1", "ratio (range)", "by CPU", "bar", "GFLOP/s", "start to end, s"]
+    results = []
+    for workload in options.workload or list(ROUNDS):
+        print(f"{workload} ...", flush=True)
+        results.append(compare(workload, options.repeats, options.rounds or ROUNDS[workload]))
     show("client updates a second, against plain PyTorch loops (median of the repeats)", columns, [row(result) for result in results])
     write_json(options.json, {"benchmark": "vs_loop", "cores": cores(), "results": results})
 

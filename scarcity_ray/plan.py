@@ -14,7 +14,7 @@ from scarcity_ray.cohort import blocks
 from scarcity_ray.data import deal, describe
 from scarcity_ray.federation import Federation
 from scarcity_ray.models import Linear, build
-from scarcity_ray.scenario import Scenario, SpecErrors
+from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
 from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies.strategy import InsightStrategy, Strategy, WeightStrategy
 from scarcity_ray.training.problem import Problem, make_problem
@@ -85,6 +85,8 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> Plan
 
     Raises SpecError, or SpecErrors with all of several, for whatever cannot work.
     """
+    if missing := unavailable(scenario):
+        raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     federation = deal(scenario.data, seed, base_dir)
     problems, errors = {}, []
@@ -96,7 +98,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> Plan
     errors += _impossible(scenario, federation)
     if errors:
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
-    cpus = _cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
+    cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
     plan = Plan(scenario, seed, federation, problems, _homes(scenario, federation, cpus), cpus)
     _refuse_what_does_not_fit(plan)
     return plan
@@ -170,10 +172,6 @@ def _refuse_what_does_not_fit(plan: Plan) -> None:
         f"the data and the clients' personal models take {needed / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB are available: "
         "fewer clients, fewer rows or a smaller model",
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _available() -> int:

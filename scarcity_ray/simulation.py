@@ -113,7 +113,7 @@ class _Run:
         self.tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
         facts = environment(scenario.seed)
         with log_to(self.directory / "logs" / "scarcity.log"):
-            self.recorder = Recorder(self.directory, resolved(scenario), facts, insights.SCHEMA)
+            self.recorder = Recorder(self.directory, resolved(_anchored(scenario, self.base_dir)), facts, insights.SCHEMA)
             try:
                 with self._actors(plan) as (clients, server):
                     for seed in range(scenario.seed, scenario.seed + scenario.repeats):
@@ -245,6 +245,15 @@ def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
         number += 1
         path = first.with_name(f"{first.name}-{number}")
     return path
+
+
+def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:
+    """The same scenario with the path of its table, if it has one, made absolute: it is written into another folder."""
+    path = getattr(scenario.data.source, "path", None)
+    if path is None:
+        return scenario
+    source = scenario.data.source.model_copy(update={"path": str((base_dir / path).resolve())})
+    return scenario.model_copy(update={"data": scenario.data.model_copy(update={"source": source})})
 
 
 def _holds_a_run(path: Path) -> bool:

@@ -229,7 +229,7 @@ BAD = {
     ),
     "more actors than clients": ("cpus: auto", "actors: 101", 16, "execution.actors", ["is 101: data.clients is 100"]),
     "an address without Ray": ("ray: true", "ray: false, address: auto", 16, "execution.address", ["is 'auto': ray is false"]),
-    "device of another make": ("cpus: auto", "device: tpu", 16, "execution.device", ["is 'tpu'; did you mean cpu? allowed: cpu or cuda"]),
+    "device of another make": ("cpus: auto", "device: tpu", 16, "execution.device", ["is 'tpu'; did you mean cpu? allowed: cpu"]),
     "output without a directory": (
         "execution:",
         "output: runs/x\nexecution:",

@@ -28,7 +28,9 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         show_edge=False,
     )
     table.add_column("strategy", overflow="fold", min_width=10)
-    for head in (f"{metric}\nmean", "worst\ntenth", "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
+    wide = any("seeds" in entry for entry in summary["strategies"].values())  # with spreads, 80 columns have no room for more
+    rows = () if wide else ("all\nrows",)
+    for head in (f"{metric}\nmean", *rows, "worst\ntenth", "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
     best = _best(summary)
     for name, entry in summary["strategies"].items():
@@ -37,6 +39,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             Text(title),
             _cell(entry, key),
+            *(_cell(entry, f"{key}_pooled") for _ in rows),
             _cell(entry, f"{key}_worst_decile"),
             _share(entry["share_better_than_alone"]),
             _share(entry["share_worse_than_alone"]),
@@ -52,16 +55,17 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     """Prints the table, the verdict and where to look."""
     console.print()
     console.print(final_table(summary), highlight=False)
-    notes = ["worst tenth: of the clients"]
+    notes = ["mean: over clients", "all rows: over test rows", "worst tenth: of the clients"]
     if summary["alone"]:
         notes.append(f"better and worse off: clients, against {summary['alone']}")
     seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
     if seeds > 1:
+        notes.remove("all rows: over test rows")
         notes.append(f"mean±standard deviation over {seeds} seeds")
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)
-    console.print(f"Look at {directory}/curves.png; all numbers are in {directory}.", highlight=False, markup=False)
+    console.print(f"Look at {directory}/curves.png; all numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def _best(summary: Mapping[str, Any]) -> str | None:

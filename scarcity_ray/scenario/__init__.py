@@ -1,8 +1,20 @@
 """The scenario: one YAML file that says what to simulate, and everything that is wrong with it."""
 
-from scarcity_ray.scenario.conflicts import unavailable
+from scarcity_ray.scenario.conflicts import cores, unavailable
 from scarcity_ray.scenario.loading import Loaded, load, parse, resolved
 from scarcity_ray.scenario.problems import Problem, ScenarioError, SpecErrors
 from scarcity_ray.scenario.schema import Scenario, json_schema
 
-__all__ = ["Loaded", "Problem", "Scenario", "ScenarioError", "SpecErrors", "json_schema", "load", "parse", "resolved", "unavailable"]
+__all__ = [
+    "Loaded",
+    "Problem",
+    "Scenario",
+    "ScenarioError",
+    "SpecErrors",
+    "cores",
+    "json_schema",
+    "load",
+    "parse",
+    "resolved",
+    "unavailable",
+]

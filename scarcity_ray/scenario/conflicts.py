@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
 from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.strategies.strategy import Strategy
@@ -28,8 +26,6 @@ def unavailable(scenario: Scenario) -> list[SpecError]:
     there = cores()
     if execution.address is None and execution.cpus != "auto" and execution.cpus > there:
         found.append(SpecError(("execution", "cpus"), execution.cpus, f"this process may use {there}; allowed: auto, or 1 to {there}"))
-    if execution.device == "cuda" and not torch.cuda.is_available():
-        found.append(SpecError(("execution", "device"), "cuda", "this machine has no CUDA device that torch can use; allowed here: cpu"))
     return found
 
 

@@ -41,7 +41,7 @@ class Execution(Spec):
     clients_per_actor: Annotated[
         Literal["auto"] | Count, Field(description="clients that one Client actor hosts, in place of actors; auto: sized to the cores")
     ] = "auto"
-    device: Annotated[Literal["cpu", "cuda"], Field(description="where clients train")] = "cpu"
+    device: Annotated[Literal["cpu"], Field(description="where clients train")] = "cpu"
 
 
 class Output(Spec):
