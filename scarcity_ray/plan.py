@@ -75,7 +75,8 @@ class Plan:
         population = len(problem.samples)
         sampled = strategy.sampled(population)
         up, down = strategy.traffic(problem)
-        each = (up + down) * rounds * sampled / population
+        before = sum(int(part.sum()) for part in strategy.setup_traffic(self.federation))
+        each = ((up + down) * rounds * sampled + before) / self.federation.clients
         model = f"a model of {problem.layout.num_parameters:,} parameters"
         return f"{rounds} rounds of {sampled:,} of {population:,} clients, {model}; {each / 1024:,.1f} KiB a client in all"
 

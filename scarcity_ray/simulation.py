@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,7 @@ class _Run:
         self.scenario, self.base_dir, self.directory, self.progress = scenario, base_dir, directory, progress
         self.log = get_logger(Server)
         self.diverged: list[str] = []
+        self.closing: threading.Thread | None = None
 
     def play(self, plan: Plan) -> list[str]:
         """Plays everything and returns the names of strategies that diverged."""
@@ -135,6 +137,7 @@ class _Run:
             from scarcity_ray.ray_fleet import RayLauncher
 
             self.launcher = RayLauncher(plan.cpus, execution.address)
+        self.closing = threading.Thread(target=self.launcher.close)  # Ray takes a second to end: the plot is drawn meanwhile
         try:
             share = np.floor(1e4 * min(1.0, plan.cpus / len(plan.homes))) / 1e4  # so that no run takes more than its cpus
             clients = self.launcher.launch(Client, [(home,) for home in plan.homes], cpus=share)
@@ -144,7 +147,7 @@ class _Run:
             server = self.launcher.launch(Server, [(plan.federation.clients, clients, meta, experts)])
             yield clients, server
         finally:
-            self.launcher.close()
+            self.closing.start()
 
     def _seed(self, plan: Plan, clients: Fleet, server: Fleet) -> None:
         shards = self.launcher.put(plan.federation)
@@ -230,6 +233,8 @@ class _Run:
         from scarcity_ray.reporting.curves import draw_curves  # here, because matplotlib takes a second to import
 
         draw_curves(Results.load(self.directory), self.directory / "curves.png")
+        if self.closing is not None:
+            self.closing.join()
 
 
 def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
