@@ -100,7 +100,8 @@ def many_rounds(actors: int, quick: bool) -> dict[str, float]:
     for kind in ("fed_avg", "insight_exchange"):
         watched, insight = plain(scenario(clients, clients, rounds, actors, kind=kind), memory_every=0.5)
         third = watched.history[len(watched.history) // 3 : -4]  # the last seconds draw the plot
-        slope = float(np.polyfit(*np.array(third).T, 1)[0])  # bytes a second
+        seconds, held = np.array(third).T
+        slope = float(np.polyfit(seconds, held, 1)[0])  # bytes a second
         found[f"{kind}_seconds"] = watched.seconds
         found[f"{kind}_bytes_a_round"] = slope * watched.seconds / rounds
         if kind == "insight_exchange":

@@ -144,7 +144,7 @@ class Loop:
         """GFLOP/s of all processes together, each at its own product."""
         for pipe in self.pipes:
             pipe.send(seconds)
-        return sum(pipe.recv() for pipe in self.pipes)
+        return float(sum(pipe.recv() for pipe in self.pipes))
 
     def flops(self) -> float:
         """Floating-point operations of the average client update, forward and backward, as torch counts its products."""
@@ -152,4 +152,4 @@ class Loop:
         x, y = torch.zeros(rows, *problem.shape), torch.zeros(rows, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             cross_entropy(problem.module(x), y).backward()
-        return counter.get_total_flops() / rows * float(problem.samples.mean()) * (problem.local.epochs or 1)
+        return float(counter.get_total_flops()) / rows * float(problem.samples.mean()) * (problem.local.epochs or 1)

@@ -41,7 +41,7 @@ def bytes_a_client(lines: list[dict[str, Any]]) -> float:
     """Memory that a registered client adds: between the smallest and the largest population, at the most actors."""
     most = [line for line in lines if line["actors"] == max(other["actors"] for other in lines)]
     first, last = most[0], most[-1]
-    return float(last["peak_bytes"] - first["peak_bytes"]) / (last["clients"] - first["clients"])
+    return float((last["peak_bytes"] - first["peak_bytes"]) / (last["clients"] - first["clients"]))
 
 
 def show_sweep(lines: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,15 +21,19 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
+@lru_cache
+def _number(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+
+
 def hash64(seed: int, purpose: str, *indices: ArrayLike) -> NDArray[np.uint64]:
     """A 64-bit hash for each element of the broadcast `indices` (integers below 2**63).
 
     >>> hash64(7, "sample", [0, 1], 3).shape
     (2,)
     """
-    name = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
     with np.errstate(over="ignore"):
-        state = _mix(np.asarray(np.uint64(seed % 2**64) * _GOLDEN + np.uint64(name)))
+        state = _mix(np.asarray(np.uint64(seed % 2**64) * _GOLDEN + np.uint64(_number(purpose))))
         for index in indices:
             state = _mix((state + _GOLDEN) ^ (np.asarray(index).astype(np.uint64) * _MIX_1 + _GOLDEN))
     return state

@@ -167,14 +167,21 @@ class _Run:
         evaluated = self._evaluated(plan)
         started = time.perf_counter()
         server.map(Server.begin, {0: (strategy, problem, self.scenario.name, strategy.setup_traffic(plan.federation))})
+
+        def start(round: int) -> Any:
+            return server.start(play, {0: (round, evaluated, round == rounds or round % self.scenario.evaluation.every == 0)})
+
         try:
+            going = start(1)
             for round in range(1, rounds + 1):
-                tested = round == rounds or round % self.scenario.evaluation.every == 0
-                result: RoundResult = server.map(play, {0: (round, evaluated, tested)})[0]
+                result: RoundResult = server.wait(going)[0]
                 now = time.perf_counter()
+                last = round == rounds or result.diverged or result.done
+                if not last:
+                    going = start(round + 1)  # it goes on while this one is written down
                 self._record(plan, strategy, result, now - started)
                 started = now
-                if result.diverged or result.done:
+                if last:
                     break
             status = "diverged" if result.diverged else "finished"
             if result.diverged:

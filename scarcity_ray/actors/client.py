@@ -121,13 +121,14 @@ class Client:
         def train(chunk: Ids, task: Task) -> None:
             mine = self._recall(chunk)
             uploads, kept = strategy.update(task, server, mine)
-            good, reasons = judge(chunk, uploads, server, kept)
+            verdict = judge(chunk, uploads, server, kept)
+            good = verdict.good
             chosen = slice(None) if good.all() else torch.from_numpy(good)
             for name, (value, weight) in uploads.items() if good.any() else ():
-                share = weight.double() / total
-                sums.add(name, value[chosen], share.expand(len(chunk), *share.shape[1:])[chosen])
+                shares = (weight.double() / total).expand(len(chunk), *weight.shape[1:])
+                sums.add(name, value[chosen], shares[chosen], verdict.largest[name][chosen])
             self._remember(chunk, kept, good)
-            parts.append((chunk, task.train_loss * scale, task.steps, reasons))
+            parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
 
         self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train)
         return _report(parts, sums=sums)
@@ -154,15 +155,15 @@ class Client:
             before = strategy.answer(guidance, mine)
             payload, kept = strategy.act(task, guidance, mine)
             after = strategy.answer(guidance, kept)
-            good, reasons = judge(chunk, {}, {}, kept)
+            verdict = judge(chunk, {}, {}, kept)
             seconds = (time.perf_counter() - started) / len(chunk)
             if seen is not self.train:
                 task = Task(self.problem, seen, chunk, round, task.plan.steps, norms=True)
             columns = scalar_columns(task, nothing if before is None else before, nothing if after is None else after, seconds, held)
             batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in payload.items()})
             batches.append(batch)
-            self._remember(chunk, kept, good)
-            parts.append((chunk, task.train_loss * scale, task.steps, reasons))
+            self._remember(chunk, kept, verdict.good)
+            parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
 
         self._by_chunk(round, ids, steps, act, norms=True)
         return _report(parts, insights=insights.merge(batches) if batches else None)

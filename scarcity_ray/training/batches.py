@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,47 +99,83 @@ class Plan:
 
     def block(self, first: int, last: int, shards: Shards, dtype: torch.dtype) -> Block:
         """The steps `first:last`."""
-        width, batch_size, k = self.width, self.batch_size, len(self.ids)
-        span = np.arange(first, last)
-        active = np.searchsorted(-self.steps, -span)  # steps fall: the clients with more than t of them come first
-        offsets = np.concatenate([[0], np.cumsum(active) * width])
-
-        # Each (client, epoch) that meets these steps, then each row of each: its pair, and its position in the shard.
-        lasts = np.minimum(self.steps, last)
-        begin = first // self.epoch_steps
-        epochs = np.maximum(-(-lasts // self.epoch_steps) - begin, 0)
-        who = np.repeat(np.arange(k), epochs)
-        epoch = np.arange(len(who)) - np.repeat(np.cumsum(epochs) - epochs - begin, epochs)
-        counts = self.counts[who]
-        pair = np.repeat(np.arange(len(who)), counts)
-        place = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
+        slots = _slots(self.counts.tobytes(), self.steps.tobytes(), self.batch_size, self.width, first, last)
 
         # An epoch's order is that of its rows' hashes; the pair in the upper bits keeps the epochs apart.
-        root = hash64(self.seed, "batches", self.ids[who], self.round, epoch)
-        keys = hash64(self.seed, "order", root[pair] + place.astype(np.uint64) * _GOLDEN)
-        bits = np.uint64(len(who).bit_length())
-        order = np.argsort((keys >> bits) | (pair.astype(np.uint64) << (np.uint64(64) - bits)), kind="stable")
-
-        # The row of rank r goes to slot r % batch_size of step r // batch_size of its epoch.
-        step = (epoch * self.epoch_steps[who])[pair] + place // batch_size
-        client, row = who[pair], (self.starts[who][pair] + place)[order]
-        here = (step >= first) & (step < lasts[client])
-        if not here.all():
-            step, client, row, place = step[here], client[here], row[here], place[here]
-        real = offsets[step - first] + client * width + place % batch_size
-        sizes = np.minimum(self.counts - span[:, None] % self.epoch_steps * batch_size, batch_size)
-        weight = np.zeros(offsets[-1])
-        weight[real] = 1.0 / sizes[step - first, client]
-        if len(row) == len(weight):
-            index = np.empty(len(weight), dtype=np.int64)
+        root = hash64(self.seed, "batches", self.ids[slots.who], self.round, slots.epoch)
+        keys = hash64(self.seed, "order", root[slots.pair] + slots.golden)
+        order = np.argsort((keys >> slots.bits) | slots.pair_bits, kind="stable")
+        row = (self.starts[slots.who][slots.pair] + slots.place)[order]
+        if slots.here is not None:
+            row = row[slots.here]
+        if len(row) == len(slots.weight):
+            index = np.empty(len(row), dtype=np.int64)
         else:  # padding is the client's own first row, so that no client's numbers ever meet another's
-            index = np.repeat(np.concatenate([self.starts[:a] for a in active]), width)
-        index[real] = row
-        x, y, weights = gather(shards.x, index, dtype), gather(shards.y, index, dtype), torch.from_numpy(weight).to(dtype)
-        split = (active * width).tolist()
-        parts = zip(active.tolist(), torch.split(x, split), torch.split(y, split), torch.split(weights, split), strict=True)
+            index = np.repeat(np.concatenate([self.starts[:a] for a in slots.active]), self.width)
+        index[slots.real] = row
+        x, y, weights = gather(shards.x, index, dtype), gather(shards.y, index, dtype), torch.from_numpy(slots.weight).to(dtype)
+        split = [active * self.width for active in slots.active]
+        parts = zip(slots.active, torch.split(x, split), torch.split(y, split), torch.split(weights, split), strict=True)
         batches = [
-            Batch(xs.view(a, width, *x.shape[1:]), ys.view(a, width, *y.shape[1:]), ws.view(a, width), sizes[t, :a], first + t)
+            Batch(xs.view(a, -1, *x.shape[1:]), ys.view(a, -1, *y.shape[1:]), ws.view(a, -1), slots.sizes[t, :a], first + t)
             for t, (a, xs, ys, ws) in enumerate(parts)
         ]
-        return Block(y, weights, client, real, batches)
+        return Block(y, weights, slots.client, slots.real, batches)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the rows of some steps go: what depends on the clients' numbers of rows and steps alone.
+
+    A pair is a client and an epoch of it that meets these steps; who, epoch: of each pair. pair, place: of each row of
+    each pair, its pair and its position. golden, bits, pair_bits: parts of the sort key of a row. here: which ranks
+    meet these steps (None: all). real, client: slot and client of each of them. weight: of each slot, 0 for padding.
+    sizes: `[steps, k]` rows of each minibatch. active: clients that train in each step.
+    """
+
+    who: NDArray[np.int64]
+    epoch: NDArray[np.int64]
+    pair: NDArray[np.int64]
+    place: NDArray[np.int64]
+    golden: NDArray[np.uint64]
+    bits: np.uint64
+    pair_bits: NDArray[np.uint64]
+    here: NDArray[np.bool_] | None
+    real: NDArray[np.int64]
+    client: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    active: list[int]
+
+
+@lru_cache(maxsize=16)  # chunks of clients that hold equally many rows share it, and so do epochs and rounds
+def _slots(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int, first: int, last: int) -> Slots:
+    held, taken = np.frombuffer(counts_bytes, dtype=np.int64), np.frombuffer(steps_bytes, dtype=np.int64)
+    k, epoch_steps = len(held), np.maximum(-(-held // batch_size), 1)
+    span = np.arange(first, last)
+    active = np.searchsorted(-taken, -span)  # steps fall: the clients with more than t of them come first
+    offsets = np.concatenate([[0], np.cumsum(active) * width])
+
+    lasts = np.minimum(taken, last)
+    begin = first // epoch_steps
+    epochs = np.maximum(-(-lasts // epoch_steps) - begin, 0)
+    who = np.repeat(np.arange(k), epochs)
+    epoch = np.arange(len(who)) - np.repeat(np.cumsum(epochs) - epochs - begin, epochs)
+    counts = held[who]
+    pair = np.repeat(np.arange(len(who)), counts)
+    place = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    # The row of rank r goes to slot r % batch_size of step r // batch_size of its epoch.
+    step, client, rank = (epoch * epoch_steps[who])[pair] + place // batch_size, who[pair], place
+    here = (step >= first) & (step < lasts[client])
+    whole = bool(here.all())
+    if not whole:
+        step, client, rank = step[here], client[here], rank[here]
+    real = offsets[step - first] + client * width + rank % batch_size
+    sizes = np.minimum(held - span[:, None] % epoch_steps * batch_size, batch_size)
+    weight = np.zeros(offsets[-1])
+    weight[real] = 1.0 / sizes[step - first, client]
+    bits = np.uint64(len(who).bit_length())
+    pair_bits = pair.astype(np.uint64) << (np.uint64(64) - bits)
+    golden = place.astype(np.uint64) * _GOLDEN
+    return Slots(who, epoch, pair, place, golden, bits, pair_bits, None if whole else here, real, client, weight, sizes, active.tolist())

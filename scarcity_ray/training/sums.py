@@ -32,11 +32,14 @@ class Sums:
         self._weights: dict[str, Tensor] = {}
         self._buffer: Tensor | None = None
 
-    def add(self, name: str, values: Tensor, weights: Tensor) -> None:
-        """Adds k clients' rows: values `[k, ...]`, weights broadcastable to it (float64). All values must be finite."""
+    def add(self, name: str, values: Tensor, weights: Tensor, largest: Tensor | None = None) -> None:
+        """Adds k clients' rows: values `[k, ...]`, weights broadcastable to it (float64). All values must be finite.
+
+        largest: `magnitudes(values)`, where they are known.
+        """
         rows = values.reshape(len(values), -1)
         shares = weights.double().expand(values.shape).reshape(rows.shape) if weights[0].numel() > 1 else weights.double().reshape(-1, 1)
-        places = [_bin(most) for most in magnitudes(rows).tolist()]
+        places = [_bin(most) for most in (magnitudes(rows) if largest is None else largest).tolist()]
         for place in sorted(set(places)):
             chosen = [i for i, other in enumerate(places) if other == place]
             whole = len(chosen) == len(places)
