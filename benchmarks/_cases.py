@@ -94,16 +94,17 @@ def fixed_cost(actors: int, quick: bool) -> dict[str, float]:
 
 
 def many_rounds(actors: int, quick: bool) -> dict[str, float]:
-    """Growth of all processes' memory a round, by a line through its last two thirds, without and with a history."""
+    """Growth of all processes' memory a round, by a line through the last three quarters of them, without and with a history."""
     rounds, clients = (1000 if quick else 5000), 20
     found: dict[str, float] = {"rounds": rounds, "clients": clients}
     for kind in ("fed_avg", "insight_exchange"):
         watched, insight = plain(scenario(clients, clients, rounds, actors, kind=kind), memory_every=0.5)
-        third = watched.history[len(watched.history) // 3 : -4]  # the last seconds draw the plot
-        seconds, held = np.array(third).T
+        first, last = watched.rounds
+        first += (last - first) / 4  # pools and buffers fill at first
+        seconds, held = np.array([look for look in watched.history if first < look[0] < last]).T
         slope = float(np.polyfit(seconds, held, 1)[0])  # bytes a second
         found[f"{kind}_seconds"] = watched.seconds
-        found[f"{kind}_bytes_a_round"] = slope * watched.seconds / rounds
+        found[f"{kind}_bytes_a_round"] = slope * (watched.rounds[1] - watched.rounds[0]) / rounds
         if kind == "insight_exchange":
             found["arrow_bytes_an_insight"] = insight
             found["bytes_an_insight"] = (found[f"{kind}_bytes_a_round"] - found["fed_avg_bytes_a_round"]) / clients

@@ -29,12 +29,14 @@ _TICK = os.sysconf("SC_CLK_TCK")
 @dataclass
 class Watched:
     """A finished command. seconds: from its start to its end. peak_bytes: the most memory that it and its descendants
-    held together (proportional set size: what several share is counted once). history: (seconds since the start,
-    bytes) as they were sampled. train_cpu: seconds of processor time of the Client and Server actors in the rounds."""
+    held together (see memory_of). history: (seconds since the start,
+    bytes) as they were sampled. rounds: from when to when, seconds since the start, the rounds were played. train_cpu:
+    seconds of processor time of the Client and Server actors in the rounds."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
     history: list[tuple[float, int]] = field(default_factory=list)
+    rounds: tuple[float, float] = (0.0, 0.0)
     train_cpu: float = 0.0
 
 
@@ -73,11 +75,13 @@ def _look(pid: int, out: Path, watched: Watched, done: threading.Event, memory_e
     log, before, looked = out / "logs" / "scarcity.log", None, 0.0
     while not done.wait(0.05):
         actors = {p: cpu for p in descendants(pid) for name, cpu in [_stat(p)] if name.startswith(("ray::Client", "ray::Server"))}
+        now = time.perf_counter() - started
         if before is None and log.exists() and " rounds" in log.read_text():
             before = actors  # processor time so far went into starting
+            watched.rounds = now, now
         if before is not None and len(actors) >= len(before):
             watched.train_cpu = sum(cpu - before.get(p, 0.0) for p, cpu in actors.items())
-        now = time.perf_counter() - started
+            watched.rounds = watched.rounds[0], now
         if memory_every is not None and now - looked >= memory_every:
             looked = now
             held = memory_of([pid, *descendants(pid)])
@@ -96,12 +100,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_of(pids: Sequence[int]) -> int:
-    """Bytes that the processes hold together: proportional set sizes, so that the object store counts once."""
+    """Bytes that the processes hold together, anonymous and shared, each page shared out among those that map it, so
+    that the object store counts once. Pages of files (libraries' code) are left out: others on the machine share them."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
+                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                     total += int(line.split()[1]) * 1024
     return total
 

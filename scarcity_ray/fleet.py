@@ -31,7 +31,7 @@ class Fleet(Protocol):
     size: int
 
     def put(self, value: Any) -> Any:
-        """A reference to `value` that any actor reads without a further copy; pass it in `shared`."""
+        """One reference to `value` for all actors that are handed it in `shared` (a small value may go as it is)."""
 
     def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
         """Calls `method(actor, *shared, *orders[i])` on each actor i named in `orders`, and returns at once."""

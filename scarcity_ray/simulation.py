@@ -163,26 +163,26 @@ class _Run:
         self.tally.begin(name, strategy.kind, seed)
         self.progress.begin(name, seed, rounds, repeats=self.scenario.repeats)
         self.log.info("%s: seed %d, at most %d rounds", name, seed, rounds)
-        play = Server.run_insight_round if isinstance(strategy, InsightStrategy) else Server.run_round
         evaluated = self._evaluated(plan)
         started = time.perf_counter()
         server.map(Server.begin, {0: (strategy, problem, self.scenario.name, strategy.setup_traffic(plan.federation))})
 
         def start(round: int) -> Any:
-            return server.start(play, {0: (round, evaluated, round == rounds or round % self.scenario.evaluation.every == 0)})
+            return server.start(Server.play, {0: (round, evaluated, round == rounds or round % self.scenario.evaluation.every == 0)})
 
         try:
-            going = start(1)
+            going = [start(round) for round in range(1, min(rounds, 2) + 1)]
             for round in range(1, rounds + 1):
-                result: RoundResult = server.wait(going)[0]
+                result: RoundResult = server.wait(going.pop(0))[0]
                 now = time.perf_counter()
-                last = round == rounds or result.diverged or result.done
-                if not last:
-                    going = start(round + 1)  # it goes on while this one is written down
+                if round + 2 <= rounds:
+                    going.append(start(round + 2))  # one is always waiting: the next goes on while this one is written down
                 self._record(plan, strategy, result, now - started)
                 started = now
-                if last:
+                if result.diverged or result.done:
                     break
+            for ticket in going:  # played by nobody: the strategy was over
+                server.wait(ticket)
             status = "diverged" if result.diverged else "finished"
             if result.diverged:
                 self.diverged.append(name)

@@ -108,6 +108,7 @@ class Server:
         self.strategy, self.problem, self.run, self.round = strategy, problem, run, 0
         up, down = setup or (np.zeros(len(self.home), dtype=np.int64),) * 2
         self.uplink, self.downlink = up.copy(), down.copy()
+        self._over = False
         self._counted = 0, 0  # so that round 1 counts what came before it
         self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), run))
         if isinstance(strategy, InsightStrategy):
@@ -117,6 +118,15 @@ class Server:
             self.guidance = strategy.open(problem)
         elif isinstance(strategy, WeightStrategy):
             self.state: State = strategy.start(problem)
+
+    def play(self, round: int, evaluated: Ids, test: bool) -> RoundResult | None:
+        """A round of whichever kind the strategy has; None, and nothing done, once it has diverged or has nothing to learn."""
+        if self._over:
+            return None
+        run = self.run_insight_round if isinstance(self.strategy, InsightStrategy) else self.run_round
+        result = run(round, evaluated, test)
+        self._over = result.diverged or result.done
+        return result
 
     # -- a round of weights ------------------------------------------------------------------------------------------
 

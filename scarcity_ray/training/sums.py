@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _BIN = 16  # bits of magnitude that share a grid
-_LONG = 4096  # from this many columns on, adding row after row beats a sum over rows
+_LONG = 4096  # from this many columns on, row after row beats all rows at once
 _OFFSET = 8  # so that no bin ends at 1, near which most parameters lie
 
 
@@ -51,19 +51,17 @@ class Sums:
         self._weights[name] = self._weights[name] + total if name in self._weights else total
 
     def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, place: int) -> None:
-        """Adds rows of one bin to its total."""
-        if self._buffer is None or self._buffer.numel() < rows.numel():
-            self._buffer = torch.empty(rows.numel(), dtype=torch.float64)  # reused: fresh memory costs page faults
-        terms = self._buffer[: rows.numel()].view(rows.shape)
-        terms.copy_(rows)
+        """Adds rows of one bin to its total: long rows one by one, because their copy then stays in the cache."""
+        parts = [(rows, shares)] if rows.shape[1] < _LONG else list(zip(torch.split(rows, 1), torch.split(shares, 1), strict=True))
+        if self._buffer is None or self._buffer.numel() < parts[0][0].numel():
+            self._buffer = torch.empty(parts[0][0].numel(), dtype=torch.float64)  # reused: fresh memory costs page faults
         # Adding and taking away 1.5 * 2**top leaves multiples of 2**(top - 52): the grid of values below 2**top.
         shifter = 1.5 * 2.0 ** (place * _BIN + _OFFSET)
-        terms.mul_(shares).add_(shifter).sub_(shifter)
-        if rows.shape[1] < _LONG:
-            total += terms.sum(0)
-        else:
-            for term in terms:
-                total += term
+        for part, share in parts:
+            terms = self._buffer[: part.numel()].view(part.shape)
+            terms.copy_(part)
+            terms.mul_(share).add_(shifter).sub_(shifter)
+            total += terms[0] if len(terms) == 1 else terms.sum(0)
 
     def __iadd__(self, other: Sums) -> Sums:
         for key, value in other._values.items():
