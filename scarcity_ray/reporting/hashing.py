@@ -13,6 +13,8 @@ from torch import Tensor
 
 from scarcity_ray.tables import wall_clock
 
+_TOGETHER = 64  # batches, or rows of one, that are hashed at once: a row at a time costs a millisecond
+
 
 class ResultHash:
     """SHA-256 over a strategy's models (name, type, shape, bytes, by name) and its rows of each table.
@@ -23,13 +25,15 @@ class ResultHash:
 
     def __init__(self) -> None:
         self._streams: dict[str, Any] = {}
+        self._waiting: dict[str, list[pa.RecordBatch]] = {}
 
     def rows(self, table: str, batch: pa.RecordBatch) -> None:
         """Takes the next rows of a table."""
         if batch.num_rows:
-            for field, array in zip(batch.schema, batch.columns, strict=True):
-                if not wall_clock(field.name):
-                    self._take(f"{table}.{field.name}", array)
+            waiting = self._waiting.setdefault(table, [])
+            waiting.append(batch)
+            if len(waiting) == _TOGETHER or batch.num_rows > _TOGETHER:
+                self._settle(table)
 
     def tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes tensors of the model, `{name: tensor}`, each once."""
@@ -39,10 +43,19 @@ class ResultHash:
 
     def hexdigest(self) -> str:
         """The hash so far, 64 hexadecimal digits."""
+        for table in self._waiting:
+            self._settle(table)
         total = hashlib.sha256()
         for name in sorted(self._streams):
             total.update(f"{len(name)}:{name}".encode() + self._streams[name].digest())
         return total.hexdigest()
+
+    def _settle(self, table: str) -> None:
+        waiting, self._waiting[table] = self._waiting[table], []
+        for batch in pa.Table.from_batches(waiting).combine_chunks().to_batches() if waiting else ():
+            for field, array in zip(batch.schema, batch.columns, strict=True):
+                if not wall_clock(field.name):
+                    self._take(f"{table}.{field.name}", array)
 
     def _stream(self, name: str) -> Any:
         return self._streams.setdefault(name, hashlib.sha256())
