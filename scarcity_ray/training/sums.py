@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _BIN = 16  # bits of magnitude that share a grid
-_LONG = 4096  # from this many columns on, row after row beats all rows at once
+_LONG = 4096  # from this many columns on, row after row beats all rows at once: a row's copy stays in the cache
 _OFFSET = 8  # so that no bin ends at 1, near which most parameters lie
 
 
@@ -51,17 +51,23 @@ class Sums:
         self._weights[name] = self._weights[name] + total if name in self._weights else total
 
     def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, place: int) -> None:
-        """Adds rows of one bin to its total: long rows one by one, because their copy then stays in the cache."""
-        parts = [(rows, shares)] if rows.shape[1] < _LONG else list(zip(torch.split(rows, 1), torch.split(shares, 1), strict=True))
-        if self._buffer is None or self._buffer.numel() < parts[0][0].numel():
-            self._buffer = torch.empty(parts[0][0].numel(), dtype=torch.float64)  # reused: fresh memory costs page faults
+        """Adds rows of one bin to its total."""
         # Adding and taking away 1.5 * 2**top leaves multiples of 2**(top - 52): the grid of values below 2**top.
         shifter = 1.5 * 2.0 ** (place * _BIN + _OFFSET)
-        for part, share in parts:
-            terms = self._buffer[: part.numel()].view(part.shape)
-            terms.copy_(part)
-            terms.mul_(share).add_(shifter).sub_(shifter)
-            total += terms[0] if len(terms) == 1 else terms.sum(0)
+        one_by_one = rows.shape[1] >= _LONG and shares.shape[1] == 1
+        size = rows.shape[1] if one_by_one else rows.numel()
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = torch.empty(size, dtype=torch.float64)  # reused: fresh memory costs page faults
+        terms = self._buffer[:size]
+        if one_by_one:
+            start = torch.tensor(shifter, dtype=torch.float64)
+            for row, share in zip(rows, shares[:, 0].tolist(), strict=True):
+                torch.add(start, row, alpha=share, out=terms)
+                total += terms.sub_(shifter)
+        else:
+            terms = terms.view(rows.shape)
+            terms.copy_(rows)
+            total += terms.mul_(shares).add_(shifter).sub_(shifter).sum(0)
 
     def __iadd__(self, other: Sums) -> Sums:
         for key, value in other._values.items():
