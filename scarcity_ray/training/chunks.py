@@ -9,7 +9,7 @@ from scarcity_ray.federation import Shards
 from scarcity_ray.training.batches import padded_rows
 from scarcity_ray.training.problem import Problem
 
-_BYTES = 10 << 20  # parameters and rows of a chunk: they stay in the cache while its steps go by
+_BYTES = 7 << 20  # parameters and rows of a chunk: they stay in the cache while its steps go by
 _MOST = 64  # clients; past this nothing is gained
 
 
