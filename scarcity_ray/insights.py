@@ -25,7 +25,12 @@ SCHEMA = pa.schema(
         column("mean_grad", pa.float32(), "", "mean over the local steps of the norm of the minibatch's gradient; 0 without steps"),
         column("std_grad", pa.float32(), "", "standard deviation of the same norms"),
         column("uncertainty", pa.float32(), "share", "from 0 to 1, see training.measures.uncertainty"),
-        column("loss_before", pa.float32(), "loss", "mean loss before the round's training, over training (or validation) rows"),
+        column(
+            "loss_before",
+            pa.float32(),
+            "loss",
+            "mean loss before the round's training, over training (or validation) rows; of standardised labels",
+        ),
         column("loss_after", pa.float32(), "loss", "the same after it"),
         column("loss_improvement", pa.float32(), "loss", "loss_before - loss_after; derived, it does not travel"),
         column("train_seconds", pa.float32(), "seconds", "wall clock of the local training; never enters what is computed"),

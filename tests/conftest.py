@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import scarcity_ray  # noqa: F401 - first, because it sets MKL_CBWR before any product
 from scarcity_ray.ray_fleet import RayLauncher
+
+# The same examples in every run, and no deadline: tests do not depend on how busy the machine is.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
