@@ -66,12 +66,12 @@ def interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
     return {"mean": float(values.mean()), "half_width": float(half)}
 
 
-def compare(name: str, setting: dict[str, Any], seeds: int, out: Path) -> dict[str, Any]:
+def compare(name: str, setting: dict[str, Any], first: int, seeds: int, out: Path) -> dict[str, Any]:
     """One setting: what each seed chose on its validation rows, both ways' test metrics, and guided minus uniform."""
     steps = setting["steps"]
     scenario = {
         "name": "guidance",
-        "seed": 1,
+        "seed": first,
         "repeats": seeds,
         "rounds": ROUNDS,
         "data": setting["data"],
@@ -84,7 +84,7 @@ def compare(name: str, setting: dict[str, Any], seeds: int, out: Path) -> dict[s
     insights = results.frame("insights").query(f"round == {ROUNDS}")
     validation = insights.groupby(["seed", "strategy"])["loss_after"].mean()
     last = results.frame("rounds").query(f"round == {ROUNDS}").set_index(["seed", "strategy"])
-    chosen = {seed: min(steps, key=lambda number: validation[seed, f"uniform_{number}"]) for seed in range(1, seeds + 1)}
+    chosen = {seed: min(steps, key=lambda number: validation[seed, f"uniform_{number}"]) for seed in range(first, first + seeds)}
     found: dict[str, Any] = {"setting": name, "chosen_steps": chosen, "metrics": {}, "by_steps": {}}
     for metric in METRICS:
         both = {way: np.array([last.loc[(seed, f"{way}_{n}"), metric] for seed, n in chosen.items()]) for way in ("uniform", "guided")}
@@ -99,19 +99,20 @@ def compare(name: str, setting: dict[str, Any], seeds: int, out: Path) -> dict[s
 
 def show(console: Console, found: list[dict[str, Any]], seeds: int) -> None:
     """The comparison that was asked for, and below it the same for every number of steps."""
-    table = Table(title=f"guided steps against the best uniform number, {seeds} seeds, {ROUNDS} rounds, 95 % paired intervals")
-    for heading in ("setting", "steps", "metric", "uniform", "guided", "guided - uniform"):
-        table.add_column(heading, justify="left" if heading in ("setting", "metric") else "right")
     for one in found:
+        table = Table(title=one["setting"], title_justify="left")
+        for heading in ("steps", "metric", "uniform", "guided", "guided - uniform"):
+            table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
         counts = sorted(set(one["chosen_steps"].values()))
         rows = [("best: " + "/".join(map(str, counts)), one["metrics"]), *one["by_steps"].items()]
         for place, (steps, metrics) in enumerate(rows):
             for metric, row in metrics.items():
                 if place == 0 or metric == "test_accuracy":
                     difference = f"{row['difference']['mean']:+.4f} +- {row['difference']['half_width']:.4f}"
-                    table.add_row(one["setting"], steps, metric, f"{row['uniform']:.4f}", f"{row['guided']:.4f}", difference)
-        table.add_section()
-    console.print(table)
+                    name = metric.removeprefix("test_").replace("_", " ")
+                    table.add_row(steps, name, f"{row['uniform']:.4f}", f"{row['guided']:.4f}", difference)
+        console.print(table)
+    console.print(f"{seeds} seeds, {ROUNDS} rounds, 95 % paired intervals; below the best number, the same for each of the list")
 
 
 def main() -> None:
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 seeds, every other number of steps: under two minutes")
     parser.add_argument("--seeds", type=int, help="seeds, at least 2 (default 10; 3 with --quick)")
     parser.add_argument("--json", type=Path, default=Path("guidance.json"), help="where the figures go (default guidance.json)")
+    parser.add_argument("--first-seed", type=int, default=1, help="the first of the seeds (default 1)")
     options = parser.parse_args()
     seeds = options.seeds if options.seeds is not None else 3 if options.quick else 10
     if seeds < 2:
@@ -131,9 +133,11 @@ def main() -> None:
         for place, (name, setting) in enumerate(SETTINGS.items()):
             console.print(f"{name} ...")
             tried = {**setting, "steps": setting["steps"][::2]} if options.quick else setting
-            found.append(compare(name, tried, seeds, Path(folder) / str(place)))
+            found.append(compare(name, tried, options.first_seed, seeds, Path(folder) / str(place)))
     show(console, found, seeds)
-    options.json.write_text(json.dumps({"rounds": ROUNDS, "seeds": seeds, "environment": environment(1), "settings": found}, indent=2))
+    options.json.write_text(
+        json.dumps({"rounds": ROUNDS, "seeds": seeds, "environment": environment(options.first_seed), "settings": found}, indent=2)
+    )
     console.print(f"figures: {options.json}")
 
 
