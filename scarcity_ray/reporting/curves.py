@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from scarcity_ray.reporting.results import Results
@@ -178,6 +178,7 @@ def _by_bytes(axes: Axes, curves: list[Curve], metric: str) -> None:
         axes.set_xscale("log")
         axes.set_xlim(10 ** np.floor(np.log10(sent.min() * 0.9)), 10 ** np.ceil(np.log10(sent.max() * 1.8)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda kilobytes, _: f"{kilobytes:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade their labels would run into each other
     else:
         axes.set_xticks([])
     axes.set(xlabel="KB sent up and down, a client", ylabel=metric, title="By bytes")
