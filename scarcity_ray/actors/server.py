@@ -96,7 +96,7 @@ class Server:
 
     def open(self) -> None:
         """Meets the clients of a federation: who is at home where, and how many rows each holds. Not the rows."""
-        found = self.clients.map(Client.samples, dict.fromkeys(range(self.clients.size), ()))
+        found = self.clients.map(Client.samples, self._everyone())
         population = max(int(part["ids"].max(initial=-1)) for part in found.values()) + 1
         self.home = np.full(population, -1, dtype=np.int64)
         self.samples, self.tests = np.zeros(population, dtype=np.int64), np.zeros(population, dtype=np.int64)
