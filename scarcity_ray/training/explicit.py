@@ -23,7 +23,7 @@ from scarcity_ray.training.layers import (
     padding_of,
 )  # fmt: skip
 from scarcity_ray.training.layout import Layout
-from scarcity_ray.training.objective import Objective
+from scarcity_ray.training.objective import Objective, Seeds
 
 
 class Part(NamedTuple):
@@ -40,20 +40,28 @@ class Explicit:
         self.parts, self.layout, self.objective = tuple(parts), layout, objective
         self.first = next(i for i, part in enumerate(parts) if part.trains)
 
-    def step(self, theta: Tensor, into: Tensor, beta: float) -> Callable[[Batch, Tensor, Tensor], None]:
-        """`into = beta * into + gradient at theta`, both `[a, P]`. A layer's weights change after their last use."""
+    def step(self, theta: Tensor, into: Tensor, beta: float) -> Callable[[Batch, Seeds, Tensor], None]:
+        """`into = beta * into + gradient at theta`, both `[k, P]`, for the first clients of the rows that a batch has.
+
+        A layer's weights change after their last use.
+        """
         views, objective = self.layout.views(theta), self.objective
         targets = views if into is theta else self.layout.views(into)
         stack = [part.make(views, Target(targets, beta, first=i == self.first)) for i, part in enumerate(self.parts)]
         backward = stack[self.first :][::-1]
         scratch = torch.empty(0, dtype=theta.dtype)
+        bound = len(theta)
 
-        def step(batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        def step(batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+            nonlocal bound
             z = batch.x
+            if len(z) != bound:
+                bound = len(z)
+                for layer in stack:
+                    layer.narrow(bound)
             for layer in stack:
                 z = layer.forward(z)
-            objective.evidence(z, batch.y, out=evidence)
-            delta = objective.delta(evidence, seeds, out=scratch.resize_(z.shape))
+            delta = objective.gradient(z, batch.y, seeds, evidence, out=scratch.resize_(z.shape))
             for layer in backward:
                 delta = layer.backward(delta)
 

@@ -28,6 +28,9 @@ class Target:
 class Layer:
     """One layer bound to rows of parameters. Activations are `[k, rows, ...]`, images with their channels last."""
 
+    def narrow(self, k: int) -> None:
+        """From now on activations are of the first k of the bound rows alone."""
+
     def forward(self, x: Tensor) -> Tensor:
         """The activations that follow `x`, which is kept for `backward`."""
         raise NotImplementedError
@@ -53,14 +56,20 @@ class LinearLayer(Layer):
     """A product a client, batched."""
 
     def __init__(self, name: str, theta: Views, target: Target | None) -> None:
-        self.w = theta[name + "weight"]
-        self.wt = self.w.transpose(1, 2)
-        self.bias = theta[name + "bias"][:, None] if name + "bias" in theta else None
-        self.z, self.dx = self.w.new_empty(0), self.w.new_empty(0)
+        weight, bias = theta[name + "weight"], theta.get(name + "bias")
+        self.whole = [weight, weight.transpose(1, 2), None if bias is None else bias[:, None]]
         self.target = target
         if target is not None:
-            self.into, self.into_bias = target.into[name + "weight"], target.into.get(name + "bias")
-            self.small = self.w[0].numel() < _SMALL or 1 in self.w.shape[1:]
+            self.whole += [target.into[name + "weight"], target.into.get(name + "bias")]
+            self.small = weight[0].numel() < _SMALL or 1 in weight.shape[1:]
+        self.z, self.dx = weight.new_empty(0), weight.new_empty(0)
+        self.narrow(len(weight))
+
+    def narrow(self, k: int) -> None:
+        """The parameters of the first k rows."""
+        self.w, self.wt, self.bias, *into = (None if part is None else part[:k] for part in self.whole)
+        if into:
+            self.into, self.into_bias = into
 
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b`."""

@@ -14,9 +14,9 @@ from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.explicit import Explicit, parts_of
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.looped import Looped
-from scarcity_ray.training.objective import Objective, TaskKind, objective_for
+from scarcity_ray.training.objective import Objective, Seeds, TaskKind, objective_for
 
-Step = Callable[[Batch, Tensor, Tensor], None]
+Step = Callable[[Batch, Seeds, Tensor], None]
 """`step(batch, seeds, evidence)`: adds the gradient of one minibatch; `evidence [a, width, outputs]` is filled in."""
 
 
@@ -27,7 +27,8 @@ class Learner(Protocol):
     objective: Objective
 
     def step(self, theta: Tensor, into: Tensor, beta: float) -> Step:
-        """A step that does `into = beta * into + gradient at theta` (both `[a, P]`; they may be the same rows)."""
+        """A step that does `into = beta * into + gradient at theta` (both `[k, P]`; they may be the same rows) for the first
+        clients of the rows that its batch has; batches of a step shrink, they do not grow."""
 
     def scores(self, theta: Tensor, x: Tensor) -> Tensor:
         """The module's outputs `[k, rows, outputs]` for `theta [k, P]` (rows may be one expanded) and `x [k, rows, *shape]`."""

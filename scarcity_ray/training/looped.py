@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.layout import Layout
-from scarcity_ray.training.objective import Objective
+from scarcity_ray.training.objective import Objective, Seeds
 
 
 class Looped:
@@ -28,14 +28,14 @@ class Looped:
         return result
 
     def step(self, theta: Tensor, into: Tensor, beta: float) -> Any:
-        """`into = beta * into + gradient at theta`, both `[a, P]`."""
+        """`into = beta * into + gradient at theta`, both `[k, P]`, for the first clients of the rows that a batch has."""
         objective = self.objective
 
-        def step(batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+        def step(batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
             for i, size in enumerate(batch.sizes.tolist()):
                 row = theta[i].detach().clone().requires_grad_()
                 own = objective.evidence(self.call(row, batch.x[i, :size]), batch.y[i, :size])
-                (gradient,) = torch.autograd.grad(objective.total(own, seeds[i, :size]), row)
+                (gradient,) = torch.autograd.grad(objective.total(own, tuple(seed[i, :size] for seed in seeds)), row)
                 torch.add(gradient, into[i], alpha=beta, out=into[i])
                 evidence[i, :size] = own.detach()
 

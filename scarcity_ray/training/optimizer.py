@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.training.batches import Batch
-from scarcity_ray.training.learner import Learner, Step
+from scarcity_ray.training.learner import Learner
 from scarcity_ray.training.local import Local
+from scarcity_ray.training.objective import Seeds
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,8 @@ class Optimizer:
         self.local, self.learner, self.y = local, learner, y
         self.decay = local.weight_decay + affine.pull
         self.constant = None if affine.constant is None else affine.constant.expand(len(y), -1)
-        self.bound: tuple[int, Step] | None = None
 
-    def gradient(self, into: Tensor, beta: float, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
-        """`into = beta * into + gradient at y`, for the clients of the batch; views are made when their number changes."""
-        active = batch.active
-        if self.bound is None or self.bound[0] != active:
-            rows = self.y[:active]
-            self.bound = active, self.learner.step(rows, rows if into is self.y else into[:active], beta)
-        self.bound[1](batch, seeds, evidence)
-
-    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
         """One local step of the clients of the batch."""
         raise NotImplementedError
 
@@ -69,10 +61,11 @@ class PlainSGD(Optimizer):
         self.scale = -local.lr
         self.beta = 1 - local.lr * self.decay
         self.drift = None if self.constant is None else -local.lr * self.constant
+        self.descend = learner.step(y, y, self.beta)
 
-    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
         """One local step of the clients of the batch."""
-        self.gradient(self.y, self.beta, batch, seeds, evidence)
+        self.descend(batch, seeds, evidence)
         if self.drift is not None:
             self.y[: batch.active].add_(self.drift[: batch.active])
 
@@ -89,11 +82,12 @@ class Momentum(Optimizer):
     def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
         super().__init__(local, learner, y, affine)
         self.v = torch.zeros_like(y)
+        self.accumulate = learner.step(y, self.v, local.momentum)
 
-    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
         """One local step of the clients of the batch."""
         a = batch.active
-        self.gradient(self.v, self.local.momentum, batch, seeds, evidence)
+        self.accumulate(batch, seeds, evidence)
         if self.decay:
             self.v[:a].add_(self.y[:a], alpha=self.decay)
         if self.constant is not None:
@@ -109,12 +103,13 @@ class Buffered(Optimizer):
         self.g, self.m, self.v = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         self.count = np.zeros(len(y))
         self.seen = np.zeros((2, len(y)))
+        self.gradient = learner.step(y, self.g, 0.0)
 
-    def step(self, batch: Batch, seeds: Tensor, evidence: Tensor) -> None:
+    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
         """One local step of the clients of the batch."""
         a, local = batch.active, self.local
         g, y = self.g[:a], self.y[:a]
-        self.gradient(self.g, 0.0, batch, seeds, evidence)
+        self.gradient(batch, seeds, evidence)
         norm = torch.linalg.vector_norm(g, dim=1, dtype=torch.float64)
         self.keep(norm.numpy())
         if local.clip_norm is not None:

@@ -96,9 +96,10 @@ class Task:
             seeds = learner.objective.seeds(block.y, block.weight * optimizer.scale, outputs)
             evidence = torch.empty(len(block.y), outputs, dtype=y.dtype)
             split = [batch.active * self.plan.width for batch in block.batches]
-            for batch, own, found in zip(block.batches, torch.split(seeds, split), torch.split(evidence, split), strict=True):
+            parts = [torch.split(part, split) for part in (evidence, *seeds)]
+            for batch, found, *own in zip(block.batches, *parts, strict=True):
                 shape = (batch.active, self.plan.width, -1)
-                optimizer.step(batch, own.view(shape), found.view(shape))
+                optimizer.step(batch, tuple(part.view(shape) for part in own), found.view(shape))
             met = learner.objective.losses(evidence, block.y).double().numpy()
             np.add.at(losses, block.client, met[block.real])  # in the order of each client's steps, in any company
             rows += np.bincount(block.client, minlength=self.k)
