@@ -42,6 +42,9 @@ class Fleet(Protocol):
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         """`wait(start(...))`."""
 
+    def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
+        """As many actors as orders: new ones made of the last orders, or the last actors retired."""
+
     def close(self) -> None:
         """Ends the actors."""
 
@@ -87,6 +90,11 @@ class LocalFleet:
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         return self.wait(self.start(method, orders, shared))
+
+    def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
+        worker = type(self.workers[0])
+        self.workers = [*self.workers[: len(orders)], *(worker(*order) for order in orders[self.size :])]
+        self.size = len(orders)
 
     def close(self) -> None:
         self.workers.clear()

@@ -38,6 +38,17 @@ SCHEMA = pa.schema(
 )
 """The scalar part of an insight: a row of the history. Numbers are what the wire carries: 32 bits each."""
 
+PAYLOADS = pa.schema(
+    [
+        column(name, pa.list_(pa.field("item", pa.float32(), nullable=False)), "", f"{what}; null where it did not travel", nullable=True)
+        for name, what in (
+            ("survey", "sum of the inputs and of their squares: ensemble.representation.survey"),
+            ("moments", "moments of the features and targets, packed: ensemble.moments.Packing"),
+        )
+    ]
+)
+"""What else an insight may carry: at most one of these columns."""
+
 _DERIVED = ("run", "loss_improvement")
 _LONGEST = 200  # letters of a run's name
 _HUGE = 2.0**100  # about 1.3e30: honest values are far below, and their squares can still be summed in float64

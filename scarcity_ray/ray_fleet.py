@@ -25,10 +25,20 @@ _INLINE = 32 << 10  # bytes of arrays; Ray itself sends arguments of up to 100 K
 
 
 class RayFleet:
-    """Handles of Ray actors of one class. It travels: the Server is handed the Clients' fleet."""
+    """Ray actors of one class. It travels: the Server is handed the fleets of Clients and Experts.
 
-    def __init__(self, name: str, handles: Sequence[Any]) -> None:
-        self.name, self.handles, self.size = name, list(handles), len(handles)
+    actor: the class as Ray's `remote` returns it.
+    """
+
+    def __init__(self, name: str, actor: Any, orders: Sequence[tuple[Any, ...]]) -> None:
+        self.name, self.actor, self.handles, self.size = name, actor, list[Any](), 0
+        self.resize(orders)
+
+    def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
+        for handle in self.handles[len(orders) :]:
+            ray.kill(handle)
+        self.handles = [*self.handles[: len(orders)], *(self.actor.remote(*order) for order in orders[self.size :])]
+        self.size = len(orders)
 
     def put(self, value: Any) -> Any:
         if isinstance(value, dict) and sum(getattr(part, "nbytes", _INLINE) for part in value.values()) < _INLINE:
@@ -87,8 +97,7 @@ class RayLauncher:
         return ray.put(value)
 
     def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> RayFleet:
-        actor = ray.remote(num_cpus=cpus, max_restarts=0)(worker)
-        return RayFleet(worker.__name__, [actor.remote(*order) for order in orders])
+        return RayFleet(worker.__name__, ray.remote(num_cpus=cpus, max_restarts=0)(worker), orders)
 
     def close(self) -> None:
         if self._started:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from scarcity_ray import insights
+from scarcity_ray import insights, tables
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
@@ -32,7 +32,7 @@ from scarcity_ray.reporting.recorder import Recorder
 from scarcity_ray.reporting.results import Results
 from scarcity_ray.reporting.summary import Status, Tally
 from scarcity_ray.scenario import Scenario, load, parse, resolved
-from scarcity_ray.strategies.strategy import InsightStrategy, Strategy
+from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Strategy
 
 __all__ = ["Interrupted", "OutputExists", "Plan", "RunFailed", "prepare", "simulate"]
 
@@ -113,9 +113,9 @@ class _Run:
         """Plays everything and returns the names of strategies that diverged."""
         scenario = self.scenario
         self.tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
-        facts = environment(scenario.seed)
+        facts, schema = environment(scenario.seed), tables.insights(insights.SCHEMA, insights.PAYLOADS)
         with log_to(self.directory / "logs" / "scarcity.log"):
-            self.recorder = Recorder(self.directory, resolved(_anchored(scenario, self.base_dir)), facts, insights.SCHEMA)
+            self.recorder = Recorder(self.directory, resolved(_anchored(scenario, self.base_dir)), facts, schema)
             try:
                 with self._actors(plan) as (clients, server):
                     for seed in range(scenario.seed, scenario.seed + scenario.repeats):
@@ -215,7 +215,8 @@ class _Run:
     def _save(self, strategy: Strategy, problem: Any, seed: int, clients: Fleet, server: Fleet) -> None:
         answer = server.map(Server.answer, {0: ()})[0]
         tensors = strategy.saved(problem, answer)
-        parts = clients.map(Client.personal, dict.fromkeys(range(clients.size), ()), shared=(answer,))
+        sent = answer.sent() if isinstance(answer, Guidance) else answer
+        parts = clients.map(Client.personal, dict.fromkeys(range(clients.size), ()), shared=(sent,))
         ids = np.concatenate([part[0] for part in parts.values() if part is not None] or [np.zeros(0, dtype=np.int64)])
         if len(ids):
             rows = np.concatenate([part[1] for part in parts.values() if part is not None])

@@ -55,14 +55,18 @@ CLIENTS = pa.schema(
         column("test_accuracy", pa.float64(), "share", "of its test rows; null without any, and for regression", nullable=True),
         column("uplink_bytes", pa.int64(), "bytes", "sent up by this client in this run so far"),
         column("downlink_bytes", pa.int64(), "bytes", "sent down to this client in this run so far"),
+        column("expert_id", pa.int64(), "", "the expert it belongs to, from 0; null where there are none", nullable=True),
+        column("confidence", pa.float64(), "share", "how sure its expert is: the responsibility, from 1 / experts to 1", nullable=True),
+        column("contribution", pa.float64(), "loss", "what it spares the others of its expert: ensemble.contribution", nullable=True),
+        column("contribution_whole", pa.float64(), "loss", "what it spares all others where one head serves all", nullable=True),
     ]
 )
 """One row a client for each evaluated round."""
 
 
-def insights(scalar_part: pa.Schema) -> pa.Schema:
-    """The schema of the insight table: strategy and seed, then the scalar part of an insight."""
-    return pa.schema([*_WHO, *scalar_part])
+def insights(scalar_part: pa.Schema, payloads: pa.Schema | None = None) -> pa.Schema:
+    """The schema of the insight table: strategy and seed, then the scalar part of an insight, then what else it may carry."""
+    return pa.schema([*_WHO, *scalar_part, *(payloads or ())])
 
 
 def wall_clock(name: str) -> bool:

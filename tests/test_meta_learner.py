@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from scarcity_ray.actors import meta_learner as module
 from scarcity_ray.actors.meta_learner import History, MetaLearner, describe
 from scarcity_ray.insights import SCHEMA, make
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson
@@ -224,13 +225,15 @@ def problem() -> Problem:
     return make_problem(module, local=Local(), task="regression", outputs=1, shape=(2,), samples=np.full(5, 3), seed=0)
 
 
-def test_a_strategy_learns_from_the_history(store: Store) -> None:
+def test_a_strategy_learns_from_the_history(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = MetaLearner(Asking(), problem(), "noniid", store.put, store.get)
     first, kept, rejections = meta.learn(batch_of(1, gradient=np.ones((5, 2))), 1)
     assert first.summary["read"] == 5
     assert first.summary["insights"] == 5  # beside the strategy's own
     assert first.guidance.each["steps"].tolist() == [1] * 5
-    assert kept.schema.names == SCHEMA.names  # a payload goes no further
+    assert kept.schema.names == [*SCHEMA.names, "gradient"]
+    monkeypatch.setattr(module, "KEPT_BYTES", 100)
+    assert meta.learn(batch_of(1, gradient=np.ones((5, 2))), 1)[1].schema.names == SCHEMA.names  # too large to be written down
     assert rejections == []
     second = meta.aggregate(batch_of(2, range(4)), 2)
     assert second.summary["seen"] == [1, 2]

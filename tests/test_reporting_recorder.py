@@ -18,8 +18,10 @@ from scarcity_ray.reporting.growing_table import ROW_GROUPS, GrowingTable
 from scarcity_ray.reporting.recorder import Recorder
 from scarcity_ray.reporting.results import Results, RunError
 
-SCALARS = pa.schema(
-    [pa.field("run", pa.string(), False), pa.field("client_id", pa.int32(), False), pa.field("train_seconds", pa.float32(), False)]
+INSIGHTS = tables.insights(
+    pa.schema(
+        [pa.field("run", pa.string(), False), pa.field("client_id", pa.int32(), False), pa.field("train_seconds", pa.float32(), False)]
+    )
 )
 NUMBERS = pa.schema([pa.field("n", pa.int64(), False), pa.field("text", pa.string(), False)])
 
@@ -52,17 +54,17 @@ def numbers(start, stop):
 
 
 def test_a_new_run_directory_is_complete(tmp_path):
-    with Recorder(tmp_path / "run", "name: x\n", {"seed": 7}, SCALARS):
+    with Recorder(tmp_path / "run", "name: x\n", {"seed": 7}, INSIGHTS):
         assert (tmp_path / "run" / "scenario.yaml").read_text() == "name: x\n"
         assert json.loads((tmp_path / "run" / "environment.json").read_text()) == {"seed": 7}
-        for name, schema in (("rounds", tables.ROUNDS), ("clients", tables.CLIENTS), ("insights", tables.insights(SCALARS))):
+        for name, schema in (("rounds", tables.ROUNDS), ("clients", tables.CLIENTS), ("insights", INSIGHTS)):
             table = pq.read_table(tmp_path / "run" / f"{name}.parquet")
             assert table.num_rows == 0
             assert table.schema.names == schema.names
 
 
 def test_rows_come_back_in_the_order_of_arrival(tmp_path):
-    with Recorder(tmp_path, "name: x\n", {}, SCALARS) as recorder:
+    with Recorder(tmp_path, "name: x\n", {}, INSIGHTS) as recorder:
         for number in range(1, 6):
             recorder.round(a_round(number))
             recorder.clients(some_clients(number))
@@ -79,12 +81,12 @@ def test_rows_come_back_in_the_order_of_arrival(tmp_path):
 
 
 def test_a_second_run_in_the_directory_leaves_nothing_of_the_first(tmp_path):
-    with Recorder(tmp_path, "name: x\n", {}, SCALARS) as recorder:
+    with Recorder(tmp_path, "name: x\n", {}, INSIGHTS) as recorder:
         recorder.round(a_round(1))
         recorder.model("fed_avg", {"w": torch.ones(2)}, {}, seed=7)
         recorder.finish({})
     (tmp_path / "own notes.txt").write_text("mine")
-    with Recorder(tmp_path, "name: y\n", {}, SCALARS):
+    with Recorder(tmp_path, "name: y\n", {}, INSIGHTS):
         pass
     results = Results.load(tmp_path)
     assert results.rounds.num_rows == 0
@@ -164,7 +166,7 @@ def test_a_failed_flush_loses_no_rows(tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_up_stops_the_run_at_its_next_row(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.01)
-    recorder = Recorder(tmp_path, "name: x\n", {}, SCALARS)
+    recorder = Recorder(tmp_path, "name: x\n", {}, INSIGHTS)
 
     def full(*_):
         raise OSError("No space left on device")
@@ -180,9 +182,9 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_reporting_recorder import SCALARS, a_round, some_clients
+from test_reporting_recorder import INSIGHTS, a_round, some_clients
 from scarcity_ray.reporting.recorder import Recorder
-recorder = Recorder(Path(sys.argv[1]), "name: x\\n", {}, SCALARS)
+recorder = Recorder(Path(sys.argv[1]), "name: x\\n", {}, INSIGHTS)
 recorder.round(a_round(1))
 recorder.clients(some_clients(1))
 print("written", flush=True)
@@ -210,7 +212,7 @@ def test_a_killed_run_keeps_all_but_its_last_second(tmp_path):
 
 def test_models_are_saved_by_strategy_and_seed(tmp_path):
     row = torch.arange(6.0)
-    with Recorder(tmp_path, "name: x\n", {}, SCALARS) as recorder:
+    with Recorder(tmp_path, "name: x\n", {}, INSIGHTS) as recorder:
         for seed in (7, 8):
             views = {"weight": row[:4].view(2, 2), "bias": row[4:], "transposed": row[:4].view(2, 2).T}
             recorder.model("fed_avg", views, {"problem": {"shape": [2]}}, seed=seed)
@@ -222,7 +224,7 @@ def test_models_are_saved_by_strategy_and_seed(tmp_path):
 
 def test_a_model_too_large_is_hashed_and_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MODEL_BYTES", 7)
-    with Recorder(tmp_path, "name: x\n", {}, SCALARS) as recorder:
+    with Recorder(tmp_path, "name: x\n", {}, INSIGHTS) as recorder:
         before = recorder.result_hash("fed_avg", 7)
         assert recorder.model("fed_avg", {"w": torch.ones(2)}, {}, seed=7) is None
         assert recorder.result_hash("fed_avg", 7) != before
@@ -232,7 +234,7 @@ def test_a_model_too_large_is_hashed_and_not_saved(tmp_path, monkeypatch):
 def test_the_hash_of_a_strategy_is_of_its_own_rows_and_no_wall_clock(tmp_path):
     hashes = []
     for name, seconds in (("a", 0.1), ("b", 9.9)):
-        with Recorder(tmp_path / name, "name: x\n", {}, SCALARS) as recorder:
+        with Recorder(tmp_path / name, "name: x\n", {}, INSIGHTS) as recorder:
             recorder.round(a_round(1) | {"seconds": seconds})
             recorder.insights(some_insights(seconds), "fed_avg", 7)
             if name == "b":

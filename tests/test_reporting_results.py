@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from test_reporting_recorder import SCALARS, a_round, some_clients
+from test_reporting_recorder import INSIGHTS, a_round, some_clients
 
 from scarcity_ray import models
 from scarcity_ray.reporting.rebuild import metadata_of
@@ -23,7 +23,7 @@ def problem():
 
 @pytest.fixture
 def run(tmp_path):
-    with Recorder(tmp_path / "run", "name: x\nrounds: 2\n", {"seed": 7}, SCALARS) as recorder:
+    with Recorder(tmp_path / "run", "name: x\nrounds: 2\n", {"seed": 7}, INSIGHTS) as recorder:
         yield recorder
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
-from test_reporting_recorder import SCALARS, a_round, some_clients
+from test_reporting_recorder import INSIGHTS, a_round, some_clients
 
 from scarcity_ray import metrics
 from scarcity_ray.reporting import progress as progress_module
@@ -138,7 +138,7 @@ def test_labels_move_apart_as_little_as_may_be():
 
 def draw(directory, strategies, task="classification", seeds=(7,), loss=None):
     tally = Tally("x", task, clients=2)
-    with Recorder(directory, "name: x\n", {}, SCALARS) as recorder:
+    with Recorder(directory, "name: x\n", {}, INSIGHTS) as recorder:
         for seed in seeds:
             for name, rounds in strategies:
                 tally.begin(name, name, seed)

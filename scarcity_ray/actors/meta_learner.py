@@ -17,6 +17,9 @@ from scarcity_ray.training.problem import Problem
 
 _log = logging.getLogger(f"{__name__}.MetaLearner")
 
+KEPT_BYTES = 256 << 20
+"""The most a round's insights may hold for their payload to be written down with them."""
+
 DESCRIBED = ("uncertainty", "mean_grad", "loss_improvement")
 """The columns that a round's summary describes."""
 
@@ -172,7 +175,8 @@ class MetaLearner:
         return self.learn(insights, round)[0]
 
     def learn(self, insights: pa.RecordBatch | Iterable[Any], round: int | None = None) -> tuple[Lesson, pa.RecordBatch, list[Rejection]]:
-        """As `aggregate`; also the scalar part of the insights that were kept, by client id, and why others were not."""
+        """As `aggregate`; also the insights that were kept, by client id (without payload where it is past KEPT_BYTES), and
+        why others were not."""
         history = self.insight_history
         number = max(history.rounds, default=0) + 1 if round is None else round
         known = payload = None
@@ -197,4 +201,5 @@ class MetaLearner:
         lesson = Lesson({}, Guidance())
         if self.strategy is not None and self.problem is not None:
             lesson = self.strategy.learn(self.problem, history, number)
-        return replace(lesson, summary={**summary, **lesson.summary}), good.select(SCHEMA.names), rejections
+        told = good if good.nbytes <= KEPT_BYTES else good.select(SCHEMA.names)
+        return replace(lesson, summary={**summary, **lesson.summary}), told, rejections

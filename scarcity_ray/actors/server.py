@@ -181,21 +181,24 @@ class Server:
         ids = np.flatnonzero(self.home >= 0)
         orders = self._at_home(ids)
         down = self.guidance.size
-        reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance)))
+        reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
         report = _joined(list(reports.values()))
         batch = insights.merge([r.insights for r in reports.values() if r.insights is not None])
         lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (batch, self.round)})[0]
         heads = {}
         if lesson.experts:
             assert self.experts is not None
+            self.experts.resize([(expert,) for expert in range(len(lesson.experts))])
             heads = self.experts.map(Expert.fit, lesson.experts)
         self.guidance = strategy.instruct(lesson, heads)
         if lesson.done:
-            self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance)))
+            self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
             down += self.guidance.size
         self._count_bytes(ids, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
         report.rejected |= dict(rejections)
         result = self._result(report, self.guidance, evaluated, test or lesson.done)
+        if result.clients is not None:
+            result.clients |= {name: values[result.clients["client_id"]] for name, values in lesson.clients.items()}
         result.insights, result.diverged, result.done = accepted, len(accepted) == 0, lesson.done
         return result
 
@@ -257,7 +260,7 @@ class Server:
         return float((weight * report.loss[met]).sum() / weight.sum()) if weight.sum() else None
 
     def _evaluate(self, ids: Ids, answer: State | Guidance) -> dict[str, NDArray[Any]]:
-        sent: Any = answer if isinstance(answer, Guidance) else {name: value.numpy() for name, value in answer.items()}
+        sent: Any = answer.sent() if isinstance(answer, Guidance) else {name: value.numpy() for name, value in answer.items()}
         parts = self.clients.map(Client.evaluate, self._at_home(ids), shared=(self.clients.put(sent),))
         columns = {name: np.concatenate([part[name] for part in parts.values()]) for name in next(iter(parts.values()))}
         order = np.argsort(columns["client_id"])

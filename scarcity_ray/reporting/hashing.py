@@ -67,6 +67,9 @@ class ResultHash:
         present = array.drop_null()
         if pa.types.is_fixed_size_list(array.type):
             self._take(name, present.flatten())
+        elif pa.types.is_list(array.type):
+            self._take(f"{name}.length", present.value_lengths())
+            self._take(f"{name}.values", present.flatten())
         elif pa.types.is_string(array.type):
             words = [word.encode() for word in present.to_pylist()]
             self._stream(name).update(b"".join(len(word).to_bytes(8, "little") + word for word in words))

@@ -43,7 +43,7 @@ class Recorder:
     def __init__(self, directory: Path, scenario_yaml: str, environment: Mapping[str, Any], insight_schema: pa.Schema) -> None:
         """Makes the directory if need be and writes scenario.yaml, environment.json and empty tables at once.
 
-        What an earlier run left there under the names of a run is removed. insight_schema: the scalar part of an insight.
+        What an earlier run left there under the names of a run is removed. insight_schema: of the insight table, see tables.insights.
         """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ class Recorder:
         (directory / "models").mkdir()
         write_whole(directory / "scenario.yaml", scenario_yaml.encode())
         write_whole(directory / "environment.json", to_json(environment).encode())
-        schemas = {"rounds": tables.ROUNDS, "clients": tables.CLIENTS, "insights": tables.insights(insight_schema)}
+        schemas = {"rounds": tables.ROUNDS, "clients": tables.CLIENTS, "insights": insight_schema}
         self._tables = {name: GrowingTable(directory / f"{name}.parquet", schema) for name, schema in schemas.items()}
         self._hashes: dict[tuple[str, int], ResultHash] = {}
         self._first_seed: int | None = None
@@ -77,14 +77,19 @@ class Recorder:
         self._take("clients", columns["strategy"], columns["seed"], tables.batch(tables.CLIENTS, columns))
 
     def insights(self, rows: pa.RecordBatch | pa.Table, strategy: str, seed: int) -> None:
-        """Takes insights of the history; of their columns the scalar part is kept, a payload is not."""
+        """Takes insights of the history; a payload that they do not have is null."""
         schema = self._tables["insights"].schema
         pieces = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
         for piece in pieces:
-            who = [
-                pa.repeat(pa.scalar(value, schema.field(name).type), len(piece)) for name, value in (("strategy", strategy), ("seed", seed))
+            who = {"strategy": strategy, "seed": seed}
+            arrays = [
+                pa.repeat(pa.scalar(who[field.name], field.type), len(piece))
+                if field.name in who
+                else piece.column(field.name).cast(field.type)
+                if field.name in piece.schema.names
+                else pa.nulls(len(piece), field.type)
+                for field in schema
             ]
-            arrays = [*who, *(piece.column(field.name).cast(field.type) for field in list(schema)[len(who) :])]
             self._take("insights", strategy, seed, pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def model(self, strategy: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, seed: int) -> Path | None:

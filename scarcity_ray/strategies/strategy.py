@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -100,6 +100,21 @@ class WeightStrategy(Strategy):
         """The server half: `mean` is the weighted mean of each upload over the clients of the round."""
         raise NotImplementedError
 
+    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Local steps that clients with so many training rows, `[clients]`, take in `adapt`; None: there is no need of it."""
+        return None
+
+    def adapt(self, task: Task, server: State, mine: State) -> State:
+        """What k clients find out from their training rows before they are tested: `answer` gets it in place of `mine`.
+
+        Nothing is sent, and nothing kept.
+        """
+        return mine
+
+    def experts_of(self, mine: State) -> Tensor | None:
+        """The expert of each client, int64 `[k]`, by what `adapt` found; None where there are no experts."""
+        return None
+
     def answer(self, server: State, mine: State) -> Tensor:
         """The rows to evaluate: `[1, P]` for all clients, or `[k, P]`, each client's own."""
         raise NotImplementedError
@@ -136,13 +151,19 @@ class Guidance:
     """What goes down to the clients of an insight round. Arrays are NumPy: actors without torch handle them.
 
     shared: the same for every client (a seed, a head). each: `[clients, ...]` a value per client id (numbers of steps).
-    shared_bytes, each_bytes: the packed length of both, counted for each client it is sent to.
+    shared_bytes, each_bytes: the packed length of both, counted for each client it is sent to. kept: what the server
+    half keeps to itself, to be saved: it is sent to nobody.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)
     each: Mapping[str, Any] = field(default_factory=dict)
     shared_bytes: int = 0
     each_bytes: int = 0
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    def sent(self) -> Guidance:
+        """The part that clients see."""
+        return replace(self, kept={})
 
     @property
     def size(self) -> int:
@@ -155,13 +176,15 @@ class Lesson:
     """What the MetaLearner made of the history after a round.
 
     summary: the round's statistics (see MetaLearner.aggregate). guidance: what it tells the clients next. experts:
-    what each Expert (by id) is to fit, the arguments of `Expert.fit`. done: nothing more to learn; the guidance is
+    what each Expert (by id, from 0) is to fit, the arguments of `Expert.fit`. clients: what tables are to say of each
+    client, column -> `[clients]` (NaN or -1 of whom nothing is known). done: nothing more to learn; the guidance is
     delivered in this round and the strategy ends.
     """
 
     summary: Mapping[str, Any]
     guidance: Guidance
     experts: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
+    clients: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     done: bool = False
 
 
