@@ -249,3 +249,46 @@ def test_settings_survive_being_written_and_read():
     data = Data(**DIGITS, transforms=[{"kind": "rotate"}])
     assert Data(**data.model_dump(mode="json")) == data
     assert Data.model_json_schema()["properties"]["source"]
+
+
+def test_fedem_draws_sizes_weights_and_components_as_published():
+    clients, dims = 300, 150
+    federation = make(seed=12345, source={"kind": "fedem"}, test_fraction=0)
+    assert (federation.clients, len(federation.train.x), federation.shape, federation.outputs) == (clients, 67_758, (dims,), 2)
+    draw = np.random.RandomState(12345)  # the order of the authors' script
+    sizes = [min(int(size) + 50, 1000) for size in draw.lognormal(4, 2, clients)]
+    weights = np.array([draw.dirichlet([0.4, 0.4, 0.4]) for _ in range(clients)])
+    theta = draw.uniform(-1, 1, size=(3, dims))
+    assert federation.train.counts.tolist() == sizes
+    assert np.array_equal(federation.group, weights.argmax(axis=1))
+
+    x, y = federation.train.x.astype(np.float64), federation.train.y
+    assert np.abs(x).max() <= 1
+    assert x.std() == pytest.approx(1 / np.sqrt(3), abs=2e-3)
+    assert abs(x.mean()) < 1e-3
+    # a client's rows agree with a component as often as that labelled them, and by chance otherwise
+    agree = np.array([np.mean((x[rows] @ theta.T > 0) == y[rows, None], axis=0) for rows in map(federation.train.rows, range(clients))])
+    alike = np.mean((x @ theta.T > 0)[:, :, None] == (x @ theta.T > 0)[:, None], axis=0)
+    np.testing.assert_allclose(np.average(agree - weights @ alike, axis=0, weights=sizes), 0, atol=0.015)
+    alone = weights.max(axis=1) > 0.99
+    assert alone.sum() > 10
+    assert (agree[alone, federation.group[alone]] > 0.9).all()  # noise of .1 in a logit of standard deviation 4 turns few labels
+
+
+def test_fedem_obeys_its_settings():
+    still = make(source={"kind": "fedem", "noise": 0.0, "components": 1, "dimensions": 5}, clients=20, test_fraction=0)
+    draw = np.random.RandomState(7)
+    draw.lognormal(4, 2, 20)
+    for _ in range(20):
+        draw.dirichlet([0.4])
+    theta = draw.uniform(-1, 1, 5)
+    logit = still.train.x.astype(np.float64) @ theta
+    sure = np.abs(logit) > 1e-6
+    assert np.array_equal((logit > 0)[sure], still.train.y[sure])
+    assert still.group.tolist() == [0] * 20
+    loud = make(source={"kind": "fedem", "noise": 1e6, "components": 1, "dimensions": 5}, clients=20, test_fraction=0)
+    assert np.mean((loud.train.x @ theta > 0) == loud.train.y) == pytest.approx(0.5, abs=0.03)
+    even = make(source={"kind": "fedem", "alpha": 1e4, "components": 4}, test_fraction=0)
+    assert set(even.group.tolist()) == {0, 1, 2, 3}
+    with pytest.raises(SpecError, match=r"2\*\*32"):
+        make(seed=2**32, source={"kind": "fedem"})

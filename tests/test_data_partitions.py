@@ -106,14 +106,16 @@ def test_natural_takes_the_owners_as_they_are():
 )
 @settings(deadline=None)
 def test_split_keeps_a_training_row_and_depends_on_the_client_alone(counts, test, validation, seed):
-    part = split(counts, test, validation, seed)
+    part = split(counts, np.arange(len(counts)), test, validation, seed)
     client = np.repeat(np.arange(len(counts)), counts)
     tests, validations = split_sizes(counts, test, validation)
     assert np.array_equal(np.bincount(client[part == TEST], minlength=len(counts)), tests)
     assert np.array_equal(np.bincount(client[part == VALIDATION], minlength=len(counts)), validations)
     assert (np.bincount(client[part == TRAIN], minlength=len(counts)) >= 1).all()
-    fewer = split(counts[:-1], test, validation, seed) if len(counts) > 1 else part[:0]
-    assert np.array_equal(fewer, part[: len(fewer)])
+    others = split(counts[::-1], np.arange(len(counts))[::-1], test, validation, seed)
+    for m, (start, end) in enumerate(zip(np.cumsum(counts) - counts, np.cumsum(counts), strict=True)):
+        assert np.array_equal(part[start:end], others[len(part) - end : len(part) - start])
+        assert np.array_equal(part[start:end], split(counts[[m]], np.array([m]), test, validation, seed))
 
 
 def test_fractions_round_half_up():

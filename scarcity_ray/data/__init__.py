@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from scarcity_ray.data.blobs import Blobs
 from scarcity_ray.data.bundled import Bundled, Digits
+from scarcity_ray.data.fedem import FedEM
 from scarcity_ray.data.from_r import RDataset
+from scarcity_ray.data.held_out import participants, participants_first
 from scarcity_ray.data.leaf_synthetic import LeafSynthetic
 from scarcity_ray.data.partitions import Natural, Partition, natural, partition
 from scarcity_ray.data.pool import Categorical, Pool
@@ -21,12 +25,13 @@ from scarcity_ray.data.split import TEST, TRAIN, VALIDATION, split
 from scarcity_ray.data.standardise import Standardised, standardise
 from scarcity_ray.data.table import Table
 from scarcity_ray.data.transforms import Transform
-from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.federation import Array, Encoding, Federation, Shards
 from scarcity_ray.randomness import stream
 from scarcity_ray.spec import Spec, SpecError
 
-Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
+Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+_STRANGER = 3  # the part of rows that are nobody's in the federation, beside split's own
 
 
 class Data(Spec):
@@ -44,6 +49,9 @@ class Data(Spec):
     validation_fraction: Annotated[
         Fraction, Field(description="share of each client's own rows held out for choosing, rounded half up")
     ] = 0.0
+    held_out_clients: Annotated[
+        Fraction, Field(description="share of the clients that never take part, to test models on strangers; rounded half up, at least 1")
+    ] = 0.0
 
     @model_validator(mode="after")
     def _fractions(self) -> Self:
@@ -55,40 +63,63 @@ class Data(Spec):
 def deal(data: Data, seed: int, base_dir: Path) -> Federation:
     """The federation of a scenario: rows loaded, dealt to clients, split, standardised and transformed.
 
+    Clients held out are dealt and transformed like the others, by the ids that all would have; those who take part are then numbered
+    anew. How inputs are made is up to the latter: a stranger's word that none of them has is all zeros. Classes are those of all rows.
+
     base_dir: where relative paths start. Raises SpecError for what cannot be: too few rows, a missing file or column.
     """
     pool = data.source.load(data.clients, seed, base_dir)
     shares = _shares(data, pool, seed)
-    counts = np.array([len(share) for share in shares], dtype=np.int64)
-    pool = _reorder(pool, np.concatenate(shares))
-    client = np.repeat(np.arange(len(counts)), counts)
-    part = split(counts, data.test_fraction, data.validation_fraction, seed)
-    made = _inputs(pool, client, part == TRAIN)
+    clients = participants(len(shares), data.held_out_clients)
+    ids = participants_first(len(shares), clients, seed)
+    counts = np.array([len(shares[m]) for m in ids], dtype=np.int64)
+    pool = _reorder(pool, np.concatenate([shares[m] for m in ids]))
+    client = np.repeat(np.arange(len(ids)), counts)
+    part = split(counts, ids, data.test_fraction, data.validation_fraction, seed)
+    part[client >= clients] = _STRANGER
+    made = _inputs(pool, client, part == TRAIN, clients)
     x, y = made.x, made.y
 
     own = isinstance(data.partition, Natural | None)
-    group = np.arange(len(counts)) % math.lcm(*(transform.groups for transform in data.transforms))
+    group = ids % math.lcm(*(transform.groups for transform in data.transforms))
     for place, transform in enumerate(data.transforms):
-        x, y = transform.apply(x, y, client % transform.groups, pool.task, pool.outputs, seed, place)
+        x, y = transform.apply(x, y, ids[client] % transform.groups, pool.task, pool.outputs, seed, place)
     if own and pool.group is not None:
-        _, group = np.unique(pool.group * (group.max() + 1) + group, return_inverse=True)
+        _, group = np.unique(pool.group[ids] * (group.max() + 1) + group, return_inverse=True)
+    group = group.astype(np.int64)
 
-    def shards(which: int) -> Shards:
+    def shards(which: int, whose: slice) -> Shards:
         rows = part == which
-        starts = np.concatenate([[0], np.cumsum(np.bincount(client[rows], minlength=len(counts)))]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(client[rows], minlength=len(ids))[whose])]).astype(np.int64)
         return Shards(x, y, starts) if rows.all() else Shards(x[rows], y[rows], starts)
 
+    stay, leave = slice(clients), slice(clients, None)
     return Federation(
-        train=shards(TRAIN),
-        validation=shards(VALIDATION),
-        test=shards(TEST),
-        group=group.astype(np.int64),
+        train=shards(TRAIN, stay),
+        validation=shards(VALIDATION, stay),
+        test=shards(TEST, stay),
+        group=group[stay],
         task=pool.task,
         outputs=pool.outputs,
         label_scale=made.label_scale,
         uplink_bytes=made.uplink_bytes,
         downlink_bytes=made.downlink_bytes,
-        names=pool.names if own else None,
+        encoding=_encoding(pool, made, ids[stay] if own else None),
+        strangers=shards(_STRANGER, leave),
+        stranger_group=group[leave],
+    )
+
+
+def _encoding(pool: Pool, made: Standardised, ids: NDArray[np.int64] | None) -> Encoding:
+    """How the pool's table was read. ids: the source's own clients that take part; None where rows were dealt to others."""
+    return Encoding(
+        inputs=made.inputs,
+        label=pool.label,
+        classes=None if pool.task == "regression" else pool.classes or tuple(range(pool.outputs)),
+        label_mean=made.label_mean,
+        label_scale=made.label_scale,
+        client=None if ids is None else pool.client,
+        clients=None if ids is None or pool.names is None else tuple(pool.names[m] for m in ids),
     )
 
 
@@ -100,17 +131,19 @@ def describe(federation: Federation) -> dict[str, Any]:
         "shape": list(federation.shape),
         "outputs": federation.outputs,
         "clients": federation.clients,
+        "strangers": len(federation.stranger_group),
         "groups": len(np.unique(federation.group)),
         "train_rows": len(federation.train.x),
         "validation_rows": len(federation.validation.x),
         "test_rows": len(federation.test.x),
+        "stranger_rows": len(federation.strangers.x),
         "smallest_shard": int(counts.min()),
         "median_shard": float(np.median(counts)),
         "largest_shard": int(counts.max()),
     }
 
 
-def _shares(data: Data, pool: Pool, seed: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def _shares(data: Data, pool: Pool, seed: int) -> list[NDArray[np.int64]]:
     """Row numbers of each client."""
     if not isinstance(data.partition, Natural | None):
         clients = data.clients or pool.owners
@@ -128,21 +161,21 @@ def _shares(data: Data, pool: Pool, seed: int) -> list[np.ndarray[Any, np.dtype[
     return natural(data.partition or Natural(minimum=1), pool.owner, pool.owners)
 
 
-def _reorder(pool: Pool, order: np.ndarray[Any, np.dtype[np.int64]]) -> Pool:
+def _reorder(pool: Pool, order: NDArray[np.int64]) -> Pool:
     """The same rows, client after client; no copy where they lie so already."""
     if np.array_equal(order, np.arange(len(order))):
         return pool
     if not isinstance(pool.x, tuple):
-        return Pool(pool.x[order], pool.y[order], pool.task, pool.outputs, None, pool.names, pool.group)
+        return replace(pool, x=pool.x[order], y=pool.y[order], owner=None)
     columns = tuple(
         Categorical(column.codes[order], column.words) if isinstance(column, Categorical) else column[order] for column in pool.x
     )
-    return Pool(columns, pool.y[order], pool.task, pool.outputs, None, pool.names, pool.group)
+    return replace(pool, x=columns, y=pool.y[order], owner=None)
 
 
-def _inputs(pool: Pool, client: np.ndarray[Any, np.dtype[np.int64]], training: np.ndarray[Any, np.dtype[np.bool_]]) -> Standardised:
+def _inputs(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool_], clients: int) -> Standardised:
     """Finished inputs and targets; those that are finished already cost nothing."""
     if isinstance(pool.x, tuple):
-        return standardise(pool.x, pool.y, client, training)
-    nothing = np.zeros(int(client[-1]) + 1, dtype=np.int64)
-    return Standardised(pool.x, pool.y, 1.0, nothing, nothing)
+        return standardise(pool, client, training, clients)
+    nothing = np.zeros(clients, dtype=np.int64)
+    return Standardised(pool.x, pool.y, Array(shape=pool.x.shape[1:]), 0.0, 1.0, nothing, nothing)

@@ -30,7 +30,8 @@ class Digits(Spec):
 class Bundled(Spec):
     """A small table of scikit-learn's, standardised by the clients' summed moments.
 
-    breast_cancer: 569 x 30, 2 classes. wine: 178 x 13, 3 classes. diabetes: 442 x 10, regression.
+    breast_cancer: 569 x 30, 2 classes. wine: 178 x 13, 3 classes. diabetes: 442 x 10, regression. Columns and classes are
+    called as scikit-learn calls them, the label `target`.
     """
 
     kind: Literal["breast_cancer", "wine", "diabetes"]
@@ -40,8 +41,12 @@ class Bundled(Spec):
         from sklearn import datasets  # here, because it takes half a second to import
 
         if self.kind == "diabetes":
-            x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
-            return Pool(tuple(x.T.astype(np.float64)), y.astype(np.float64)[:, None], "regression", 1)
-        load = datasets.load_wine if self.kind == "wine" else datasets.load_breast_cancer
-        x, y = load(return_X_y=True)
-        return Pool(tuple(x.T.astype(np.float64)), y.astype(np.int64), "classification", int(y.max()) + 1)
+            table = datasets.load_diabetes(scaled=False)
+        else:
+            table = datasets.load_wine() if self.kind == "wine" else datasets.load_breast_cancer()
+        x, inputs = tuple(table.data.T.astype(np.float64)), tuple((str(name), 1) for name in table.feature_names)
+        if self.kind == "diabetes":
+            return Pool(x, table.target.astype(np.float64)[:, None], "regression", 1, inputs=inputs, label="target")
+        classes = tuple(str(name) for name in table.target_names)
+        y = table.target.astype(np.int64)
+        return Pool(x, y, "classification", len(classes), inputs=inputs, label="target", classes=classes)

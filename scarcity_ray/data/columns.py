@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from scarcity_ray.data.pool import Categorical, Column, Pool, Task
+from scarcity_ray.data.pool import Categorical, Classes, Column, Pool, Task
 from scarcity_ray.data.standardise import LONGEST_WORD
 from scarcity_ray.spec import Spec, SpecError
 
@@ -109,13 +110,22 @@ def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[
     keep = _complete(spec, list(readers.values()))
 
     columns = {name: reader.values(keep) for name, reader in readers.items()}
-    y, task, outputs = _label(spec, columns[spec.label], schema.field(spec.label).type)
+    y, classes = _label(spec, columns[spec.label], schema.field(spec.label).type)
     x = tuple(column if isinstance(column := columns[name], Categorical) else column**power for _, name, power in features)
+    pool = Pool(
+        x,
+        y,
+        "regression" if classes is None else "classification",
+        1 if classes is None else len(classes),
+        inputs=tuple((name, power) for _, name, power in features),
+        label=spec.label,
+        classes=classes,
+    )
     client, group = columns.get(spec.client or ""), columns.get(spec.group or "")
     if not isinstance(client, Categorical):
-        return Pool(x, y, task, outputs)
+        return pool
     groups = _group(spec.group, group, client) if spec.group and isinstance(group, Categorical) else None
-    return Pool(x, y, task, outputs, client.codes.astype(np.int64), client.words, groups)
+    return replace(pool, owner=client.codes.astype(np.int64), names=client.words, group=groups, client=spec.client)
 
 
 def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -140,25 +150,44 @@ def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[
     return found
 
 
-def _require(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> None:
-    """Raises SpecError, with the nearest name, where the table has not exactly one column of that name."""
-    count = schema.names.count(name)
+def not_one(name: str, names: list[str]) -> str | None:
+    """What is wrong, with the nearest name, where a table of columns `names` has not exactly one column of that name."""
+    count = names.count(name)
     if count > 1:
-        raise SpecError(path, name, f"the table has {count} columns of that name")
-    if count == 0:
-        near = difflib.get_close_matches(name, schema.names, 1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        shown = ", ".join(schema.names[:20]) + (", ..." if len(schema.names) > 20 else "")
-        raise SpecError(path, name, f"the table has no such column{hint} It has: {shown}")
+        return f"the table has {count} columns of that name"
+    if count == 1:
+        return None
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"the table has no such column{hint} It has: {some(names)}"
+
+
+def some(words: Sequence[object]) -> str:
+    """The first words of a list that may be long."""
+    return ", ".join(str(word) for word in words[:20]) + (", ..." if len(words) > 20 else "")
+
+
+def _require(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> None:
+    """Raises SpecError where the table has not exactly one column of that name."""
+    if fault := not_one(name, schema.names):
+        raise SpecError(path, name, fault)
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether values of a type are words."""
+    return bool(pa.types.is_dictionary(kind)) or str(kind) in ("string", "large_string", "string_view")
+
+
+def holds_numbers(kind: pa.DataType) -> bool:
+    """Whether values of a type are numbers; true and false are 1 and 0."""
+    return any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean))
 
 
 def _is_text(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> bool:
     """Whether a column holds words; SpecError where it holds neither words nor numbers."""
     kind = schema.field(name).type
-    if pa.types.is_dictionary(kind) or str(kind) in ("string", "large_string", "string_view"):
-        return True
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
-        return False
+    if holds_text(kind) or holds_numbers(kind):
+        return holds_text(kind)
     if pa.types.is_null(kind):
         raise SpecError(path, name, "the column has no value at all: leave it out by naming the `features`")
     raise SpecError(path, name, f"the column holds {kind}; numbers, booleans and text can be used: turn it into a number, or leave it out")
@@ -198,22 +227,27 @@ def _complete(spec: Columns, readers: list[_Reader]) -> NDArray[np.bool_] | None
     return ~lacking
 
 
-def _label(spec: Columns, column: Column, kind: pa.DataType) -> tuple[NDArray[Any], Task, int]:
-    """Targets `[rows, 1]` or classes `[rows]`, numbered in sorted order; the task; and how many outputs a model needs."""
+def _label(spec: Columns, column: Column, kind: pa.DataType) -> tuple[NDArray[Any], Classes | None]:
+    """Targets `[rows, 1]`; or classes `[rows]`, numbered in sorted order, with what they are in the table."""
     measured = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     task = spec.task or ("regression" if measured else "classification")
     if task == "regression":
         if isinstance(column, Categorical):
             raise SpecError((*_SOURCE, "task"), task, f"the label {spec.label} is text; a regression needs numbers")
-        return column[:, None], task, 1
-    if not isinstance(column, Categorical):
+        return column[:, None], None
+    classes: Classes
+    codes: NDArray[Any]
+    if isinstance(column, Categorical):
+        classes, codes = column.words, column.codes
+    else:
         if measured and (column != np.floor(column)).any():
             raise SpecError((*_SOURCE, "task"), task, f"the label {spec.label} holds fractions; classes are whole numbers or text")
         values, codes = np.unique(column, return_inverse=True)
-        column = Categorical(codes.astype(np.int32), tuple(str(int(value)) for value in values))
-    if len(column.words) < 2:
-        raise SpecError((*_SOURCE, "label"), spec.label, f"every row has the same class, {column.words[0]}")
-    return column.codes.astype(np.int64), task, len(column.words)
+        kinds = bool if pa.types.is_boolean(kind) else int
+        classes = tuple(kinds(value) for value in values)
+    if len(classes) < 2:
+        raise SpecError((*_SOURCE, "label"), spec.label, f"every row has the same class, {classes[0]}")
+    return codes.astype(np.int64), classes
 
 
 def _group(name: str, group: Categorical, client: Categorical) -> NDArray[np.int64]:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from scarcity_ray.spec import SpecError
 
 Task = Literal["classification", "regression"]
+Classes = tuple[bool, ...] | tuple[int, ...] | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """A text column: `codes` int32 `[rows]` are places in `words`."""
+    """A text column: `codes` int32 `[rows]` are places in `words`, or -1 for a word that is none of them."""
 
     codes: NDArray[np.int32]
     words: tuple[str, ...]
@@ -33,6 +34,8 @@ class Pool:
     y: int64 `[rows]` classes, or `[rows, 1]` targets (float64 beside columns, else float32). outputs: classes, or
     targets a row. owner: int64 `[rows]`, the client each row belongs to, where the source has clients of its own, with
     `names` where they have names and `group` `[clients]` where they have groups.
+    How it is called in the user's table: inputs: (name, power) of each column of `x`; label; classes, where they are not
+    0 .. outputs - 1; client: the column that `names` come from.
     """
 
     x: NDArray[np.float32] | tuple[Column, ...]
@@ -42,6 +45,10 @@ class Pool:
     owner: NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
     group: NDArray[np.int64] | None = None
+    inputs: tuple[tuple[str, int], ...] = ()
+    label: str = "y"
+    classes: Classes | None = None
+    client: str | None = None
 
     @property
     def owners(self) -> int | None:

@@ -21,8 +21,10 @@ def split_sizes(counts: NDArray[np.int64], test_fraction: float, validation_frac
     return test, np.minimum(validation, counts - 1 - test)
 
 
-def split(counts: NDArray[np.int64], test_fraction: float, validation_fraction: float, seed: int) -> NDArray[np.int8]:
-    """TRAIN, VALIDATION or TEST for each row, `[rows]`, of clients who hold `counts` rows one after the other.
+def split(
+    counts: NDArray[np.int64], ids: NDArray[np.int64], test_fraction: float, validation_fraction: float, seed: int
+) -> NDArray[np.int8]:
+    """TRAIN, VALIDATION or TEST for each row, `[rows]`, of clients `ids` who hold `counts` rows one after the other.
 
     A client's split is a function of the seed, its id and its number of rows alone.
     """
@@ -32,7 +34,7 @@ def split(counts: NDArray[np.int64], test_fraction: float, validation_fraction: 
         return part
     client = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(part)) - np.repeat(np.cumsum(counts) - counts, counts)
-    drawn = np.lexsort((hash64(seed, "split", client, place), client))  # each client's rows, mixed
+    drawn = np.lexsort((hash64(seed, "split", ids[client], place), client))  # each client's rows, mixed
     part[drawn[place < (test + validation)[client]]] = VALIDATION
     part[drawn[place < test[client]]] = TEST
     return part

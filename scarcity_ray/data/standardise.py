@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.data.pool import Categorical, Column
+from scarcity_ray.data.pool import Categorical, Column, Pool
+from scarcity_ray.federation import Array, Number, Words
+from scarcity_ray.spec import SpecError
 
 LONGEST_WORD = 254  # bytes: what fits the length byte beside the mark between two columns
 
@@ -46,58 +48,102 @@ def merge(records: NDArray[Any]) -> NDArray[Any]:
     m2 = records["m2"].astype(np.float64).sum(axis=0) + (counts * (means - mean) ** 2).sum(axis=0)
     std = np.sqrt(m2 / total)
     scale = np.empty(1, dtype=[("mean", "<f4", mean.shape), ("std", "<f4", mean.shape)])
-    scale["mean"], scale["std"] = mean, np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
+    scale["mean"], scale["std"] = mean, np.where(std <= np.finfo(np.float32).eps * np.abs(mean), 1.0, std)
     return scale
+
+
+def spread(columns: Sequence[Column], inputs: Sequence[Number | Words]) -> NDArray[np.float32]:
+    """Inputs `[rows, width]` from columns in the same order: numbers standardised, text one-hot (a word that is none: all zeros).
+
+    A text column's codes are places in its input's words.
+    """
+    rows = len(columns[0].codes if isinstance(columns[0], Categorical) else columns[0])
+    width = sum(len(column.words) if isinstance(column, Words) else 1 for column in inputs)
+    x = np.zeros((rows, width), dtype=np.float32)
+    at = 0
+    for column, how in zip(columns, inputs, strict=True):
+        if isinstance(how, Words):
+            assert isinstance(column, Categorical)
+            known = np.flatnonzero(column.codes >= 0)
+            x[known, at + column.codes[known]] = 1.0
+            at += len(how.words)
+        else:
+            assert not isinstance(column, Categorical)
+            x[:, at] = (column - how.mean) / how.std
+            at += 1
+    return x
 
 
 @dataclass(frozen=True)
 class Standardised:
-    """float32 inputs `[rows, width]` and targets `[rows, outputs]` or classes `[rows]`; what one unit of a target is in the user's
-    unit; bytes `[clients]` sent and received."""
+    """float32 inputs `[rows, width]` and targets `[rows, outputs]` or classes `[rows]`; how each column became inputs; what a target
+    of 0 and one unit of a target are in the user's unit; bytes `[clients]` sent and received."""
 
     x: NDArray[np.float32]
     y: NDArray[Any]
+    inputs: tuple[Number | Words, ...] | Array
+    label_mean: float
     label_scale: float
     uplink_bytes: NDArray[np.int64]
     downlink_bytes: NDArray[np.int64]
 
 
-def standardise(columns: Sequence[Column], y: NDArray[Any], client: NDArray[np.int64], training: NDArray[np.bool_]) -> Standardised:
+def standardise(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool_], clients: int) -> Standardised:
     """Standardises numeric columns and float targets, and spreads text columns one-hot, in the order of the columns.
 
-    client: the client of each row, rising; training: the rows whose moments count. Words are taken from all of a client's rows,
-    so that the width of the inputs does not depend on the split.
+    client: the client of each row, rising; ids from `clients` on are strangers, whose rows are read as the others' are and say
+    nothing on how. training: the rows whose moments count. Words are taken from all of a participant's rows, so that the width of
+    the inputs does not depend on the split. Raises SpecError for numbers too large to be summed.
     """
-    clients = int(client[-1]) + 1
-    targets = [y[:, 0]] if y.dtype.kind == "f" else []
+    assert isinstance(pool.x, tuple)
+    rows = int(np.searchsorted(client, clients))  # the participants', which come first
+    columns = [_known(column, rows) if isinstance(column, Categorical) else column for column in pool.x]
+    targets = [pool.y[:, 0]] if pool.y.dtype.kind == "f" else []
     numeric = [column for column in columns if not isinstance(column, Categorical)] + targets
     texts = [column for column in columns if isinstance(column, Categorical)]
     up, down = np.zeros(clients, dtype=np.int64), np.zeros(clients, dtype=np.int64)
     mean = std = np.empty(0, dtype=np.float32)
     if numeric:
         starts = np.concatenate([[0], np.cumsum(np.bincount(client[training], minlength=clients))])
-        records = upload([column[training] for column in numeric], starts)
-        scale = merge(records)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
+            records = upload([column[training] for column in numeric], starts)
+            scale = merge(records)
         mean, std = scale["mean"][0], scale["std"][0]
         up += records.dtype.itemsize
         down += scale.dtype.itemsize
     for place, text in enumerate(texts):
         sizes = np.array([1 + len(word.encode()) for word in text.words])
-        owner, word = np.divmod(np.unique(client * len(text.words) + text.codes), len(text.words))
+        owner, word = np.divmod(np.unique(client[:rows] * len(text.words) + text.codes[:rows]), len(text.words))
         mark = int(place > 0)
         up += np.bincount(owner, weights=sizes[word], minlength=clients).astype(np.int64) + mark
         down += int(sizes.sum()) + mark
 
-    width = sum(len(column.words) if isinstance(column, Categorical) else 1 for column in columns)
-    x = np.zeros((len(client), width), dtype=np.float32)
-    at = number = 0
-    for column in columns:
+    inputs: list[Number | Words] = []
+    moments = zip(mean.tolist(), std.tolist(), strict=True)
+    for column, (name, power) in zip(columns, pool.inputs, strict=True):
         if isinstance(column, Categorical):
-            x[np.arange(len(x)), at + column.codes] = 1.0
-            at += len(column.words)
+            inputs.append(Words(name=name, words=column.words))
         else:
-            x[:, at] = (column - mean[number]) / std[number]
-            at, number = at + 1, number + 1
+            centre, unit = _finite("features", name, *next(moments))
+            inputs.append(Number(name=name, power=power, mean=centre, std=unit))
+    x = spread(columns, inputs)
     if not targets:
-        return Standardised(x, y, 1.0, up, down)
-    return Standardised(x, ((y - mean[-1]) / std[-1]).astype(np.float32), float(std[-1]), up, down)
+        return Standardised(x, pool.y, tuple(inputs), 0.0, 1.0, up, down)
+    centre, unit = _finite("label", pool.label, *next(moments))
+    return Standardised(x, ((pool.y - centre) / unit).astype(np.float32), tuple(inputs), centre, unit, up, down)
+
+
+def _known(text: Categorical, rows: int) -> Categorical:
+    """The same column with the words of its first `rows` rows alone; a row with another word has code -1."""
+    used = np.unique(text.codes[:rows])
+    place = np.full(len(text.words), -1, dtype=np.int32)
+    place[used] = np.arange(len(used), dtype=np.int32)
+    return Categorical(place[text.codes], tuple(text.words[word] for word in used))
+
+
+def _finite(field: str, name: str, mean: float, std: float) -> tuple[float, float]:
+    """Both as they are; SpecError where they, or the sums they come from, passed what float32 holds."""
+    if not (np.isfinite(mean) and np.isfinite(std)):
+        message = "its numbers are too large for the summed moments, which are float32: divide the column, or leave it out"
+        raise SpecError(("data", "source", field), name, message)
+    return mean, std

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -18,6 +20,50 @@ _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": ",", ".tsv": "\t"}
 _BATCH_ROWS = 65_536
 
 
+class TableError(ValueError):
+    """A table that cannot be read, or cannot be read as it has to be: in which file, at which column and value.
+
+    `column` and `value` are None where the fault is no column's, or no value's; `message` says it all but the file.
+    """
+
+    def __init__(self, file: str, column: str | None, value: Any, message: str) -> None:
+        super().__init__(file, column, value, message)
+        self.file = file
+        self.column = column
+        self.value = value
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}" if self.column is None else f"{self.file}, column {self.column}: {self.message}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Makes a TableError of what pyarrow or the disk says while a file is read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(str(path), None, None, f"the file cannot be read: {error}") from error
+
+
+def open_file(path: Path, retyped: Callable[[pa.Schema], pa.Schema]) -> pa.dataset.Dataset:
+    """The rows of a file, yet to be read.
+
+    retyped: a text file's column types, given those that its first block suggests. Raises TableError for a file that is not there.
+    """
+    layout = _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+    if layout is None:
+        raise TableError(str(path), None, None, f"the name ends in none of {', '.join(_FORMATS)}")
+    if not path.is_file():
+        raise TableError(str(path), None, None, f"there is no file {path.resolve()}")
+    with reading(path):
+        if layout == "parquet":
+            return pa.dataset.dataset(str(path), format=layout)
+        form = _csv(layout)
+        suggested = pa.dataset.dataset(str(path), format=form).schema
+        return pa.dataset.dataset(str(path), format=form, schema=retyped(suggested))
+
+
 class Table(Columns):
     """A Parquet, CSV (.csv, .csv.gz) or tab-separated (.tsv) file; the clients standardise its numbers and spread its words together."""
 
@@ -26,21 +72,13 @@ class Table(Columns):
 
     def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
         """Reads the named columns, batch by batch."""
-        where = ("data", "source", "path")
         path = base_dir / self.path
-        layout = _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
-        if layout is None:
-            raise SpecError(where, self.path, f"the name ends in none of {', '.join(_FORMATS)}")
-        if not path.is_file():
-            raise SpecError(where, self.path, f"there is no file {path.resolve()}")
         try:
-            form = "parquet" if layout == "parquet" else _csv(layout)
-            table = pa.dataset.dataset(str(path), format=form)
-            if layout != "parquet":
-                table = pa.dataset.dataset(str(path), format=form, schema=self._widened(table.schema))
-            return read(self, table.schema, lambda names: table.to_batches(columns=names, batch_size=_BATCH_ROWS, batch_readahead=2))
-        except (pa.ArrowException, OSError) as error:
-            raise SpecError(where, self.path, f"the file cannot be read: {error}") from error
+            table = open_file(path, self._widened)
+            with reading(path):
+                return read(self, table.schema, lambda names: table.to_batches(columns=names, batch_size=_BATCH_ROWS, batch_readahead=2))
+        except TableError as error:
+            raise SpecError(("data", "source", "path"), self.path, error.message) from error
 
     def _widened(self, schema: pa.Schema) -> pa.Schema:
         """The types of a CSV file's columns: as its first block suggests, but wide enough for what may follow."""
