@@ -125,7 +125,8 @@ class Federation:
     what one unit of a (standardised) regression target is in the user's unit; 1.0 otherwise. uplink_bytes,
     downlink_bytes: int64 `[clients]`, what preparing the data cost each client (summed moments, categories), once.
     encoding: how the rows were read; None for rows handed over as arrays. strangers: all rows of the clients that were
-    held out and are no part of anything above, with `stranger_group` int64 `[strangers]`; none where nobody was.
+    held out and are no part of anything above, with `stranger_group` int64 `[strangers]`; none where nobody was. later:
+    what the same clients hold from `drift_round` on, where their data change.
     """
 
     train: Shards
@@ -140,6 +141,12 @@ class Federation:
     encoding: Encoding | None = None
     strangers: Shards = field(default_factory=_nobody)
     stranger_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    later: Federation | None = None
+    drift_round: int | None = None
+
+    def at(self, round: int) -> Federation:
+        """What the clients hold in a round."""
+        return self if self.later is None or self.drift_round is None or round < self.drift_round else self.later
 
     @property
     def names(self) -> tuple[str, ...] | None:

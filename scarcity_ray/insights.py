@@ -44,6 +44,8 @@ PAYLOADS = pa.schema(
         for name, what in (
             ("survey", "sum of the inputs and of their squares: ensemble.representation.survey"),
             ("moments", "moments of the features and targets, packed: ensemble.moments.Packing"),
+            ("prototypes", "mean of each class's features and its number of rows: ensemble.class_means.class_means"),
+            ("gradient", "change of the model in local training, in the round's random basis: strategies.gradient_exchange.Basis"),
         )
     ]
 )

@@ -59,7 +59,9 @@ class Plan:
     def memory_bytes(self) -> int:
         """What the run is expected to take: its processes, the shards once, and the clients' personal models."""
         federation = self.federation
-        shards = sum(part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test))
+        shards = sum(
+            part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.strangers)
+        )
         models = max(
             sum(value.nbytes for value in strategy.memory(self.problems[strategy.title]).values()) for strategy in self.scenario.strategies
         )
@@ -108,6 +110,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> Plan
 def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Federation, seed: int) -> Problem:
     own = strategy.model is not None
     model = strategy.model or scenario.model or Linear()  # a strategy that brings its own model takes no more than shapes
+    samples = strategy.trains_on(federation.train).counts
     try:
         problem = make_problem(
             build(model, federation.shape, federation.outputs, seed),
@@ -115,7 +118,8 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
             task=federation.task,
             outputs=federation.outputs,
             shape=federation.shape,
-            samples=strategy.trains_on(federation.train).counts,
+            samples=samples,
+            groups=federation.group if len(samples) == federation.clients else None,  # clients of a strategy's making have none
             seed=seed,
         )
         return strategy.problem(problem)

@@ -25,19 +25,17 @@ _INLINE = 32 << 10  # bytes of arrays; Ray itself sends arguments of up to 100 K
 
 
 class RayFleet:
-    """Ray actors of one class. It travels: the Server is handed the fleets of Clients and Experts.
+    """Ray actors of one class, each holding that many CPUs. It travels: the Server is handed the fleets of Clients and Experts."""
 
-    actor: the class as Ray's `remote` returns it.
-    """
-
-    def __init__(self, name: str, actor: Any, orders: Sequence[tuple[Any, ...]]) -> None:
-        self.name, self.actor, self.handles, self.size = name, actor, list[Any](), 0
+    def __init__(self, worker: type, orders: Sequence[tuple[Any, ...]], cpus: float = 0) -> None:
+        self.worker, self.cpus, self.handles, self.size = worker, cpus, list[Any](), 0
         self.resize(orders)
 
     def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
         for handle in self.handles[len(orders) :]:
             ray.kill(handle)
-        self.handles = [*self.handles[: len(orders)], *(self.actor.remote(*order) for order in orders[self.size :])]
+        actor = ray.remote(num_cpus=self.cpus, max_restarts=0)(self.worker)
+        self.handles = [*self.handles[: len(orders)], *(actor.remote(*order) for order in orders[self.size :])]
         self.size = len(orders)
 
     def put(self, value: Any) -> Any:
@@ -57,11 +55,11 @@ class RayFleet:
             cause = error.cause if isinstance(error.cause, BaseException) else error
             if isinstance(cause, WorkerError):  # from an actor that this one called
                 raise WorkerError(*cause.args) from None
-            raise WorkerError(self.name, method, in_words(cause), str(error)) from None
+            raise WorkerError(self.worker.__name__, method, in_words(cause), str(error)) from None
         except RayActorError as error:
-            raise WorkerError(self.name, method, f"an actor died: {in_words(error)}") from None
+            raise WorkerError(self.worker.__name__, method, f"an actor died: {in_words(error)}") from None
         except RayError as error:
-            raise WorkerError(self.name, method, in_words(error)) from None
+            raise WorkerError(self.worker.__name__, method, in_words(error)) from None
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         return self.wait(self.start(method, orders, shared))
@@ -97,7 +95,7 @@ class RayLauncher:
         return ray.put(value)
 
     def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> RayFleet:
-        return RayFleet(worker.__name__, ray.remote(num_cpus=cpus, max_restarts=0)(worker), orders)
+        return RayFleet(worker, orders, cpus)
 
     def close(self) -> None:
         if self._started:

@@ -1,62 +1,120 @@
-"""Router: which expert answers, by a fixed table client -> expert, or by the highest score."""
+"""Router: which experts answer and with what weight, by a table of rules or by scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from operator import index
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
 class Router:
-    """Routes to one of `num_experts` experts, ids 0 to num_experts - 1.
+    """Routes to `num_experts` experts, ids 0 to num_experts - 1.
 
-    >>> router = Router(num_experts=3, table={7: 2})
-    >>> router.lookup([7])
-    array([2])
+    By rule: a table from tags to experts. A tag is whatever the rule goes by: a client's id, the name of a group or a domain.
+    By scores `[n, num_experts]`: the best expert alone, the k best, or all by their weight. A score is a log-probability
+    but for a constant of its row. -inf says that an expert cannot answer; a row of nothing else, and NaN, are refused.
+
+    >>> router = Router(num_experts=3, table={7: 2, "north": 0})
+    >>> router.lookup([7, "north"])
+    array([2, 0])
     >>> router.route([[0.1, 0.8, 0.1], [0.5, 0.0, 0.5]])
     array([1, 0])
+    >>> router.weights([[0.0, 0.0, -9.0]], k=2)
+    array([[0.5, 0.5, 0. ]])
     """
 
-    def __init__(self, num_experts: int = 1, table: Mapping[int, int] | None = None) -> None:
+    def __init__(self, num_experts: int = 1, table: Mapping[Any, int] | None = None) -> None:
         if num_experts < 1:
             raise ValueError(f"num_experts is {num_experts}; a router needs at least 1")
         self.num_experts = num_experts
-        self._table: dict[int, int] = {}
+        self._table: dict[Hashable, int] = {}
         self.assign(table or {})
 
+    # -- by rule -----------------------------------------------------------------------------------------------------
+
     @property
-    def table(self) -> dict[int, int]:
-        """The expert of each assigned client. A copy."""
+    def table(self) -> dict[Hashable, int]:
+        """The expert of each assigned tag. A copy."""
         return dict(self._table)
 
-    def assign(self, table: Mapping[int, int]) -> None:
-        """Enters clients in the table; one that is there already moves. Raises ValueError for an unknown expert, and enters none."""
-        rows = {index(client): index(expert) for client, expert in table.items()}
-        for client, expert in rows.items():
+    def assign(self, table: Mapping[Any, int]) -> None:
+        """Enters tags in the table; one that is there already moves. Raises ValueError for an unknown expert, and enters none."""
+        rows = {tag: index(expert) for tag, expert in table.items()}
+        for tag, expert in rows.items():
             if not 0 <= expert < self.num_experts:
-                raise ValueError(f"client {client} cannot have expert {expert}: there are experts 0 to {self.num_experts - 1}")
+                raise ValueError(f"{tag!r} cannot have expert {expert}: there are experts 0 to {self.num_experts - 1}")
         self._table.update(rows)
 
-    def lookup(self, clients: ArrayLike) -> NDArray[np.int64]:
-        """The expert of each client, from the table: ids `[n]` to ids `[n]`. Raises KeyError naming clients that are not in it."""
-        ids = np.asarray(clients, dtype=np.int64)
-        unknown = sorted(set(ids.ravel().tolist()) - self._table.keys())
+    def lookup(self, tags: Iterable[Hashable]) -> NDArray[np.int64]:
+        """The expert of each tag, from the table: ids `[n]`. Raises KeyError naming tags that are not in it."""
+        wanted = tags.tolist() if isinstance(tags, np.ndarray) else list(tags)
+        unknown = [tag for tag in dict.fromkeys(wanted) if tag not in self._table]
         if unknown:
-            raise KeyError(f"no expert is assigned to client {', '.join(map(str, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}")
-        return np.array([self._table[client] for client in ids.ravel().tolist()], dtype=np.int64).reshape(ids.shape)
+            raise KeyError(f"no expert is assigned to {', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}")
+        return np.array([self._table[tag] for tag in wanted], dtype=np.int64)
+
+    # -- by scores ---------------------------------------------------------------------------------------------------
 
     def route(self, scores: ArrayLike) -> NDArray[np.int64]:
-        """The expert of the highest score of each row, the lowest id of equals: `[n, num_experts]` to ids `[n]`.
+        """The expert of the highest score of each row, the lowest id of equals: `[n, num_experts]` to ids `[n]`."""
+        best: NDArray[np.int64] = np.argmax(self._below_best(scores), axis=1).astype(np.int64)
+        return best
 
-        A score may be infinite. Raises ValueError for another shape and for NaN.
+    def top(self, scores: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The k best experts of each row by falling score, the lowest id of equals first: ids `[n, k]`, and their weights
+        `[n, k]`, the softmax over the chosen."""
+        return self._top(self._below_best(scores), k)
+
+    def weights(self, scores: ArrayLike, k: int | None = None, temperature: float = 1.0) -> NDArray[np.float64]:
+        """How much each expert counts, `[n, num_experts]`; a row sums to 1.
+
+        The softmax of `scores / temperature` over each row's k best, 0 for the rest; over all if k is left out. A
+        temperature near 0 leaves the best alone, a high one gives all alike.
         """
+        if not 0 < temperature < np.inf:
+            raise ValueError(f"temperature is {temperature}; a finite number above 0 is needed")
+        ids, chosen = self._top(self._below_best(scores, temperature), self.num_experts if k is None else k)
+        weights = np.zeros((len(ids), self.num_experts))
+        np.put_along_axis(weights, ids, chosen, axis=1)
+        return weights
+
+    def load(self, routed: ArrayLike) -> NDArray[np.float64]:
+        """The share of inputs that each expert answers, `[num_experts]`, of what `route` or `lookup` (ids `[n]`) or `weights`
+        gave. Sums to 1; NaN without inputs."""
+        values = np.asarray(routed)
+        ids = values.ndim == 1 and (values.dtype.kind in "iu" or not len(values))
+        total = np.bincount(values.astype(np.int64), minlength=self.num_experts) if ids else values.sum(axis=0)
+        if not (ids or values.ndim == 2) or total.shape != (self.num_experts,):
+            raise ValueError(
+                f"a load is of ids [n] below {self.num_experts}, or of weights [n, {self.num_experts}]; "
+                f"this is {values.dtype} of shape {list(values.shape)}"
+            )
+        share: NDArray[np.float64] = total / len(values) if len(values) else np.full(self.num_experts, np.nan)
+        return share
+
+    def _top(self, below_best: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        if not 1 <= k <= self.num_experts:
+            raise ValueError(f"k is {k}; 1 to {self.num_experts} experts can be chosen")
+        ids: NDArray[np.int64] = np.argsort(-below_best, axis=1, kind="stable")[:, :k].astype(np.int64)
+        odds = np.exp(np.take_along_axis(below_best, ids, axis=1))
+        return ids, odds / odds.sum(axis=1, keepdims=True)
+
+    def _below_best(self, scores: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+        """Scores less the best of their row, over the temperature, so at most 0; where the best is inf, all others are -inf."""
         values = np.asarray(scores, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != self.num_experts:
             raise ValueError(f"scores have shape {list(values.shape)}; a router of {self.num_experts} takes [n, {self.num_experts}]")
-        nan = np.flatnonzero(np.isnan(values).any(axis=1))
-        if len(nan):
-            raise ValueError(f"scores of row {nan[0]} are not all numbers (NaN), and of {len(nan) - 1} rows more")
-        best: NDArray[np.int64] = np.argmax(values, axis=1).astype(np.int64)
-        return best
+        for bad, why in (
+            (np.isnan(values).any(axis=1), "are not all numbers (NaN)"),
+            (np.isneginf(values).all(axis=1), "are all -inf: no expert can answer"),
+        ):
+            rows = np.flatnonzero(bad)
+            if len(rows):
+                raise ValueError(f"scores of row {rows[0]} {why}, and of {len(rows) - 1} rows more")
+        best = values.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf, replaced; and what is far below the best is -inf
+            below: NDArray[np.float64] = np.where(values == best, 0.0, (values - best) / temperature)
+        return below

@@ -104,6 +104,55 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
         _leave(INTERRUPTED, "interrupted", _kept(error.directory))
 
 
+@app.command()
+def predict(
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
+    table: Annotated[
+        Path, typer.Argument(help="New rows: Parquet, CSV or tab-separated, columns as in the run's data.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the predictions go, as Parquet.", show_default=False)],
+    client: Annotated[
+        str | None, typer.Option("--client", metavar="ID", help="Whose rows they are; without it the router says who answers.")
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option("--labelled", metavar="FILE", help="Labelled rows of a client that did not take part; TABLE's own if left out."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which ensemble, where the run has several.")] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="How many experts the router asks for each row; all by their weight if left out.")
+    ] = None,
+) -> None:
+    """Predict new rows with what a run has trained."""
+    from scarcity_ray.data.table import TableError
+    from scarcity_ray.reporting.results import Results, RunError
+    from scarcity_ray.serving.predict import UnknownClient, write_predictions
+
+    try:
+        rows, told = write_predictions(Results.load(run_dir), table, out, model=model, client=client, labelled=labelled, top=top)
+    except (RunError, TableError, UnknownClient) as error:
+        _leave(REFUSED, str(error))
+    except OSError as error:
+        _leave(FAILED, f"{out} cannot be written: {error}")
+    typer.echo(f"{rows:,} predictions in {out}: {told}")
+
+
+@app.command()
+def unlearn(
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is changed in place.", show_default=False)],
+    client: Annotated[str, typer.Option("--client", metavar="ID", help="Who is to be forgotten.", show_default=False)],
+) -> None:
+    """Take a client out of what a run has trained, as if it had never taken part."""
+    from scarcity_ray.reporting.results import Results, RunError
+    from scarcity_ray.serving.unlearn import unlearn as forget
+
+    try:
+        names = forget(Results.load(run_dir), client)
+    except RunError as error:
+        _leave(REFUSED, str(error))
+    typer.echo(f"client {client} is out of {', '.join(names)} and of the tables in {run_dir}")
+
+
 def _show_plan(loaded: Loaded) -> None:
     from scarcity_ray.scenario import resolved
     from scarcity_ray.simulation import prepare

@@ -20,6 +20,8 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.ensemble.ensemble import Ensemble
+from scarcity_ray.ensemble.strangers import judge
 from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError, in_words
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
@@ -165,7 +167,8 @@ class _Run:
         self.log.info("%s: seed %d, at most %d rounds", name, seed, rounds)
         evaluated = self._evaluated(plan)
         started = time.perf_counter()
-        server.map(Server.begin, {0: (strategy, problem, self.scenario.name, strategy.setup_traffic(plan.federation))})
+        setup, drift = strategy.setup_traffic(plan.federation), plan.federation.drift_round
+        server.map(Server.begin, {0: (strategy, problem, self.scenario.name, setup, drift)})
 
         def start(round: int) -> Any:
             return server.start(Server.play, {0: (round, evaluated, round == rounds or round % self.scenario.evaluation.every == 0)})
@@ -187,7 +190,7 @@ class _Run:
             if result.diverged:
                 self.diverged.append(name)
                 self.log.error("%s: every update of round %d was rejected; stopped", name, result.row["round"])
-            self._save(strategy, problem, seed, clients, server)
+            self._save(plan, strategy, clients, server)
         finally:
             self._ended(name, seed, status)
 
@@ -202,17 +205,25 @@ class _Run:
         self.recorder.round(row)
         self.tally.round(row, result.steps)
         if result.clients is not None:
-            columns = {**who, "round": row["round"], "group": plan.federation.group[result.clients["client_id"]], **result.clients}
+            columns = {
+                **who,
+                "round": row["round"],
+                "group": plan.federation.at(row["round"]).group[result.clients["client_id"]],
+                **result.clients,
+            }
             self.recorder.clients(columns)
             self.tally.clients(columns)
         if result.insights is not None:
             self.recorder.insights(result.insights, strategy.title, plan.seed)
+        if result.learned:
+            self.tally.learned(strategy.title, plan.seed, result.learned)
         for client, why in result.rejected.items():
             self.log.warning("%s: round %d: client %s is rejected: %s", strategy.title, row["round"], client, why)
         updates, took = self.tally.seconds(strategy.title, plan.seed)
         self.progress.update(row, updates / took if took > 0 else 0.0)
 
-    def _save(self, strategy: Strategy, problem: Any, seed: int, clients: Fleet, server: Fleet) -> None:
+    def _save(self, plan: Plan, strategy: Strategy, clients: Fleet, server: Fleet) -> None:
+        problem, seed = plan.problems[strategy.title], plan.seed
         answer = server.map(Server.answer, {0: ()})[0]
         tensors = strategy.saved(problem, answer)
         sent = answer.sent() if isinstance(answer, Guidance) else answer
@@ -224,7 +235,20 @@ class _Run:
             tensors |= problem.layout.state_dicts(torch.from_numpy(rows[order]))
             tensors["client_id"] = torch.from_numpy(ids[order])
         if tensors:
-            self.recorder.model(strategy.title, tensors, metadata_of(strategy, strategy.model or self.scenario.model, problem), seed=seed)
+            told = metadata_of(strategy, strategy.model or self.scenario.model, problem, plan.federation.encoding)
+            self.recorder.model(strategy.title, tensors, told, seed=seed)
+        if strategy.has_experts and tensors and len(plan.federation.strangers.x):
+            self._strangers(
+                plan, strategy, Ensemble.of(strategy.module(problem, answer).get_submodule("representation"), problem.task, tensors)
+            )
+
+    def _strangers(self, plan: Plan, strategy: Strategy, ensemble: Ensemble) -> None:
+        federation, strangers = plan.federation, plan.federation.strangers
+        group = np.repeat(federation.stranger_group, strangers.counts)
+        fares, load = judge(ensemble, strangers.x, strangers.y, group, federation.group, federation.label_scale)
+        self.tally.learned(
+            strategy.title, plan.seed, {"strangers": fares, "load": {str(k): share for k, share in enumerate(load.tolist())}}
+        )
 
     def _ended(self, name: str, seed: int, status: Status) -> None:
         digest = self.recorder.result_hash(name, seed)
@@ -239,8 +263,10 @@ class _Run:
         finally:
             self.recorder.close()
         from scarcity_ray.reporting.curves import draw_curves  # here, because matplotlib takes a second to import
+        from scarcity_ray.reporting.experts_plot import draw_experts
 
         draw_curves(Results.load(self.directory), self.directory / "curves.png")
+        draw_experts(Results.load(self.directory), self.directory / "experts.png")
         if self.closing is not None:
             self.closing.join()
 

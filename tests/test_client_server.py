@@ -14,7 +14,7 @@ from torch import Tensor
 import scarcity_ray
 from scarcity_ray import Client, Expert, MetaLearner, Router, Server
 from scarcity_ray.fleet import WorkerError
-from scarcity_ray.strategies import FedAvg
+from scarcity_ray.strategies import FedAvg, Ifca
 from scarcity_ray.strategies.strategy import State, Uploads
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.task import Task
@@ -159,3 +159,17 @@ def test_a_client_says_what_is_wrong_with_its_data() -> None:
         Client()
     with pytest.raises(ValueError, match="num_clients is 4, but there are 3"):
         Server(4, clients_with_rows([1, 2, 3]))
+
+
+class Astray(Ifca):
+    """IFCA with a client that speaks of an expert that there is not."""
+
+    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
+        uploads, kept = super().update(task, server, mine)
+        value, weight, chosen = uploads["experts"]
+        return {"experts": (value, weight, torch.where(torch.from_numpy(task.ids) == 1, 3, chosen))}, kept
+
+
+def test_an_update_for_an_expert_that_there_is_not_is_rejected() -> None:
+    server = Server(3, clients_with_rows([5, 6, 7]), model=torch.nn.Linear(4, 1), strategy=Astray(experts=3))
+    assert server.run_round().rejected == {1: "experts is for a row that the server does not have"}

@@ -61,7 +61,7 @@ def test_packing_round_trip_and_size(task: TaskKind) -> None:
     if task == "classification":
         clients = [(x, y.argmax(1)) for x, y in clients]
     packing, rows, samples = messages(clients, task, 3)
-    assert packing.size == 6 * 7 // 2 + 6 * 3 + (task == "regression")
+    assert packing.size == 6 * 7 // 2 - 1 + 6 * 3 + (task == "regression")  # the number of rows is known
     assert rows.dtype == np.float32
     found = packing.unpack(rows, samples)
     for i, (x, y) in enumerate(clients):

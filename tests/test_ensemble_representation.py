@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
 
-from scarcity_ray.ensemble.representation import FourierFeatures, Identity, RandomFourier, bandwidth, features, survey
+from scarcity_ray.ensemble.representation import FourierFeatures, Identity, RandomFourier, Trunk, bandwidth, features, survey
 from scarcity_ray.federation import Shards
+from scarcity_ray.spec import SpecError
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.problem import Problem, make_problem
 
 
 def shards_of(parts: list[np.ndarray]) -> Shards:
@@ -64,9 +71,32 @@ def test_rows_that_are_all_the_same_give_a_bandwidth_of_one() -> None:
     assert bandwidth(surveys, np.array([2, 7])) == 1.0
 
 
+def of_images(module: nn.Module | None = None) -> Problem:
+    made = module or nn.Sequential(nn.Flatten(), nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 3))
+    return make_problem(made, local=Local(), task="classification", outputs=3, shape=(1, 4, 5), samples=np.array([4, 4]), seed=1)
+
+
 def test_widths() -> None:
-    assert Identity().width((1, 4, 5)) == 20
-    assert RandomFourier(features=9).width((1, 4, 5)) == 9
-    x = torch.zeros(2, 1, 4, 5)
-    assert Identity().module((1, 4, 5))(x).shape == (2, 20)
-    assert RandomFourier(features=9).module((1, 4, 5), 1, 2.0)(x).shape == (2, 9)
+    problem, x = of_images(), torch.zeros(2, 1, 4, 5)
+    for kind, width in ((Identity(), 20), (RandomFourier(features=9), 9), (Trunk(), 7)):
+        assert kind.width(problem) == width
+        assert kind.module(problem, {"bandwidth": 2.0})(x).shape == (2, width)
+
+
+def test_a_trunk_is_the_model_without_its_last_linear_layer(tmp_path: Path) -> None:
+    problem, x = of_images(), torch.randn(5, 1, 4, 5)
+    module = problem.module
+    assert torch.equal(Trunk().module(problem, {})(x), module[:-1](x))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(20, 7), nn.ReLU(), nn.Linear(7, 3))
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    loaded = Trunk(weights=str(tmp_path / "other.safetensors"))
+    assert torch.equal(loaded.module(problem, {"trunk": loaded.load(problem).numpy()})(x), other[:-1](x))
+    save_file({"0.weight": torch.zeros(3)}, tmp_path / "wrong.safetensors")
+    for name, why in (("wrong", "are not the model's"), ("missing", "cannot be read")):
+        with pytest.raises(SpecError, match=why):
+            Trunk(weights=str(tmp_path / f"{name}.safetensors")).load(problem)
+
+
+def test_a_model_of_one_layer_has_no_trunk() -> None:
+    with pytest.raises(SpecError, match="what comes before"):
+        Trunk().width(make_problem(nn.Linear(4, 2), local=Local(), task="classification", outputs=2, shape=(4,), samples=np.array([1, 1]), seed=0))

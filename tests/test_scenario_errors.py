@@ -29,7 +29,7 @@ GOOD = dedent("""\
     execution: {ray: true, cpus: auto}
 """)
 
-KINDS = "local_only, pooled, fed_avg, insight_exchange or sf_hfe"
+KINDS = "local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange or sf_hfe"
 
 # (what is written, what is written in its place, line, field, what the message says)
 BAD = {
@@ -165,7 +165,7 @@ BAD = {
         "kind: sf_hfe, fraction: 0.1,",
         14,
         "strategies.2.fraction",
-        ["is not a field of sf_hfe but of fed_avg; allowed: kind, name"],
+        ["is not a field of sf_hfe but of fed_avg, hier_fed_avg, ifca, reptile and per_fed_avg; allowed: kind, name"],
     ),
     "fraction and clients_per_round": (
         "fraction: 0.1",

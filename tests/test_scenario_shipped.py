@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_which_are_shipped() -> None:
-    names = ["leaf_synthetic", "noniid", "own_data", "rotated", "schools", "seed", "ten_thousand", "thousand"]
+    names = ["drift", "leaf_synthetic", "noniid", "own_data", "rotated", "schools", "seed", "strangers", "ten_thousand", "thousand"]
     assert [file.stem for file in FILES] == names
 
 
@@ -52,8 +52,8 @@ def test_its_data_can_be_dealt_and_its_model_built(file: Path, folder: Path) -> 
     federation = deal(scenario.data, scenario.seed, loaded.base_dir)
     assert federation.clients >= 5
     assert federation.train.counts.min() >= 1
-    assert scenario.model is not None
-    build(scenario.model, federation.shape, federation.outputs, scenario.seed)
+    if scenario.model is not None:
+        build(scenario.model, federation.shape, federation.outputs, scenario.seed)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

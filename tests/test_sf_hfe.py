@@ -71,14 +71,14 @@ def play(strategy: SfHfe, problem: Problem, train: Shards, company: int | None =
         traffic[1] += guidance.size
         lesson = learner.aggregate(merge(batches), round)
         assert lesson.summary["rejected"] == 0
-        guidance = strategy.instruct(lesson, {i: Expert(i).fit(*order) for i, order in lesson.experts.items()})
+        guidance = strategy.instruct(lesson, {i: Expert(i).fit(*order) for i, order in lesson.experts.items()}, guidance)
         if lesson.done:
             break
     traffic[1] += guidance.size
     for task in tasks(round):
         for name, value in strategy.receive(task, guidance, {n: v[task.ids] for n, v in memory.items()}).items():
             memory[name][task.ids] = value
-    return Played(guidance, memory, traffic, lesson.summary)
+    return Played(guidance, memory, traffic, lesson.learned)
 
 
 def digits(clients: int = 100, seed: int = 0) -> tuple[Shards, Shards]:
@@ -107,34 +107,35 @@ def test_digits_with_fourier_features() -> None:
     train, test = digits()
     accuracy = {}
     for personal in (True, False):
-        strategy = SfHfe(personal=personal)
+        strategy = SfHfe(personal=personal, experts=1)
         problem = problem_of(strategy, train, "classification", 10)
         end = play(strategy, problem, train)
         theta = strategy.answer(end.guidance, end.memory)
         assert theta is not None
         found = evaluate(problem, theta, strategy.view(problem, end.guidance, test), np.arange(100))
         accuracy[personal] = found[1].mean()
-        # Up: two scalar parts, a survey of 64 sums and their squares, the triangle of 257 and 257 x 10. Down: seed and
-        # bandwidth, the head, its noise, and slope and intercept where clients need them.
-        assert end.traffic == [52 + 65 * 4 + 52 + 4 * (257 * 258 // 2 + 2570), 12 + 4 * 2570 + (12 if personal else 4)]
+        # Up: two scalar parts, a survey of 64 sums and their squares, the triangle of 257 less its end and 257 x 10. Down:
+        # seed and bandwidth, the head, its scale, and slope and intercept where clients need them.
+        assert end.traffic == [52 + 65 * 4 + 52 + 4 * (257 * 258 // 2 - 1 + 2570), 12 + 4 * 2570 + (12 if personal else 4)]
         assert sum(end.traffic) <= 153_600
     assert accuracy[False] > 0.95
     assert accuracy[True] > accuracy[False]
 
 
 def test_the_bytes_of_a_school() -> None:
-    strategy, train = SfHfe.model_validate({"representation": {"kind": "identity"}}), schools()
+    settings = {"representation": {"kind": "identity"}, "experts": 1, "differences": "slopes"}
+    strategy, train = SfHfe.model_validate(settings), schools()
     problem = problem_of(strategy, train, "regression", 1)
-    assert play(strategy, problem, train).traffic == [52 + 4 * (21 + 6 + 1), 4 * 6 + 4 * 2]
+    assert play(strategy, problem, train).traffic == [52 + 4 * (20 + 6 + 1), 4 * 6 + 4 * 2]
 
 
 def test_identity_gives_the_pooled_ridge_head() -> None:
-    strategy, train = SfHfe.model_validate({"representation": {"kind": "identity"}, "personal": False}), schools()
+    strategy, train = SfHfe.model_validate({"representation": {"kind": "identity"}, "personal": False, "experts": 1}), schools()
     problem = problem_of(strategy, train, "regression", 1)
     end = play(strategy, problem, train)
-    pooled = Ridge(alpha=end.summary["strength"]).fit(train.x.astype(np.float64), train.y.astype(np.float64))
+    pooled = Ridge(alpha=end.summary["experts"][0]["strength"]).fit(train.x.astype(np.float64), train.y.astype(np.float64))
     head = np.append(pooled.coef_.ravel(), pooled.intercept_)
-    assert np.linalg.norm(end.guidance.shared["head"][:, 0] - head) <= 1e-5 * np.linalg.norm(head)
+    assert np.linalg.norm(end.guidance.shared["heads"][0, :, 0] - head) <= 1e-5 * np.linalg.norm(head)
     assert end.memory == {}
     theta = strategy.answer(end.guidance, {})
     assert theta is not None
@@ -148,23 +149,25 @@ def test_the_same_bits_for_any_company(representation: dict[str, Any]) -> None:
     end = play(strategy, problem, train)
     for company in (1, 7):
         other = play(strategy, problem, train, company)
-        assert np.array_equal(end.guidance.shared["head"], other.guidance.shared["head"])
+        assert np.array_equal(end.guidance.shared["heads"], other.guidance.shared["heads"])
         assert torch.equal(end.memory["row"], other.memory["row"])
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_the_saved_module_reproduces_the_answers(task: Any) -> None:
-    strategy, train = SfHfe.model_validate({"representation": {"kind": "random_fourier", "features": 24}}), schools()
+    settings = {"representation": {"kind": "random_fourier", "features": 24}, "experts": 1}
+    strategy, train = SfHfe.model_validate(settings), schools()
     outputs = 3 if task == "classification" else 1
     if task == "classification":
         train = Shards(train.x, np.digitize(train.y[:, 0], (-1.0, 1.0)).astype(np.int64), train.starts)
     problem = problem_of(strategy, train, task, outputs)
     end = play(strategy, problem, train)
-    guidance, saved = end.guidance, strategy.saved(problem, end.guidance)
+    guidance = end.guidance
+    saved = {name: value for name, value in strategy.saved(problem, guidance).items() if not name.startswith("ensemble.")}
     seen, x = torch.from_numpy(strategy.view(problem, guidance, train).x), torch.from_numpy(train.x)
     module = strategy.module(problem, Guidance())  # as somebody makes it who has the file alone
-    head = torch.from_numpy(guidance.shared["head"]).double() / guidance.shared.get("noise", 1.0)
-    for row, state in ((as_rows(head[None]), saved), (end.memory["row"][5:6], saved | problem.layout.state_dict(end.memory["row"][5]))):
+    heads = torch.from_numpy(guidance.shared["heads"]).double() / guidance.shared["scale"][0]
+    for row, state in ((as_rows(heads), saved), (end.memory["row"][5:6], saved | problem.layout.state_dict(end.memory["row"][5]))):
         module.load_state_dict(state)
         assert torch.allclose(module(x), problem.learner.scores(row, seen[None])[0], rtol=1e-4, atol=1e-4)
 

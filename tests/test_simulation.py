@@ -29,7 +29,7 @@ STRATEGIES = [
     {"kind": "local_only"},
     {"kind": "fed_avg", "fraction": 0.5},
     {"kind": "insight_exchange"},
-    {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 16}},
+    {"kind": "sf_hfe", "experts": 1, "differences": "slopes", "representation": {"kind": "random_fourier", "features": 16}},
 ]
 
 
@@ -63,7 +63,7 @@ def test_bytes_are_those_of_the_packed_messages(results: Results) -> None:
     assert rounds.loc["local_only"].tolist() == [0, 0]
     assert rounds.loc["fed_avg"].tolist() == [3 * 6 * weights, 3 * 6 * weights]  # 3 rounds of half of 12 clients
     assert rounds.loc["insight_exchange"].tolist() == [3 * 12 * 52, 3 * 12 * 4]
-    survey, moments = 52 + 4 * 65, 52 + 4 * (17 * 18 // 2 + 17 * 10)
+    survey, moments = 52 + 4 * 65, 52 + 4 * (17 * 18 // 2 - 1 + 17 * 10)
     down = (8 + 4) + 4 * (17 * 10 + 3)
     assert rounds.loc["sf_hfe"].tolist() == [12 * (survey + moments), 12 * down]
     last = results.frame("clients").groupby(["strategy", "client_id"])[["uplink_bytes", "downlink_bytes"]].max()

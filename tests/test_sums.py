@@ -54,3 +54,21 @@ def test_weight_zero_keeps_the_old_value_elementwise() -> None:
     # (0.5 * 2 + 0.25 * 4) / 0.75; nobody spoke of the second element, or of y
     assert means["x"].tolist() == pytest.approx([2 / 0.75, 9.0])
     assert means["y"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("width", [5, 5000])
+def test_sums_of_several_rows_are_those_of_each_rows_clients(width: int) -> None:
+    """To the bit, in any grouping; the row that nobody spoke of keeps its value. Long rows are added one by one."""
+    rng = np.random.default_rng(4)
+    values = torch.from_numpy((rng.standard_normal((30, width)) * 10.0 ** rng.uniform(-6, 6, (30, 1))).astype(np.float32))
+    weights, to = torch.from_numpy(rng.dirichlet(np.ones(30))[:, None]), torch.from_numpy(rng.integers(0, 3, 30))
+    old, total = torch.full((4, width), 7.0), Sums()
+    for part in np.split(rng.permutation(30), [4, 17]):
+        one = Sums()
+        one.add("x", values[part], weights[part], to=to[part], height=4)
+        total += pickle.loads(pickle.dumps(one))
+    found = total.means({"x": old})["x"]
+    assert torch.equal(found[3], old[3])
+    for row in range(3):
+        own = to == row
+        assert torch.equal(found[row], mean_of(values[own], weights[own], [list(range(int(own.sum())))]))

@@ -85,18 +85,28 @@ class Client:
     def open(self, federation: Federation, client_ids: Ids | None = None) -> None:
         """Takes up the shards of a run, read where they lie, and those clients' homes (the same as before if left out)."""
         torch.set_num_threads(1)  # sums and products of one thread have the same bits everywhere
-        self.federation = federation
+        self.whole = self.federation = federation
         if client_ids is not None:
             self.ids = np.sort(client_ids)
 
     def begin(self, strategy: Strategy, problem: Problem, run: str = "") -> None:
         """Starts a strategy: every client's memory is as before its first round."""
         self.strategy, self.problem, self.run = strategy, problem, run
-        self.train = strategy.trains_on(self.federation.train)
         self.memory: State = {name: value.expand(len(self.ids), *value.shape).clone() for name, value in strategy.memory(problem).items()}
-        if isinstance(strategy, InsightStrategy):
+        self.hold(self.whole)
+
+    def hold(self, federation: Federation) -> None:
+        """Takes up what the clients hold from now on."""
+        self.federation = federation
+        self.train = self.strategy.trains_on(federation.train)
+        if isinstance(self.strategy, InsightStrategy):
             self.train = self.train.only(self.ids)
-            self.validation = self.federation.validation.only(self.ids)
+            self.validation = federation.validation.only(self.ids)
+
+    def drift(self) -> None:
+        """The clients' data change, where the federation says so."""
+        if self.whole.later is not None:
+            self.hold(self.whole.later)
 
     def samples(self) -> dict[str, NDArray[Any]]:
         """What the server knows of the clients at home here: ids, training and test rows of each."""
@@ -124,9 +134,10 @@ class Client:
             verdict = judge(chunk, uploads, server, kept)
             good = verdict.good
             chosen = slice(None) if good.all() else torch.from_numpy(good)
-            for name, (value, weight) in uploads.items() if good.any() else ():
+            for name, (value, weight, *to) in uploads.items() if good.any() else ():
                 shares = (weight.double() / total).expand(len(chunk), *weight.shape[1:])
-                sums.add(name, value[chosen], shares[chosen], verdict.largest[name][chosen])
+                rows = (to[0][chosen], len(server[name])) if to else ()
+                sums.add(name, value[chosen], shares[chosen], verdict.largest[name][chosen], *rows)
             self._remember(chunk, kept, good)
             parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
 
@@ -185,22 +196,35 @@ class Client:
     def evaluate(self, server: State | Guidance, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
         """Mean loss (in the user's unit) and accuracy of each client's model on its own test rows.
 
-        client_id, test_loss, test_accuracy `[n]`; NaN for a client without test rows, accuracy NaN for regression.
+        client_id, test_loss, test_accuracy `[n]`, and expert_id where the strategy has clients choose one; NaN for a
+        client without test rows, accuracy NaN for regression. A strategy that adapts does so first, on training rows.
         """
-        ids = self.ids if ids is None else ids
-        test, scale = self.federation.test, self.federation.label_scale**2
-        loss, accuracy = np.full(len(ids), np.nan), np.full(len(ids), np.nan)
-        server = _as_tensors(server)
+        ids = self.ids if ids is None else np.sort(ids)
+        strategy, test, scale = self.strategy, self.federation.test, self.federation.label_scale**2
+        loss, accuracy, experts = np.full(len(ids), np.nan), np.full(len(ids), np.nan), np.full(len(ids), -1)
+        state = _as_tensors(server)
         if isinstance(server, Guidance):
-            test = self.strategy.view(self.problem, server, test.only(ids))
-        # A piece at a time, so that personal models are not held twice.
-        piece = max(_EVALUATED_BYTES // (self.problem.layout.width * 4), 1) if self.memory else len(ids)
-        for start in range(0, len(ids), max(piece, 1)):
-            here = slice(start, start + piece)
-            theta = self._answer(server, ids[here])
-            if theta is not None:
-                loss[here], accuracy[here] = evaluate(self.problem, theta, test, ids[here])
-        return {"client_id": ids, "test_loss": loss * scale, "test_accuracy": accuracy}
+            test = strategy.view(self.problem, server, test.only(ids))
+        if isinstance(strategy, WeightStrategy) and strategy.adapts:
+
+            def test_adapted(chunk: Ids, task: Task) -> None:
+                mine = strategy.adapt(task, state, self._recall(chunk))
+                here, found = np.searchsorted(ids, chunk), strategy.experts_of(mine)
+                loss[here], accuracy[here] = evaluate(self.problem, strategy.answer(state, mine), test, chunk)
+                if found is not None:
+                    experts[here] = found.numpy()
+
+            self._by_chunk(0, ids, strategy.adaptation(self.problem.local, self.train.counts[ids]), test_adapted)
+        else:
+            # A piece at a time, so that personal models are not held twice.
+            piece = max(_EVALUATED_BYTES // (self.problem.layout.width * 4), 1) if self.memory else max(len(ids), 1)
+            for start in range(0, len(ids), piece):
+                here = slice(start, start + piece)
+                theta = self._answer(state, ids[here])
+                if theta is not None:
+                    loss[here], accuracy[here] = evaluate(self.problem, theta, test, ids[here])
+        columns = {"client_id": ids, "test_loss": loss * scale, "test_accuracy": accuracy}
+        return columns | ({"expert_id": experts} if (experts >= 0).any() else {})
 
     def personal(self, server: State | Guidance) -> tuple[Ids, NDArray[Any]] | None:
         """The clients at home and their personal models, one row each; None where they keep none."""

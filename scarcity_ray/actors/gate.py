@@ -39,8 +39,11 @@ def judge(clients: NDArray[np.int64], uploads: Uploads, like: State, kept: State
                 verdict.reasons[int(client)] = why
             verdict.good[bad] = False
 
-    for name, (value, weight) in uploads.items():
+    for name, (value, weight, *to) in uploads.items():
         wanted = like.get(name)
+        if wanted is not None and to:
+            refuse(((to[0] < 0) | (to[0] >= len(wanted))).numpy(), f"{name} is for a row that the server does not have")
+            wanted = wanted[0]
         if wanted is None or not isinstance(value, Tensor) or value.shape != (len(clients), *wanted.shape) or value.dtype != wanted.dtype:
             refuse(np.ones_like(verdict.good), f"{name} is {_looks(value)}, not {_looks(wanted)} for each client")
             continue

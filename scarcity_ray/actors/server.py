@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,14 +32,16 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. rejected: why, by client id (None where an insight did not tell). diverged: not one
-    update could be used. done: the strategy has nothing more to learn.
+    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: why, by client
+    id (None where an insight did not tell). diverged: not one update could be used. done: the strategy has nothing more
+    to learn.
     """
 
     row: dict[str, Any]
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None
+    learned: Mapping[str, Any] = field(default_factory=dict)
     rejected: dict[Any, str] = field(default_factory=dict)
     diverged: bool = False
     done: bool = False
@@ -103,19 +105,31 @@ class Server:
         for actor, part in found.items():
             self.home[part["ids"]], self.samples[part["ids"]], self.tests[part["ids"]] = actor, part["train"], part["test"]
 
-    def begin(self, strategy: Strategy, problem: Problem, run: str = "", setup: tuple[Ids, Ids] | None = None) -> None:
-        """Starts a strategy from round 1. setup: bytes up and down of each client before it (preparing the data)."""
-        self.strategy, self.problem, self.run, self.round = strategy, problem, run, 0
+    def begin(
+        self, strategy: Strategy, problem: Problem, run: str = "", setup: tuple[Ids, Ids] | None = None, drift: int | None = None
+    ) -> None:
+        """Starts a strategy from round 1, with its rounds of weights where it prepares itself by some.
+
+        setup: bytes up and down of each client before it (preparing the data). drift: the round before which clients' data
+        change.
+        """
+        self.run, self.round, self._over, self._drift = run, 0, False, drift
         up, down = setup or (np.zeros(len(self.home), dtype=np.int64),) * 2
         self.uplink, self.downlink = up.copy(), down.copy()
-        self._over = False
         self._counted = 0, 0  # so that round 1 counts what came before it
-        self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), run))
+        preparation = strategy.preparation(problem) if isinstance(strategy, InsightStrategy) else None
+        self._later = None if preparation is None else (strategy, problem, preparation[2])
+        self._start(*(preparation[:2] if preparation else (strategy, problem)))
+
+    def _start(self, strategy: Strategy, problem: Problem, prepared: State | None = None) -> None:
+        self.strategy, self.problem = strategy, problem
+        self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), self.run))
         if isinstance(strategy, InsightStrategy):
             if self.meta is None:
                 raise ValueError(f"{strategy.title} exchanges insights: the server needs a MetaLearner")
-            self.meta.map(MetaLearner.begin, {0: (strategy, problem, run)})
-            self.guidance = strategy.open(problem)
+            self.meta.map(MetaLearner.begin, {0: (strategy, problem, self.run)})
+            self.guidance = strategy.open(problem, prepared)
+            self._untold = self.guidance.size  # bytes of guidance that has not gone down yet
         elif isinstance(strategy, WeightStrategy):
             self.state: State = strategy.start(problem)
 
@@ -123,6 +137,12 @@ class Server:
         """A round of whichever kind the strategy has; None, and nothing done, once it has diverged or has nothing to learn."""
         if self._over:
             return None
+        if round == self._drift:
+            self.clients.map(Client.drift, self._everyone())
+        if self._later is not None and round > self._later[2]:
+            strategy, problem, _ = self._later
+            self._later = None
+            self._start(strategy, problem, self.state)
         run = self.run_insight_round if isinstance(self.strategy, InsightStrategy) else self.run_round
         result = run(round, evaluated, test)
         self._over = result.diverged or result.done
@@ -180,7 +200,7 @@ class Server:
         self.round = self.round + 1 if round is None else round
         ids = np.flatnonzero(self.home >= 0)
         orders = self._at_home(ids)
-        down = self.guidance.size
+        down = self._untold
         reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
         report = _joined(list(reports.values()))
         batch = insights.merge([r.insights for r in reports.values() if r.insights is not None])
@@ -190,16 +210,18 @@ class Server:
             assert self.experts is not None
             self.experts.resize([(expert,) for expert in range(len(lesson.experts))])
             heads = self.experts.map(Expert.fit, lesson.experts)
-        self.guidance = strategy.instruct(lesson, heads)
-        if lesson.done:
+        self.guidance = strategy.instruct(lesson, heads, self.guidance)
+        self._untold = self.guidance.size
+        if lesson.done or lesson.deliver:
             self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
-            down += self.guidance.size
+            down, self._untold = down + self._untold, 0
         self._count_bytes(ids, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
         report.rejected |= dict(rejections)
         result = self._result(report, self.guidance, evaluated, test or lesson.done)
         if result.clients is not None:
             result.clients |= {name: values[result.clients["client_id"]] for name, values in lesson.clients.items()}
-        result.insights, result.diverged, result.done = accepted, len(accepted) == 0, lesson.done
+        result.insights, result.learned = accepted, lesson.learned
+        result.diverged, result.done = len(accepted) == 0, lesson.done
         return result
 
     @property

@@ -26,12 +26,19 @@ from scarcity_ray.data.standardise import Standardised, standardise
 from scarcity_ray.data.table import Table
 from scarcity_ray.data.transforms import Transform
 from scarcity_ray.federation import Array, Encoding, Federation, Shards
-from scarcity_ray.randomness import stream
+from scarcity_ray.randomness import hash64, stream
 from scarcity_ray.spec import Spec, SpecError
 
 Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _STRANGER = 3  # the part of rows that are nobody's in the federation, beside split's own
+
+
+class Drift(Spec):
+    """From a round on, some clients' rows come as the next hidden group's do: the same rows, under another transform."""
+
+    round: Annotated[int, Field(ge=2, description="the first round in which their data are changed")]
+    share: Annotated[float, Field(gt=0, le=1, description="share of the clients whose data change, drawn by the seed; at least 1")] = 0.5
 
 
 class Data(Spec):
@@ -52,6 +59,13 @@ class Data(Spec):
     held_out_clients: Annotated[
         Fraction, Field(description="share of the clients that never take part, to test models on strangers; rounded half up, at least 1")
     ] = 0.0
+    drift: Annotated[Drift | None, Field(description="clients that change to the next hidden group in the course of a run")] = None
+
+    @model_validator(mode="after")
+    def _drifts_between_groups(self) -> Self:
+        if self.drift is not None and all(transform.groups < 2 for transform in self.transforms):
+            raise ValueError("drift takes clients from one hidden group to the next: give `transforms` with 2 groups or more")
+        return self
 
     @model_validator(mode="after")
     def _fractions(self) -> Self:
@@ -78,36 +92,46 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
     part = split(counts, ids, data.test_fraction, data.validation_fraction, seed)
     part[client >= clients] = _STRANGER
     made = _inputs(pool, client, part == TRAIN, clients)
-    x, y = made.x, made.y
-
     own = isinstance(data.partition, Natural | None)
-    group = ids % math.lcm(*(transform.groups for transform in data.transforms))
-    for place, transform in enumerate(data.transforms):
-        x, y = transform.apply(x, y, ids[client] % transform.groups, pool.task, pool.outputs, seed, place)
-    if own and pool.group is not None:
-        _, group = np.unique(pool.group[ids] * (group.max() + 1) + group, return_inverse=True)
-    group = group.astype(np.int64)
 
-    def shards(which: int, whose: slice) -> Shards:
-        rows = part == which
-        starts = np.concatenate([[0], np.cumsum(np.bincount(client[rows], minlength=len(ids))[whose])]).astype(np.int64)
-        return Shards(x, y, starts) if rows.all() else Shards(x[rows], y[rows], starts)
+    def turned(groups: NDArray[np.int64]) -> Federation:
+        """The federation whose clients have the transforms of these numbers, `[clients]`, each modulo its number of groups."""
+        x, y = made.x, made.y
+        for place, transform in enumerate(data.transforms):
+            x, y = transform.apply(x, y, groups[client] % transform.groups, pool.task, pool.outputs, seed, place)
+        group = groups % math.lcm(*(transform.groups for transform in data.transforms))
+        if own and pool.group is not None:
+            _, group = np.unique(pool.group[ids] * (group.max() + 1) + group, return_inverse=True)
+        group = group.astype(np.int64)
 
-    stay, leave = slice(clients), slice(clients, None)
-    return Federation(
-        train=shards(TRAIN, stay),
-        validation=shards(VALIDATION, stay),
-        test=shards(TEST, stay),
-        group=group[stay],
-        task=pool.task,
-        outputs=pool.outputs,
-        label_scale=made.label_scale,
-        uplink_bytes=made.uplink_bytes,
-        downlink_bytes=made.downlink_bytes,
-        encoding=_encoding(pool, made, ids[stay] if own else None),
-        strangers=shards(_STRANGER, leave),
-        stranger_group=group[leave],
-    )
+        def shards(which: int, whose: slice) -> Shards:
+            rows = part == which
+            starts = np.concatenate([[0], np.cumsum(np.bincount(client[rows], minlength=len(ids))[whose])]).astype(np.int64)
+            return Shards(x, y, starts) if rows.all() else Shards(x[rows], y[rows], starts)
+
+        stay, leave = slice(clients), slice(clients, None)
+        return Federation(
+            train=shards(TRAIN, stay),
+            validation=shards(VALIDATION, stay),
+            test=shards(TEST, stay),
+            group=group[stay],
+            task=pool.task,
+            outputs=pool.outputs,
+            label_scale=made.label_scale,
+            uplink_bytes=made.uplink_bytes,
+            downlink_bytes=made.downlink_bytes,
+            encoding=_encoding(pool, made, ids[stay] if own else None),
+            strangers=shards(_STRANGER, leave),
+            stranger_group=group[leave],
+        )
+
+    federation = turned(ids)
+    if data.drift is None:
+        return federation
+    changing = np.argsort(hash64(seed, "drift", ids[:clients]), kind="stable")[: max(1, round(data.drift.share * clients))]
+    after = ids.copy()
+    after[changing] += 1
+    return replace(federation, later=turned(after), drift_round=data.drift.round)
 
 
 def _encoding(pool: Pool, made: Standardised, ids: NDArray[np.int64] | None) -> Encoding:

@@ -23,11 +23,12 @@ from scarcity_ray.federation import Array, Encoding, Number, Words
 Encoded = tuple[NDArray[np.float32], NDArray[Any] | None, NDArray[np.int64] | None]
 
 
-def encode(table: pa.Table | str | Path, encoding: Encoding) -> Encoded:
+def encode(table: pa.Table | str | Path, encoding: Encoding, labels: bool = True) -> Encoded:
     """Inputs `[rows, *shape]`; classes `[rows]` or standardised targets `[rows, 1]`; client ids `[rows]`: in the table's order.
 
     table: rows in memory, or a Parquet, CSV or tab-separated file; its further columns are passed over. Targets and ids are None
-    where the table has no such column (ids: or the encoding no clients); who did not take part is -1.
+    where the table has no such column (ids: or the encoding no clients); who did not take part is -1. labels: false passes
+    over the label's column, whatever it holds.
     Raises TableError for missing columns and values, for what is no number where one is needed, and for words and labels that the
     training rows did not have.
     """
@@ -41,7 +42,7 @@ def encode(table: pa.Table | str | Path, encoding: Encoding) -> Encoded:
     else:
         x = spread([_column(rows, how) for how in inputs], inputs)
     there = rows.table.column_names
-    y = _targets(rows, encoding) if encoding.label in there else None
+    y = _targets(rows, encoding) if labels and encoding.label in there else None
     if encoding.client is None or encoding.clients is None or encoding.client not in there:
         return x, y, None
     return x, y, rows.codes(encoding.client, encoding.clients).astype(np.int64)

@@ -58,9 +58,10 @@ def targets(y: Tensor, task: TaskKind, outputs: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Packing:
-    """How one client's moments travel: the upper triangle of gram, cross, and square where the rows do not tell it.
+    """How one client's moments travel: the upper triangle of gram, cross, and square, less what the number of rows tells.
 
-    width: features and the constant. With one-hot targets square is the number of rows, which every insight has.
+    width: features and the constant. The number of rows, which every insight has, is the last entry of gram and, with
+    one-hot targets, square.
     """
 
     width: int
@@ -70,12 +71,12 @@ class Packing:
     @property
     def size(self) -> int:
         """Numbers (float32) of one client's moments."""
-        return self.width * (self.width + 1) // 2 + self.width * self.outputs + (self.task == "regression")
+        return self.width * (self.width + 1) // 2 - 1 + self.width * self.outputs + (self.task == "regression")
 
     def pack(self, moments: Moments) -> Tensor:
         """One shard's moments as they travel: float32 `[size]`."""
         upper = torch.triu_indices(self.width, self.width)
-        parts = [moments.gram[upper[0], upper[1]], moments.cross.flatten()]
+        parts = [moments.gram[upper[0], upper[1]][:-1], moments.cross.flatten()]
         if self.task == "regression":
             parts.append(moments.square[None])
         return torch.cat(parts).float()
@@ -85,10 +86,12 @@ class Packing:
         values = torch.from_numpy(np.asarray(rows, dtype=np.float64))
         counts = torch.from_numpy(np.asarray(samples, dtype=np.float64))
         upper = torch.triu_indices(self.width, self.width)
-        triangle = upper.shape[1]
+        triangle = upper.shape[1] - 1
+        upper = upper[:, :-1]
         gram = values.new_empty(len(values), self.width, self.width)
         gram[:, upper[0], upper[1]] = values[:, :triangle]
         gram[:, upper[1], upper[0]] = values[:, :triangle]
+        gram[:, -1, -1] = counts
         cross = values[:, triangle : triangle + self.width * self.outputs].reshape(-1, self.width, self.outputs)
         return Moments(gram, cross, values[:, -1] if self.task == "regression" else counts, counts)
 

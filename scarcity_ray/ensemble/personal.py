@@ -1,91 +1,75 @@
-"""Personal heads: each client's own rows pull its head away from the expert's, as far as clients differ."""
+"""Personal heads: each client's own rows pull its head away from its expert's, as far as clients' heads differ.
+
+A client's head is `W_m ~ N(W, noise * Q)` for each output, W its expert's head, and its targets are its rows times it plus
+noise. So they are `Y ~ N(F W, noise * V)`, `V = I + F Q F^T` (see ensemble.random_coefficients, where Q is learned).
+
+Everywhere features are rows `[n, width]` and targets `[n, outputs]` of a client, or rows that have its moments
+(`ridge.rows_of`), with clients as leading dimensions; a covariance Q is `[width, width]` relative to the noise, or
+`[width]`, the diagonal of a diagonal one; it may be singular. Float64.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from scarcity_ray.ensemble.moments import Moments
-from scarcity_ray.ensemble.ridge import LeftOut, Rows
 
-SIGNALS = np.concatenate([[0.0], np.logspace(-4, 2, 25)])
-"""Prior variances tried, as the variance they give to a prediction in units of the noise: 0, then four a decade."""
+def personal_head(features: Tensor, targets: Tensor, head: Tensor, covariance: Tensor) -> Tensor:
+    """A client's own head `[width, outputs]`, the posterior mean `W + Q F^T V^-1 (Y - F W)`.
 
-
-@dataclass(frozen=True)
-class Prior:
-    """How clients' heads differ from their expert's: W_m ~ N(W, noise * diag(slope, ..., slope, intercept)).
-
-    slope is the variance of each feature's coefficient, intercept that of the constant's, both relative to the noise;
-    0 is no difference. The constant has its own because clients differ in level first (a random-intercept model is
-    intercept alone), and the unit of a feature's coefficient says nothing about that. 1 / slope is a ridge strength.
+    The same as W + (G + Q^-1)^-1 (B - G W) from its moments, without the inverse of Q.
     """
-
-    slope: float
-    intercept: float
-
-    def variances(self, width: int) -> Tensor:
-        """The diagonal, `[width]`, float64."""
-        diagonal = torch.full((width,), self.slope, dtype=torch.float64)
-        diagonal[-1] = self.intercept
-        return diagonal
+    features, targets, _ = _short(features, targets)
+    spread, residuals = whiten(marginal(features, covariance), times(features, covariance), targets - features @ head)
+    return head + spread.mT @ residuals
 
 
-def log_evidence(clients: list[Rows], left_out: LeftOut, slopes: Tensor, intercepts: Tensor) -> Tensor:
-    """How well each pair of prior variances foretells every client from the others, `[slopes, intercepts]`.
+def posterior_covariance(features: Tensor, covariance: Tensor) -> Tensor:
+    """How unsure that head is: C = Q - Q F^T V^-1 F Q, `[width, width]`, relative to the noise.
 
-    Sum over clients of log N(y_m; f_m W_{-m}, s^2 (I + f_m Q f_m^T)), Q = diag(slope, .., intercept), with W_{-m} the head
-    of the others and s^2 the same for all, at its best. In the eigenvectors of f f^T without the constant the covariance
-    is diagonal but for the constant's rank of one, so one decomposition a client serves all pairs.
+    A target at features f has the variance `noise * (1 + f^T C f)` about what the head says: f^T C f is for the head's
+    error, 1 for the target's own.
     """
-    determinant = torch.zeros(len(slopes), len(intercepts), dtype=torch.float64)
-    squares = torch.zeros_like(determinant)
-    numbers = float(sum(part.numbers.sum() for part in clients))
-    for part, residuals in zip(clients, left_out.residuals, strict=True):
-        f, constant = part.features[..., :-1], part.features[..., -1:]
-        values, vectors = torch.linalg.eigh(f @ f.transpose(1, 2))
-        values = values.clamp(min=0)
-        constant, e = vectors.transpose(1, 2) @ constant, vectors.transpose(1, 2) @ residuals
-        outputs = e.shape[2]
-        for i, slope in enumerate(slopes):
-            inverse = 1 / (1 + slope * values)[..., None]
-            own = (constant.square() * inverse).sum((1, 2))  # c^T D^-1 c
-            with_residuals = (constant * e * inverse).sum(1).square().sum(1)  # |c^T D^-1 e|^2
-            plain = (e.square() * inverse).sum() + part.rest.sum()
-            rank_one = 1 + intercepts[:, None] * own
-            squares[i] += plain - (intercepts[:, None] / rank_one * with_residuals).sum(1)
-            determinant[i] += outputs * (rank_one.log().sum(1) - inverse.log().sum())
-    noise = squares / numbers
-    return -0.5 * (numbers * (torch.log(2 * torch.pi * noise) + 1) + determinant)
+    features, _, _ = _short(features, features[..., :0])
+    spread, _ = whiten(marginal(features, covariance), times(features, covariance), features[..., :0])
+    return (torch.diag(covariance) if covariance.ndim == 1 else covariance) - spread.mT @ spread
 
 
-def choose_prior(total: Moments, clients: list[Rows], left_out: LeftOut) -> Prior:
-    """The prior of the greatest evidence among SIGNALS: a slope and an intercept."""
-    per_row = float(total.gram.diagonal()[:-1].sum() / total.samples)
-    signals = torch.from_numpy(SIGNALS)
-    slopes = signals / per_row if per_row > 0 else signals[:1]
-    found = log_evidence(clients, left_out, slopes, signals)
-    i, j = divmod(int(found.argmax()), len(signals))
-    return Prior(float(slopes[i]), float(signals[j]))
+def log_likelihood(features: Tensor, targets: Tensor, head: Tensor, covariance: Tensor, noise: float) -> Tensor:
+    """How well an expert foretells a client's targets: log N(Y; F W, noise * V), summed over outputs. A number a client."""
+    n, outputs = targets.shape[-2:]
+    features, targets, rest = _short(features, targets)
+    factor = marginal(features, covariance)
+    (white,) = whiten(factor, targets - features @ head)
+    determinant = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    squares = white.square().sum((-2, -1)) + rest
+    return -0.5 * (n * outputs * math.log(2 * math.pi * noise) + outputs * determinant + squares / noise)
 
 
-def personal_head(features: Tensor, targets: Tensor, head: Tensor, prior: Prior) -> Tensor:
-    """A client's own head `[width, outputs]`: the posterior mean, given its rows `[n, width]` and targets `[n, outputs]`.
+def times(features: Tensor, covariance: Tensor) -> Tensor:
+    """F Q."""
+    return features * covariance if covariance.ndim == 1 else features @ covariance
 
-    `W + Q F^T (I + F Q F^T)^-1 (Y - F W)`, the same as W + (G + Q^-1)^-1 (B - G W) from its moments, in the form whose
-    size is the smaller. Float64.
-    """
-    n, width = features.shape
-    q, residuals = prior.variances(width), targets - features @ head
-    if n <= width:
-        inside = torch.eye(n, dtype=features.dtype) + (features * q) @ features.T
-        shift: Tensor = q[:, None] * (features.T @ torch.linalg.solve(inside, residuals))
-        return head + shift
-    root = q.sqrt()[:, None]
-    scaled = features * root.T
-    inside = torch.eye(width, dtype=features.dtype) + scaled.T @ scaled
-    shift = root * torch.linalg.solve(inside, scaled.T @ residuals)
-    return head + shift
+
+def marginal(features: Tensor, covariance: Tensor) -> Tensor:
+    """The Cholesky factor of V = I + F Q F^T, `[..., n, n]`."""
+    eye = torch.eye(features.shape[-2], dtype=features.dtype)
+    factor: Tensor = torch.linalg.cholesky(eye + times(features, covariance) @ features.mT)
+    return factor
+
+
+def whiten(factor: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """Each of `[..., n, any]` times the inverse of V's factor."""
+    white = torch.linalg.solve_triangular(factor, torch.cat(rows, dim=-1), upper=False)
+    return tuple(white.split([part.shape[-1] for part in rows], dim=-1))
+
+
+def _short(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """No more rows than features, with the same moments, and the part of sum |y|^2 outside their span."""
+    if features.shape[-2] <= features.shape[-1]:
+        return features, targets, targets.new_zeros(targets.shape[:-2])
+    turn, short = torch.linalg.qr(features)
+    turned = turn.mT @ targets
+    return short, turned, targets.square().sum((-2, -1)) - turned.square().sum((-2, -1))

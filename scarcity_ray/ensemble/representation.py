@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scarcity_ray.federation import Shards
-from scarcity_ray.randomness import stream
-from scarcity_ray.spec import Spec
+from scarcity_ray.randomness import hash64, stream
+from scarcity_ray.spec import Spec, SpecError
+from scarcity_ray.training.problem import Problem
 
 
 class FourierFeatures(nn.Module):
@@ -53,13 +58,14 @@ class Identity(Spec):
 
     kind: Literal["identity"] = "identity"
     surveyed: ClassVar[bool] = False
+    rounds: ClassVar[int] = 0
 
-    def width(self, shape: tuple[int, ...]) -> int:
-        """Features of one input."""
-        return math.prod(shape)
+    def width(self, problem: Problem) -> int:
+        """Features of one input of the problem that the strategy was given."""
+        return math.prod(problem.shape)
 
-    def module(self, shape: tuple[int, ...], seed: int = 0, bandwidth: float = 1.0) -> nn.Module:
-        """The map as a torch module, `[n, *shape]` -> `[n, width]`."""
+    def module(self, problem: Problem, told: Mapping[str, Any]) -> nn.Module:
+        """The map as a torch module, `[n, *shape]` -> `[n, width]`; told: what clients know of it, by name."""
         return nn.Flatten()
 
 
@@ -68,18 +74,73 @@ class RandomFourier(Spec):
 
     kind: Literal["random_fourier"] = "random_fourier"
     features: Annotated[int, Field(ge=1, le=8192, description="number of features; bytes up grow with its square")] = 256
-    surveyed: ClassVar[bool] = True
+    bandwidth: Annotated[float | None, Field(gt=0, description="of the kernel; null: from the clients' summed second moments")] = None
+    rounds: ClassVar[int] = 0
 
-    def width(self, shape: tuple[int, ...]) -> int:
-        """Features of one input."""
+    @property
+    def surveyed(self) -> bool:
+        """Whether clients first tell what the bandwidth is found from."""
+        return self.bandwidth is None
+
+    def width(self, problem: Problem) -> int:
+        """As Identity.width."""
         return self.features
 
-    def module(self, shape: tuple[int, ...], seed: int = 0, bandwidth: float = 1.0) -> nn.Module:
-        """The map as a torch module, `[n, *shape]` -> `[n, features]`."""
-        return FourierFeatures(math.prod(shape), self.features, seed, bandwidth)
+    def module(self, problem: Problem, told: Mapping[str, Any]) -> nn.Module:
+        """As Identity.module; told: bandwidth, where it is not set."""
+        seed = int(hash64(problem.seed, "representation"))
+        return FourierFeatures(math.prod(problem.shape), self.features, seed, self.bandwidth or told.get("bandwidth", 1.0))
 
 
-Representation = Annotated[Identity | RandomFourier, Field(discriminator="kind")]
+class Trunk(Spec):
+    """The scenario's model (or the strategy's) without its last linear layer: what that layer would be given.
+
+    Its weights come from the seed alone (which is all that travels then), from a file, or from some rounds of FedAvg before
+    the insights: in those clients' weights do travel, and are counted. From a file or trained, they go down once.
+    """
+
+    kind: Literal["trunk"] = "trunk"
+    weights: Annotated[str | None, Field(description="safetensors file of the whole model's weights; null: drawn from the seed")] = None
+    rounds: Annotated[int, Field(ge=0, description="rounds of fed_avg, with the strategy's local training, that train it first")] = 0
+    surveyed: ClassVar[bool] = False
+
+    def width(self, problem: Problem) -> int:
+        """As Identity.width."""
+        return _cut(problem.module)[1]
+
+    def module(self, problem: Problem, told: Mapping[str, Any]) -> nn.Module:
+        """As Identity.module; told: the whole model's row of weights `[P]`, the initial one if left out."""
+        whole = copy.deepcopy(problem.module)
+        if "trunk" in told:
+            whole.load_state_dict(problem.layout.state_dict(torch.as_tensor(told["trunk"])))
+        return _cut(whole)[0].eval()
+
+    def load(self, problem: Problem) -> Tensor:
+        """The row of weights in the file. Raises SpecError where it does not hold the model's."""
+        field = ("representation", "weights")
+        try:
+            state = load_file(str(self.weights))
+            copy.deepcopy(problem.module).load_state_dict(state)
+        except (OSError, SafetensorError) as error:
+            raise SpecError(field, self.weights, f"the file cannot be read: {error}") from None
+        except RuntimeError as error:
+            raise SpecError(field, self.weights, f"its tensors are not the model's: {' '.join(str(error).split())}") from None
+        return problem.layout.row(state)
+
+
+def _cut(module: nn.Module) -> tuple[nn.Module, int]:
+    """A copy without its last linear layer, and the numbers that layer is given. Raises SpecError where there is none."""
+    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    if not names or not names[-1]:
+        raise SpecError(("model",), type(module).__name__, "a trunk is what comes before a model's last linear layer: there is nothing")
+    cut = copy.deepcopy(module)
+    parent, _, last = names[-1].rpartition(".")
+    width = cut.get_submodule(names[-1]).get_parameter("weight").shape[1]
+    setattr(cut.get_submodule(parent), last, nn.Identity())
+    return cut, width
+
+
+Representation = Annotated[Identity | RandomFourier | Trunk, Field(discriminator="kind")]
 
 
 def features(representation: nn.Module, shards: Shards, width: int) -> Shards:

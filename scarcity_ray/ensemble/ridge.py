@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,23 +23,25 @@ class Rows:
 
     features: `[k, r, width]`, r the largest rank in the chunk; targets: `[k, r, outputs]`. Lesser ranks end in rows of
     zeros. rest: `[k]`, the part of sum |y|^2 that lies outside their span, an error that every head makes.
-    numbers: `[k]`, rows times outputs of the client's own data. Float64.
+    numbers: `[k]`, rows times outputs of the client's own data. Float64. clients: int64 `[k]`, the place of each among
+    the messages.
     """
 
     features: Tensor
     targets: Tensor
     rest: Tensor
     numbers: Tensor
+    clients: Tensor
 
 
-def rows_of(moments: Moments) -> Rows:
-    """Rows with the moments of k clients, by a Cholesky decomposition with pivots: r <= min(rows, width) steps.
+def rows_of(moments: Moments, times: int = 1) -> Rows:
+    """Rows with the moments of k clients, by a Cholesky decomposition with pivots: r <= min(times * rows, width) steps.
 
     Its factor R has `R^T R = gram`, and eliminating cross along with gram leaves the targets Z, `R^T Z = cross`. A
-    client's rows themselves stay unknown: these are a rotation of them.
+    client's rows themselves stay unknown: these are a rotation of them. times: more than 1 for means of several messages.
     """
     k, width = moments.gram.shape[:2]
-    ranks = torch.clamp(moments.samples, max=width)
+    ranks = torch.clamp(times * moments.samples, max=width)
     both = torch.cat([moments.gram, moments.cross], dim=2)
     scale = moments.gram.diagonal(dim1=1, dim2=2)
     left = scale.clone()
@@ -49,6 +51,9 @@ def rows_of(moments: Moments) -> Rows:
         share = torch.where(scale > 0, left / scale, torch.zeros_like(left))
         pivot = share.argmax(1)
         alive = (share[everyone, pivot] > _ROUNDING) & (step < ranks)
+        if not bool(alive.any()):
+            rows = rows[:, :step]
+            break
         before = rows[:, :step]
         row = both[everyone, pivot] - (before[everyone, :, pivot][:, None] @ before)[:, 0]
         size = torch.where(alive, left[everyone, pivot], torch.ones_like(left[:, 0])).sqrt()
@@ -56,13 +61,14 @@ def rows_of(moments: Moments) -> Rows:
         left = left - rows[:, step, :width].square()
     features, targets = rows[..., :width], rows[..., width:]
     rest = (moments.square - targets.square().sum((1, 2))).clamp(min=0)
-    return Rows(features, targets, rest, moments.samples * targets.shape[2])
+    return Rows(features, targets, rest, moments.samples * targets.shape[2], everyone)
 
 
-def all_rows(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> list[Rows]:
+def all_rows(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64], times: int = 1) -> list[Rows]:
     """The same for the messages `[k, size]` of all clients, by rising number of rows, in chunks."""
     order = np.argsort(samples, kind="stable")
-    return [rows_of(packing.unpack(rows[order[chunk]], samples[order[chunk]])) for chunk in packing.chunks(len(order))]
+    chunks = (order[chunk] for chunk in packing.chunks(len(order)))
+    return [replace(rows_of(packing.unpack(rows[places], samples[places]), times), clients=torch.from_numpy(places)) for places in chunks]
 
 
 def unit(total: Moments) -> float:
@@ -71,7 +77,7 @@ def unit(total: Moments) -> float:
     return float(energy.mean()) if len(energy) and bool(energy.sum() > 0) else 1.0
 
 
-def _penalised(total: Moments, strength: float) -> Tensor:
+def penalised(total: Moments, strength: float) -> Tensor:
     """Gram with the strength on its diagonal, but for the constant: a shift of all targets then shifts the predictions."""
     penalty = torch.full((len(total.gram),), strength, dtype=torch.float64)
     penalty[-1] = 0.0
@@ -80,7 +86,7 @@ def _penalised(total: Moments, strength: float) -> Tensor:
 
 def fit(total: Moments, strength: float) -> Tensor:
     """The ridge head `[width, outputs]`: argmin of sum |y - W^T f|^2 + strength * |W without its constant|^2."""
-    head: Tensor = torch.linalg.solve(_penalised(total, strength), total.cross)
+    head: Tensor = torch.linalg.solve(penalised(total, strength), total.cross)
     return head
 
 
@@ -102,7 +108,7 @@ def leave_one_client_out(total: Moments, clients: list[Rows], strength: float) -
     With A = (gram + penalty)^-1 and W the head of all, rows F and targets Y of a client have the residuals
     `(I - F A F^T)^-1 (Y - F W)` under the head of the others (Woodbury). None where some head is not determined.
     """
-    factor, info = torch.linalg.cholesky_ex(_penalised(total, strength))
+    factor, info = torch.linalg.cholesky_ex(penalised(total, strength))
     if int(info):
         return None
     inverse = torch.cholesky_inverse(factor)

@@ -126,7 +126,7 @@ def _by_round(axes: Axes, curves: list[Curve], metric: str, rmse: bool) -> None:
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="round", ylabel=metric, title="By round", xlim=(0, end * 1.02))
-    _tidy(axes)
+    tidy(axes)
 
 
 def _label_ends(axes: Axes, curves: list[Curve]) -> None:
@@ -182,7 +182,7 @@ def _by_bytes(axes: Axes, curves: list[Curve], metric: str) -> None:
     else:
         axes.set_xticks([])
     axes.set(xlabel="KB sent up and down, a client", ylabel=metric, title="By bytes")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _over_clients(axes: Axes, curves: list[Curve], rmse: bool) -> None:
@@ -196,7 +196,7 @@ def _over_clients(axes: Axes, curves: list[Curve], rmse: bool) -> None:
     axes.set(
         xlabel="% of the clients, from the worst off", ylabel=f"{metric} of a client", title="Client by client, at the end", xlim=(0, 100)
     )
-    _tidy(axes)
+    tidy(axes)
 
 
 def _note(axes: Axes, text: str, curve: Curve, at: tuple[float, float], across: str, offset: tuple[int, int], align: str) -> None:
@@ -205,7 +205,8 @@ def _note(axes: Axes, text: str, curve: Curve, at: tuple[float, float], across: 
     axes.annotate(text, at, xycoords=(across, "data"), xytext=offset, textcoords="offset points", **style)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """A light grid, and no frame on the sides without a scale."""
     axes.grid(True, color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

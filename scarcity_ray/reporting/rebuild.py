@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import nn
 
+from scarcity_ray.federation import Encoding
 from scarcity_ray.models import AnyModel, Linear, build
 from scarcity_ray.spec import Spec
 from scarcity_ray.strategies import AnyStrategy
@@ -18,10 +20,14 @@ from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 
 
-def metadata_of(strategy: Strategy, model: Spec | None, problem: Problem) -> dict[str, Any]:
+def metadata_of(strategy: Strategy, model: Spec | None, problem: Problem, encoding: Encoding | None = None) -> dict[str, Any]:
     """What `rebuild` needs to know of a model: its strategy's settings, the model's (None where the strategy brings its
-    own), and the task, the shape of one input and the number of outputs."""
+    own), and the task, the shape of one input and the number of outputs. Then how a table becomes its inputs, and where
+    its rows are in the run's tables."""
     return {
+        "title": strategy.title,
+        "seed": problem.seed,
+        "encoding": None if encoding is None else encoding.model_dump(mode="json"),
         "strategy": strategy.model_dump(mode="json"),
         "model": None if model is None else model.model_dump(mode="json"),
         "problem": {"task": problem.task, "shape": list(problem.shape), "outputs": problem.outputs},
@@ -30,14 +36,21 @@ def metadata_of(strategy: Strategy, model: Spec | None, problem: Problem) -> dic
 
 def rebuild(metadata: Mapping[str, Any]) -> nn.Module:
     """The module of a model saved with `metadata_of`; its weights are yet to be loaded. Raises KeyError for other metadata."""
+    strategy, problem = of_metadata(metadata, np.ones(2, dtype=np.int64))  # no module depends on the clients' rows
+    server: Any = Guidance() if isinstance(strategy, InsightStrategy) else {}
+    return strategy.module(problem, server)
+
+
+def of_metadata(metadata: Mapping[str, Any], samples: NDArray[np.int64]) -> tuple[Strategy, Problem]:
+    """The strategy, and its problem for clients that hold so many training rows, `[clients]`; no local training goes with it."""
     settings, model, told = (metadata[key] for key in ("strategy", "model", "problem"))
     strategy: Strategy = _read(AnyStrategy, settings)
     shape, outputs = tuple(told["shape"]), int(told["outputs"])
     module = build(Linear() if model is None else _read(AnyModel, model), shape, outputs, 0)
-    nobody = np.ones(2, dtype=np.int64)  # no module depends on the clients' rows, their training or the seed
-    problem = make_problem(module, local=Local(lr=1.0), task=told["task"], outputs=outputs, shape=shape, samples=nobody, seed=0)
-    server: Any = Guidance() if isinstance(strategy, InsightStrategy) else {}
-    return strategy.module(strategy.problem(problem), server)
+    problem = make_problem(
+        module, local=Local(lr=1.0), task=told["task"], outputs=outputs, shape=shape, samples=samples, seed=int(metadata["seed"])
+    )
+    return strategy, strategy.problem(problem)
 
 
 def _read(kind: Any, settings: Any) -> Any:

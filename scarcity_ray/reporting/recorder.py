@@ -47,7 +47,7 @@ class Recorder:
         """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("summary.json", "curves.png"):
+        for name in ("summary.json", "curves.png", "experts.png"):
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "models", ignore_errors=True)
         (directory / "models").mkdir()

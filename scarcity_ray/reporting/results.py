@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -13,7 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from scarcity_ray.ensemble.ensemble import Ensemble
+from scarcity_ray.ensemble.moments import Moments, Packing
+from scarcity_ray.federation import Encoding
 from scarcity_ray.reporting.rebuild import rebuild
+
+ENSEMBLE = "ensemble."
+"""What tensors are called that belong to the whole ensemble, and to no client's module."""
 
 TABLES = ("rounds", "clients", "insights")
 
@@ -115,22 +122,68 @@ class Results:
 
     def model(self, model: str, client: int | None = None) -> nn.Module:
         """A saved model as a torch module in evaluation mode; `client` names whose, where every client has its own."""
-        tensors = self.tensors(model)
+        tensors = {name: value for name, value in self.tensors(model).items() if not name.startswith(ENSEMBLE)}
         try:
             module = rebuild(self.metadata(model))
         except (KeyError, ValueError) as error:  # pydantic's error is a ValueError too
             raise RunError(f"{self._model_path(model)} does not say what module it belongs to: {error}") from error
+        shapes = {name: value.shape for name, value in module.state_dict().items()}
         ids = tensors.pop("client_id", None)
-        if ids is not None:
-            known = ids.tolist()
-            if client not in known:
+        stacked = any(value.shape != shapes.get(name) for name, value in tensors.items())
+        if ids is not None or stacked:
+            known = self._experts(model) if ids is None else {one: place for place, one in enumerate(ids.tolist())}
+            if client is None or client not in known:
                 asked = "name one of them as client" if client is None else f"client {client} has none"
-                raise RunError(f"{model} holds the personal models of {len(known)} clients; {asked}")
-            row, shapes = known.index(client), {name: value.shape for name, value in module.state_dict().items()}
-            # What all clients share, such as a representation, is saved once and has the module's own shape.
-            tensors = {name: value if value.shape == shapes.get(name) else value[row] for name, value in tensors.items()}
+                raise RunError(f"{model} holds the models of {len(known)} clients; {asked}")
+            # What all share, such as a representation, is saved once and has the module's own shape.
+            tensors = {name: value if value.shape == shapes.get(name) else value[known[client]] for name, value in tensors.items()}
         module.load_state_dict(tensors)
         return module.eval()
+
+    def is_ensemble(self, model: str) -> bool:
+        """Whether a saved model is an ensemble of experts with a router."""
+        with safe_open(self._model_path(model), framework="pt") as file:
+            return f"{ENSEMBLE}heads" in file.keys()  # noqa: SIM118 - no mapping
+
+    def ensemble(self, model: str = "sf_hfe") -> Ensemble:
+        """A saved ensemble: experts, router and clients' own heads. Raises RunError for a model that is none."""
+        tensors, metadata = self.tensors(model), self.metadata(model)
+        if f"{ENSEMBLE}heads" not in tensors:
+            raise RunError(f"{self._model_path(model)} holds one model, no ensemble of experts")
+        representation = rebuild(metadata).get_submodule("representation")
+        prefix = "representation."
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        representation.load_state_dict(own)
+        return Ensemble.of(representation, metadata["problem"]["task"], tensors)
+
+    def encoding(self, model: str = "sf_hfe") -> Encoding:
+        """How a table becomes a model's inputs and targets. Raises RunError where the run did not say."""
+        told = self.metadata(model).get("encoding")
+        if told is None:
+            raise RunError(f"{self._model_path(model)} does not say how a table becomes its inputs")
+        return Encoding.model_validate_json(json.dumps(told))
+
+    def moments(self, model: str, client: int) -> Moments | None:
+        """The moments that a client sent for an ensemble; None where they are not kept (see MetaLearner.learn)."""
+        told = self.metadata(model)
+        who = [("strategy", "=", told["title"]), ("seed", "=", told["seed"]), ("client_id", "=", client)]
+        table = self.table("insights", ["num_samples", "moments"], who)
+        table = table.filter(table["moments"].is_valid())
+        if not table.num_rows:
+            return None
+        ensemble, problem = self.tensors(model)[f"{ENSEMBLE}whole"], told["problem"]
+        packing = Packing(ensemble.shape[0], ensemble.shape[1], problem["task"])
+        last = table.slice(table.num_rows - 1)
+        row = np.asarray(last["moments"].combine_chunks().flatten())[None]
+        return packing.unpack(row, last["num_samples"].to_numpy())
+
+    def _experts(self, model: str) -> dict[int, int]:
+        """The expert that each client of a model of several was last seen with."""
+        told = self.metadata(model)
+        who = [("strategy", "=", told["title"]), ("seed", "=", told["seed"])]
+        rows = self.table("clients", ["round", "client_id", "expert_id"], who).sort_by("round")
+        rows = rows.filter(rows["expert_id"].is_valid())
+        return dict(zip(rows["client_id"].to_pylist(), rows["expert_id"].to_pylist(), strict=True))
 
     def _model_path(self, model: str) -> Path:
         if model not in self.models:

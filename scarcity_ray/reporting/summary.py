@@ -33,6 +33,7 @@ class _Run:
     steps: int = 0
     train_loss: float | None = None
     last: dict[str, NDArray[Any]] = field(default_factory=dict)
+    learned: dict[str, Any] = field(default_factory=dict)
 
 
 class Tally:
@@ -68,6 +69,10 @@ class Tally:
         names = ("client_id", "num_test", "test_loss", "test_accuracy")
         size = len(columns["client_id"])
         run.last = {name: np.broadcast_to(np.asarray(columns.get(name, np.nan), dtype=float), size).copy() for name in names}
+
+    def learned(self, strategy: str, seed: int, told: Mapping[str, Any]) -> None:
+        """Takes what is known beyond metrics: of a strategy's experts, of strangers; one key an entry."""
+        self._runs[strategy][seed].learned |= told
 
     def end(self, strategy: str, seed: int, status: Status, result_hash: str) -> None:
         """A strategy has ended."""
@@ -119,6 +124,7 @@ class Tally:
             "seconds": run.seconds,
             "client_updates_per_second": run.updates / run.seconds if run.seconds > 0 else None,
             "result_hash": run.result_hash,
+            **run.learned,
         }
 
     def _metrics(self, last: Mapping[str, NDArray[Any]]) -> dict[str, float | None]:
@@ -154,17 +160,34 @@ def _number(value: float | None) -> float | None:
 
 def _repeats(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """The mean and spread of every number over seeds; the gravest status; a hash of the seeds' hashes."""
+    flat = [_flat(entry) for entry in entries.values()]
     spreads = {}
-    for key in next(iter(entries.values())):
-        values = [entry[key] for entry in entries.values()]
-        if all(isinstance(value, (int, float)) for value in values):
+    for key in flat[0]:
+        values = [value for entry in flat if isinstance(value := entry.get(key), int | float)]
+        if len(values) == len(flat):
             spreads[key] = metrics.spread(values)
     hashes = [entry["result_hash"] for entry in entries.values()]
     return {
-        **{key: spread.mean for key, spread in spreads.items()},
+        **{key: spread.mean for key, spread in spreads.items() if "." not in key},
+        **_nested({key: spread.mean for key, spread in spreads.items() if "." in key}),
         "status": max((entry["status"] for entry in entries.values()), key=lambda status: _GRAVITY[status]),
         "result_hash": hashlib.sha256("".join(hashes).encode()).hexdigest() if all(hashes) else None,
         "std": {key: spread.std for key, spread in spreads.items()},
         "half_width": {key: spread.half_width for key, spread in spreads.items()},
         "seeds": {str(seed): entry for seed, entry in entries.items()},
     }
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with the numbers of its groups (`strangers`) by dotted keys beside its own."""
+    inner = {f"{key}.{name}": value for key, group in entry.items() if isinstance(group, Mapping) for name, value in group.items()}
+    return {**entry, **inner}
+
+
+def _nested(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Dotted keys as groups again."""
+    groups: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups

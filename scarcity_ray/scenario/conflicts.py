@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+from scarcity_ray.data.held_out import participants
 from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.strategies.strategy import Strategy
@@ -35,7 +36,11 @@ def cores() -> int:
 
 
 def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
-    clients = _count(_section(data, "data").get("clients"))
+    try:
+        clients = _participants(_section(data, "data"))
+    except SpecError as error:
+        yield error
+        return
     strategies = data.get("strategies")
     listed = [(place, item) for place, item in enumerate(strategies) if isinstance(item, Mapping)] if isinstance(strategies, list) else []
     yield from _names(listed)
@@ -46,6 +51,12 @@ def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
     sample = _count(_section(data, "evaluation").get("clients"))
     if sample and clients and sample > clients:
         yield SpecError(("evaluation", "clients"), sample, f"data.clients is {clients:,}; allowed: all, or at most {clients:,}")
+
+
+def _participants(data: Mapping[str, Any]) -> int | None:
+    """How many clients take part, where that is said. Raises SpecError for so many held out that none could."""
+    clients, share = _count(data.get("clients")), data.get("held_out_clients")
+    return participants(clients, share) if clients and isinstance(share, float) and 0 < share < 1 else clients
 
 
 def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
@@ -70,7 +81,10 @@ def _models(data: Mapping[str, Any], listed: list[tuple[int, Mapping[str, Any]]]
         if strategy.get("model") is None
         and isinstance(strategy.get("kind"), str)
         and strategy["kind"] in classes
-        and classes[strategy["kind"]].problem is Strategy.problem  # a strategy that brings a model of its own says so there
+        and (
+            classes[strategy["kind"]].problem is Strategy.problem  # a strategy that brings a model of its own says so there
+            or _section(strategy, "representation").get("kind") == "trunk"
+        )
     ]
     if needing:
         names = ", ".join(dict.fromkeys(needing))

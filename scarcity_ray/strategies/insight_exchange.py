@@ -72,7 +72,7 @@ class InsightExchange(InsightStrategy):
         """A personal model, from the common initial one."""
         return {"row": problem.row}
 
-    def open(self, problem: Problem) -> Guidance:
+    def open(self, problem: Problem, prepared: State | None = None) -> Guidance:
         """The steps of local training's own settings."""
         return _guidance(problem.local.steps_for(problem.samples))
 

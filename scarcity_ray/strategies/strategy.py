@@ -24,8 +24,11 @@ from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 State = Mapping[str, Tensor]
-Uploads = Mapping[str, tuple[Tensor, Tensor]]
-"""What k clients send into the sums: name -> (value `[k, ...]`, weight `[k, 1]`)."""
+Uploads = Mapping[str, tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
+"""What k clients send into the sums: name -> (value `[k, ...]`, weight `[k, 1]`).
+
+Where the server has a row for each of several experts, a third says whose mean each client's value enters: int64 `[k]`.
+"""
 
 
 class Strategy(Spec):
@@ -80,6 +83,9 @@ class Strategy(Spec):
 class WeightStrategy(Strategy):
     """A strategy whose clients send sums of rows (weights, control variates) through the Server."""
 
+    adapts: ClassVar[bool] = False
+    """Whether clients `adapt` before they are tested."""
+
     def sampled(self, population: int) -> int:
         """How many of the clients take part in a round."""
         return population
@@ -100,12 +106,12 @@ class WeightStrategy(Strategy):
         """The server half: `mean` is the weighted mean of each upload over the clients of the round."""
         raise NotImplementedError
 
-    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Local steps that clients with so many training rows, `[clients]`, take in `adapt`; None: there is no need of it."""
-        return None
+    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Local steps that clients with so many training rows, `[clients]`, take in `adapt`."""
+        return np.zeros_like(samples)
 
     def adapt(self, task: Task, server: State, mine: State) -> State:
-        """What k clients find out from their training rows before they are tested: `answer` gets it in place of `mine`.
+        """What k clients find out by themselves before they are tested: `answer` gets it in place of `mine`.
 
         Nothing is sent, and nothing kept.
         """
@@ -177,22 +183,29 @@ class Lesson:
 
     summary: the round's statistics (see MetaLearner.aggregate). guidance: what it tells the clients next. experts:
     what each Expert (by id, from 0) is to fit, the arguments of `Expert.fit`. clients: what tables are to say of each
-    client, column -> `[clients]` (NaN or -1 of whom nothing is known). done: nothing more to learn; the guidance is
-    delivered in this round and the strategy ends.
+    client, column -> `[clients]` (NaN of whom nothing is known). learned: what summary.json is to say of it.
+    deliver: the guidance goes down at the end of this round, not with the next one's beginning. done: it does, and the
+    strategy ends: there is nothing more to learn.
     """
 
     summary: Mapping[str, Any]
     guidance: Guidance
     experts: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
     clients: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    deliver: bool = False
     done: bool = False
 
 
 class InsightStrategy(Strategy):
     """A strategy whose clients send insights: no weights of a client go up, and no data."""
 
-    def open(self, problem: Problem) -> Guidance:
-        """The guidance of round 1."""
+    def preparation(self, problem: Problem) -> tuple[WeightStrategy, Problem, int] | None:
+        """A strategy of weights, its problem, and how many of its rounds come before the insights; None for none."""
+        return None
+
+    def open(self, problem: Problem, prepared: State | None = None) -> Guidance:
+        """The guidance of the first round of insights. prepared: the state that the preparation ended with."""
         raise NotImplementedError
 
     def payload(self, problem: Problem, round: int) -> Mapping[str, int]:
@@ -207,8 +220,11 @@ class InsightStrategy(Strategy):
         """The MetaLearner's half: from the history (see actors.meta_learner.History) to a lesson."""
         raise NotImplementedError
 
-    def instruct(self, lesson: Lesson, heads: Mapping[int, Any]) -> Guidance:
-        """The guidance to deliver, once the Experts named in the lesson have fitted (`heads`: what each returned)."""
+    def instruct(self, lesson: Lesson, heads: Mapping[int, Any], before: Guidance) -> Guidance:
+        """The guidance to deliver, once the Experts named in the lesson have fitted (`heads`: what each returned).
+
+        before: what clients have been told so far.
+        """
         return lesson.guidance
 
     def receive(self, task: Task, guidance: Guidance, mine: State) -> State:

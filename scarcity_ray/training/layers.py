@@ -57,19 +57,21 @@ class LinearLayer(Layer):
 
     def __init__(self, name: str, theta: Views, target: Target | None) -> None:
         weight, bias = theta[name + "weight"], theta.get(name + "bias")
-        self.whole = [weight, weight.transpose(1, 2), None if bias is None else bias[:, None]]
+        self.whole = weight, weight.transpose(1, 2), None if bias is None else bias[:, None]
         self.target = target
         if target is not None:
-            self.whole += [target.into[name + "weight"], target.into.get(name + "bias")]
+            self.targets = target.into[name + "weight"], target.into.get(name + "bias")
             self.small = weight[0].numel() < _SMALL or 1 in weight.shape[1:]
         self.z, self.dx = weight.new_empty(0), weight.new_empty(0)
         self.narrow(len(weight))
 
     def narrow(self, k: int) -> None:
         """The parameters of the first k rows."""
-        self.w, self.wt, self.bias, *into = (None if part is None else part[:k] for part in self.whole)
-        if into:
-            self.into, self.into_bias = into
+        weight, transposed, bias = self.whole
+        self.w, self.wt, self.bias = weight[:k], transposed[:k], None if bias is None else bias[:k]
+        if self.target is not None:
+            weight, bias = self.targets
+            self.into, self.into_bias = weight[:k], None if bias is None else bias[:k]
 
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b`."""

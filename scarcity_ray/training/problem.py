@@ -22,7 +22,8 @@ class Problem:
 
     module: the torch module with its initial weights. learner: the same, ready for rows. row: the initial weights as a
     row `[P]`. outputs: classes, or targets a row. shape: of one input. samples: int64 `[clients]`, training rows of
-    each client of the population. seed: of the run.
+    each client of the population. seed: of the run. groups: int64 `[clients]`, the group each is in, from 0. base: the
+    problem that a strategy with a model of its own made this one from.
     """
 
     module: nn.Module
@@ -34,6 +35,8 @@ class Problem:
     shape: tuple[int, ...]
     samples: NDArray[np.int64]
     seed: int
+    groups: NDArray[np.int64]
+    base: Problem | None = None
 
     @property
     def layout(self) -> Layout:
@@ -60,9 +63,13 @@ def make_problem(
     shape: tuple[int, ...],
     samples: NDArray[np.int64],
     seed: int,
+    groups: NDArray[np.int64] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Problem:
-    """A module made into a problem. Raises SpecError at ("model",) where the module cannot be trained on such rows."""
+    """A module made into a problem; without `groups` all clients are in one.
+
+    Raises SpecError at ("model",) where the module cannot be trained on such rows.
+    """
     learner = make_learner(module, task, dtype, dims=len(shape))
     name = type(module).__name__
     try:
@@ -73,5 +80,6 @@ def make_problem(
     if not isinstance(result, Tensor) or tuple(result.shape) != (2, outputs):
         found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise SpecError(("model",), name, f"on 2 inputs of shape {list(shape)} it returns {found}, not [2, {outputs}]")
-    row = learner.layout.row(module.state_dict())
-    return Problem(module, learner, row, local, task, outputs, tuple(shape), np.asarray(samples, dtype=np.int64), seed)
+    row, samples = learner.layout.row(module.state_dict()), np.asarray(samples, dtype=np.int64)
+    groups = np.zeros_like(samples) if groups is None else np.asarray(groups, dtype=np.int64)
+    return Problem(module, learner, row, local, task, outputs, tuple(shape), samples, seed, groups)

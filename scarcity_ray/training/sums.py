@@ -32,10 +32,13 @@ class Sums:
         self._weights: dict[str, Tensor] = {}
         self._buffer: Tensor | None = None
 
-    def add(self, name: str, values: Tensor, weights: Tensor, largest: Tensor | None = None) -> None:
+    def add(
+        self, name: str, values: Tensor, weights: Tensor, largest: Tensor | None = None, to: Tensor | None = None, height: int = 1
+    ) -> None:
         """Adds k clients' rows: values `[k, ...]`, weights broadcastable to it (float64). All values must be finite.
 
-        largest: `magnitudes(values)`, where they are known.
+        largest: `magnitudes(values)`, where they are known. to: int64 `[k]`, which of `height` sums each client's row enters
+        (those of its expert, say); one sum for all if left out.
         """
         rows = values.reshape(len(values), -1)
         shares = weights.double().expand(values.shape).reshape(rows.shape) if weights[0].numel() > 1 else weights.double().reshape(-1, 1)
@@ -45,13 +48,15 @@ class Sums:
             whole = len(chosen) == len(places)
             key = (name, place)
             if key not in self._values:
-                self._values[key] = torch.zeros(rows.shape[1], dtype=torch.float64)
-            self._add_rows(self._values[key], rows if whole else rows[chosen], shares if whole else shares[chosen], place)
-        total = torch.round(shares * 2.0**52).mul_(2.0**-52).sum(0)
-        self._weights[name] = self._weights[name] + total if name in self._weights else total
+                self._values[key] = torch.zeros(height, rows.shape[1], dtype=torch.float64)
+            some = (rows, shares, to) if whole else (rows[chosen], shares[chosen], None if to is None else to[chosen])
+            self._add_rows(self._values[key], *some, place)
+        if name not in self._weights:
+            self._weights[name] = torch.zeros(height, shares.shape[1], dtype=torch.float64)
+        _into(self._weights[name], torch.round(shares * 2.0**52).mul_(2.0**-52), to)
 
-    def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, place: int) -> None:
-        """Adds rows of one bin to its total."""
+    def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, to: Tensor | None, place: int) -> None:
+        """Adds rows of one bin to its totals."""
         # Adding and taking away 1.5 * 2**top leaves multiples of 2**(top - 52): the grid of values below 2**top.
         shifter = 1.5 * 2.0 ** (place * _BIN + _OFFSET)
         one_by_one = rows.shape[1] >= _LONG and shares.shape[1] == 1
@@ -61,13 +66,14 @@ class Sums:
         terms = self._buffer[:size]
         if one_by_one:
             start = torch.tensor(shifter, dtype=torch.float64)
-            for row, share in zip(rows, shares[:, 0].tolist(), strict=True):
+            sums = [total[0]] * len(rows) if to is None else [total[i] for i in to.tolist()]
+            for sum_, row, share in zip(sums, rows, shares[:, 0].tolist(), strict=True):
                 torch.add(start, row, alpha=share, out=terms)
-                total += terms.sub_(shifter)
+                sum_ += terms.sub_(shifter)
         else:
             terms = terms.view(rows.shape)
             terms.copy_(rows)
-            total += terms.mul_(shares).add_(shifter).sub_(shifter).sum(0)
+            _into(total, terms.mul_(shares).add_(shifter).sub_(shifter), to)
 
     def __iadd__(self, other: Sums) -> Sums:
         for key, value in other._values.items():
@@ -102,10 +108,10 @@ class Sums:
                 means[name] = old
                 continue
             weight = self._weights[name]
-            total = torch.zeros(old.numel(), dtype=torch.float64)
+            total = torch.zeros(len(weight), old.numel() // len(weight), dtype=torch.float64)
             for _, place in sorted((key for key in self._values if key[0] == name), reverse=True):
                 total += self._values[name, place]
-            mean = torch.where(weight > 0, total / weight, old.reshape(-1).double())
+            mean = torch.where(weight > 0, total / weight, old.reshape(total.shape).double())
             means[name] = mean.to(old.dtype).reshape(old.shape)
         return means
 
@@ -114,6 +120,14 @@ def magnitudes(values: Tensor) -> Tensor:
     """The largest absolute value of each row `[k, ...]`: `[k]`; NaN or infinite where the row has such a value."""
     rows = values.reshape(len(values), -1)
     return torch.maximum(rows.amax(1), -rows.amin(1)) if rows.shape[1] else torch.zeros(len(rows), dtype=values.dtype)
+
+
+def _into(totals: Tensor, terms: Tensor, to: Tensor | None) -> None:
+    """Adds each of the terms to its total, all to the first where `to` says nothing."""
+    if to is None:
+        totals[0] += terms.sum(0)
+    else:
+        totals.index_add_(0, to, terms)
 
 
 def _bin(largest: float) -> int:

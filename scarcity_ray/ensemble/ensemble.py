@@ -1,0 +1,126 @@
+"""The ensemble that SF-HFE leaves: experts on one representation, a router before them, and clients' own heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scarcity_ray.ensemble.density import Densities
+from scarcity_ray.ensemble.gate import Gate
+from scarcity_ray.ensemble.mixture import Mixture, mix_classes, mix_targets
+from scarcity_ray.ensemble.moments import Moments, targets, with_constant
+from scarcity_ray.ensemble.personal import log_likelihood, personal_head, posterior_covariance
+from scarcity_ray.ensemble.ridge import rows_of
+from scarcity_ray.router import Router
+from scarcity_ray.training.objective import TaskKind
+
+_SAVED = ("heads", "whole", "scale", "noise", "scatters", "covariances", "expert_id", "client_id")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """K experts, w features with the constant, o outputs, M clients. Float64 but for ids.
+
+    heads: `[K, w, o]`. whole: `[w, o]`, one head for all clients together. scale: `[K]`, what scores are divided by to be
+    logits (1 for targets). noise: `[K]`, variance of an output about its client's head. scatters: `[K, w]` or
+    `[K, w, w]`, diagonal or whole covariance of clients' heads about their expert's, relative to the noise. covariances:
+    `[K, w, w]`, of the experts' own heads, likewise. client_id, expert_id: int64 `[M]`. personal: `[M, w, o]`, or None
+    where all of an expert's clients use its head.
+    """
+
+    representation: nn.Module
+    task: TaskKind
+    router: Densities | Gate
+    heads: Tensor
+    whole: Tensor
+    scale: Tensor
+    noise: Tensor
+    scatters: Tensor
+    covariances: Tensor
+    expert_id: Tensor
+    client_id: Tensor
+    personal: Tensor | None = None
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features `[n, w]` of inputs `[n, *shape]`, the constant last."""
+        with torch.no_grad():
+            return with_constant(self.representation(torch.as_tensor(x, dtype=torch.float32)).double())
+
+    def route(self, f: Tensor) -> NDArray[np.float64]:
+        """The router's scores `[n, K]` `[n, K]` of features, from the input alone."""
+        return self.router.scores(f[:, :-1]).numpy()
+
+    def outputs(self, f: Tensor, heads: Tensor | None = None) -> Tensor:
+        """What each expert says of features: predicted targets, or logits; or what each of `heads` gives, `[n, K, o]`."""
+        return torch.einsum("nw,kwo->nko", f, self.heads / self.scale[:, None, None] if heads is None else heads)
+
+    def predict(self, x: Tensor, client: int | None = None, top: int | None = None) -> tuple[Mixture, Tensor]:
+        """The mixed prediction for inputs `[n, *shape]`, and the weights of the experts `[n, K]`.
+
+        client: whose rows they are; its own head answers. Without it the router sends each input to its `top` experts,
+        or to all by their weight.
+        Raises KeyError for an unknown client.
+        """
+        f = self.features(x)
+        if client is None:
+            weights = torch.from_numpy(Router(len(self.heads)).weights(self.route(f), k=top))
+            return self._mix(f, self.outputs(f), weights, self._whole_scatters() + self.covariances), weights
+        return self.answer(f, *self.of_client(client))
+
+    def answer(self, f: Tensor, expert: int, head: Tensor, covariance: Tensor | None = None) -> tuple[Mixture, Tensor]:
+        """What a client's own head `[w, o]` says of features, its uncertainty the posterior's where it is known."""
+        weights = torch.zeros(len(f), len(self.heads), dtype=torch.float64)
+        weights[:, expert] = 1.0
+        own = self._whole_scatters()[expert] if covariance is None else covariance
+        outputs = self.outputs(f, head[None] / self.scale[expert]).expand(-1, len(self.heads), -1)
+        return self._mix(f, outputs, weights, own.expand(len(self.heads), -1, -1)), weights
+
+    def of_client(self, client: int) -> tuple[int, Tensor]:
+        """A client's expert and its head `[w, o]`. Raises KeyError for an unknown client."""
+        place = torch.nonzero(self.client_id == client).flatten().tolist()
+        if not place:
+            raise KeyError(client)
+        expert = int(self.expert_id[place[0]])
+        return expert, self.heads[expert] if self.personal is None else self.personal[place[0]]
+
+    def join(self, x: Tensor, y: Tensor) -> tuple[int, Tensor]:
+        """A new client's expert and own head, from its labelled rows (y: classes `[n]` or targets): nothing is retrained.
+
+        The expert is the one under which its rows are likeliest, the head the posterior mean.
+        """
+        f, z = self.features(x), targets(torch.as_tensor(y), self.task, self.heads.shape[2])
+        likelihoods = [float(log_likelihood(f, z, *expert)) for expert in zip(self.heads, self.scatters, self.noise.tolist(), strict=True)]
+        best = int(np.argmax(likelihoods))
+        return best, personal_head(f, z, self.heads[best], self.scatters[best])
+
+    def own_head(self, expert: int, moments: Moments) -> tuple[Tensor, Tensor]:
+        """A client's own head `[w, o]` under an expert, and its covariance `[w, w]` relative to the noise, from its moments `[1, ...]`."""
+        rows, scatter = rows_of(moments), self.scatters[expert]
+        head = personal_head(rows.features[0], rows.targets[0], self.heads[expert], scatter)
+        return head, posterior_covariance(rows.features[0], scatter)
+
+    @classmethod
+    def of(cls, representation: nn.Module, task: TaskKind, tensors: Mapping[str, Tensor]) -> Ensemble:
+        """The ensemble in a model file's tensors (what `sf_hfe` saves), with clients' heads where the file has them."""
+        own = {name.removeprefix("ensemble."): value for name, value in tensors.items() if name.startswith("ensemble.")}
+        parts = {name: own[name] for name in _SAVED}
+        personal = None
+        if tensors["head.weight"].dim() == 3:
+            rows = torch.cat([tensors["head.weight"].mT, tensors["head.bias"][:, None]], dim=1).double()
+            personal = rows * parts["scale"][parts["expert_id"]][:, None, None]
+        router = (Gate if "gate.head" in own else Densities).from_tensors(own)
+        return cls(representation.eval(), task, router, **parts, personal=personal)
+
+    def _whole_scatters(self) -> Tensor:
+        return torch.diag_embed(self.scatters) if self.scatters.dim() == 2 else self.scatters
+
+    def _mix(self, f: Tensor, outputs: Tensor, weights: Tensor, covariances: Tensor) -> Mixture:
+        if self.task == "classification":
+            return mix_classes(outputs.softmax(-1), weights)
+        spread = self.noise * (1 + torch.einsum("nw,kwv,nv->nk", f, covariances, f))
+        return mix_targets(outputs, spread[..., None].expand_as(outputs), weights)

@@ -1,0 +1,142 @@
+"""From all clients' moments to an ensemble: who belongs together, what each expert is to fit, how far clients differ from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.ensemble.calibration import own_residuals, temperature
+from scarcity_ray.ensemble.contribution import contributions
+from scarcity_ray.ensemble.density import Densities
+from scarcity_ray.ensemble.gate import Gate
+from scarcity_ray.ensemble.grouping import group
+from scarcity_ray.ensemble.moments import Moments, Packing
+from scarcity_ray.ensemble.random_coefficients import Form, RandomCoefficients, choose, generalised, sum_of
+from scarcity_ray.ensemble.random_coefficients import fit as fit_coefficients
+from scarcity_ray.ensemble.ridge import LeftOut, Rows, all_rows, choose_strength, fit, penalised
+
+Personal = Literal["auto", "none"] | Form
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is learned of one expert's clients.
+
+    total: their summed moments. fitted, strength: the moments and the strength of the ridge that give the expert's head.
+    noise: variance of an output about its client's head. scale: what scores are divided by to be logits; 1 for targets.
+    scatter: how clients' heads scatter about the expert's, None where all use that. covariance: `[w, w]`, of the expert's
+    own head, relative to the noise.
+    """
+
+    total: Moments
+    fitted: Moments
+    strength: float
+    noise: float
+    scale: float
+    scatter: RandomCoefficients | None
+    covariance: Tensor
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What M messages say together.
+
+    groups: by expert. members, confidence: `[M]`, the expert of each client and how sure that is (from 1 / K to 1). whole:
+    `[w, o]`, the head of all clients together. evidence: for each number of experts tried, see ensemble.grouping.
+    contribution, contribution_whole: `[M]`, to the clients of the same expert and to all, see ensemble.contribution.
+    router: from an input to experts.
+    """
+
+    groups: list[Group]
+    members: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    whole: Tensor
+    evidence: Mapping[int, float]
+    contribution: NDArray[np.float64]
+    contribution_whole: NDArray[np.float64]
+    router: Densities | Gate
+
+
+def learn(
+    packing: Packing,
+    rows: NDArray[np.float32],
+    samples: NDArray[np.int64],
+    *,
+    experts: int | None,
+    most: int,
+    personal: Personal,
+    router: Literal["density", "gate"],
+    seed: int,
+    times: int = 1,
+) -> Learned:
+    """Learns from the messages `[M, size]` of clients with `samples [M]` rows, the same to the bit in every process.
+
+    experts: how many; None: as many as their groups show, at most `most`. personal: the form of clients' differences, auto
+    chooses it. router: of which kind. times: how many times a client's
+    number of rows may its message be of (see ridge.rows_of). Raises ValueError for fewer than two clients.
+    """
+    total, clients = packing.total(rows, samples), all_rows(packing, rows, samples, times)
+    strength, left_out = choose_strength(total, clients)
+    found = group(clients, strength, experts=experts, most=most, seed=seed)
+    groups, contribution = [], np.full(len(rows), np.nan)
+    for k in range(found.responsibilities.shape[1]):
+        mine = np.flatnonzero(found.members == k)
+        if len(mine) == len(rows):
+            own: tuple[Moments, list[Rows], float, LeftOut] = total, clients, strength, left_out
+        else:
+            own = _of_group(packing, rows[mine], samples[mine], strength, times)
+        groups.append(_group(packing, *own, personal, seed))
+        contribution[mine] = _contributions(*own)
+    whole = contribution if len(groups) == 1 else _contributions(total, clients, strength, left_out)
+    confidence = found.responsibilities.max(axis=1)
+    totals = [one.total for one in groups]
+    if router == "density":
+        routes: Densities | Gate = Densities.of(totals)
+    else:
+        routes = Gate.chosen(totals, clients, found.members[np.concatenate([part.clients for part in clients])].tolist())
+    return Learned(groups, found.members, confidence, fit(total, strength), found.evidence, contribution, whole, routes)
+
+
+def _of_group(
+    packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64], strength: float, times: int
+) -> tuple[Moments, list[Rows], float, LeftOut]:
+    """A group's moments, rows, strength, and fits left out; a client alone is fitted with the strength of the whole."""
+    total, clients = packing.total(rows, samples), all_rows(packing, rows, samples, times)
+    if len(rows) > 1:
+        return total, clients, *choose_strength(total, clients)
+    alone = LeftOut([part.targets for part in clients], float(total.square / (total.samples * packing.outputs)))
+    return total, clients, strength, alone
+
+
+def _group(
+    packing: Packing, total: Moments, clients: list[Rows], strength: float, left_out: LeftOut, personal: Personal, seed: int
+) -> Group:
+    residuals, scatter, fitted = left_out.residuals, None, total
+    noise = left_out.loss
+    if personal != "none":
+        scatter = choose(clients, residuals) if personal == "auto" else fit_coefficients(clients, residuals, personal)
+        noise = scatter.noise
+        if packing.task == "regression":
+            white = generalised(clients, scatter.covariance)
+            fitted = sum_of(white)
+            if sum(len(part.rest) for part in clients) > 1:
+                strength = choose_strength(fitted, white)[0]
+    scale = 1.0
+    if packing.task == "classification":
+        own = residuals if scatter is None else own_residuals(clients, residuals, scatter.covariance)
+        scale = temperature(clients, own, seed)
+    covariance = torch.linalg.inv(penalised(fitted, strength))
+    return Group(total, fitted, strength, noise, scale, scatter, covariance)
+
+
+def _contributions(total: Moments, clients: list[Rows], strength: float, left_out: LeftOut) -> NDArray[np.float64]:
+    """By client, in the order of the messages."""
+    values = np.empty(sum(len(part.rest) for part in clients))
+    values[np.concatenate([part.clients for part in clients])] = contributions(total, clients, left_out, strength).numpy()
+    return values

@@ -1,0 +1,184 @@
+"""Random coefficients: how clients' heads scatter about their expert's, learned from what their moments say.
+
+Client m's head is `W_m ~ N(W, noise * Q)`, alike for each output and independent between them, so its targets are
+`Y_m ~ N(F_m W, noise * V_m)`, `V_m = I + F_m Q F_m^T`: the linear mixed model (Laird and Ware, "Random-Effects Models
+for Longitudinal Data", Biometrics 1982; Q is their covariance over the noise). Q comes from how each client's rows differ
+from what the others foretell (`choose`), then W by generalised least squares, which is ridge on `generalised` rows.
+
+Q is judged on the residuals of every client under a ridge head fitted without it, not by the joint likelihood of W and Q.
+Where the model is true both find the same: on Chem97 (2,410 schools, 5 splits) noise and variances agree within 1 %, and
+errors within 1e-4. Where it is not, the joint likelihood trusts itself too far: digits in three hidden rotations under one
+expert (256 features, 5 seeds) come out at accuracy 0.930 against 0.900.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from scarcity_ray.ensemble.moments import Moments
+from scarcity_ray.ensemble.personal import marginal, whiten
+from scarcity_ray.ensemble.ridge import Rows
+
+Form = Literal["full", "slopes", "intercept"]
+"""full: any covariance. slopes: one variance for all features' coefficients, one for the constant's. intercept: the last alone."""
+
+_START, _MOST = 0.3, 10.0  # standard deviation given to a prediction, in units of the noise's: at first, and at most
+_WIDEST = 33  # width up to which a full covariance is tried: its cost grows with the cube
+_NULL = 1e-6  # of the largest eigenvalue of the pooled gram: directions in which no client's rows go
+
+
+@dataclass(frozen=True)
+class RandomCoefficients:
+    """A fitted covariance.
+
+    covariance: Q, float64, relative to the noise: `[width, width]` if full, else its diagonal `[width]`. noise: variance of a
+    target about a client's own head. log_likelihood: of the residuals at both. parameters: numbers in Q that were free.
+    iterations: of the optimiser.
+    """
+
+    form: Form
+    covariance: Tensor
+    noise: float
+    log_likelihood: float
+    parameters: int
+    iterations: int
+
+    def pack(self) -> NDArray[np.floating]:
+        """Q as it travels: the constant's variance, or the features' and the constant's, as float32; or, as float16, the upper
+        triangle of U `[rank, width]` with Q = U^T U: always a covariance, and exact to a thousandth."""
+        if self.form == "full":
+            values, vectors = torch.linalg.eigh(self.covariance)
+            kept = values > _NULL * values[-1]
+            u = torch.linalg.qr(values[kept].sqrt()[:, None] * vectors[:, kept].mT).R.numpy()
+            return np.asarray(u[np.triu_indices(len(u), m=u.shape[1])], dtype=np.float16)
+        q = self.covariance.float().numpy()
+        return np.asarray(q[-1:] if self.form == "intercept" else q[[0, -1]])
+
+
+def unpack(numbers: NDArray[np.floating], width: int) -> Tensor:
+    """The covariance, `[width]` or `[width, width]`, that `pack` made these of."""
+    values = torch.from_numpy(np.asarray(numbers, dtype=np.float64))
+    if numbers.dtype != np.float16:
+        slope = values[0] if len(values) == 2 else values.new_zeros(())
+        return torch.cat([slope.expand(width - 1), values[-1:]])
+    rank = next(rank for rank in range(width + 1) if rank * width - rank * (rank - 1) // 2 == len(values))
+    u = values.new_zeros(rank, width)
+    upper = torch.triu_indices(rank, width)
+    u[upper[0], upper[1]] = values
+    return u.T @ u
+
+
+def choose(clients: list[Rows], residuals: list[Tensor]) -> RandomCoefficients:
+    """The covariance of the form that foretells best: the greatest likelihood less parameters (Akaike's criterion).
+
+    A full one is tried for few features, and where the clients' heads outnumber its parameters: else it may explain every
+    row, at a noise of 0. A variance for each feature is no form: in place of two, 257 of them come to accuracy 0.958 against
+    0.961 with 20 clients an expert (digits in three rotations, 5 seeds), and 0.982 against 0.981 with 100 (not rotated).
+    """
+    width, outputs = clients[0].features.shape[2], clients[0].targets.shape[2]
+    forms: list[Form] = ["intercept", "slopes"]
+    if width <= _WIDEST and width * (width + 1) // 2 < outputs * sum(len(part.rest) for part in clients):
+        forms.append("full")
+    return max((fit(clients, residuals, form) for form in forms), key=lambda found: found.log_likelihood - found.parameters)
+
+
+def fit(clients: list[Rows], residuals: list[Tensor], form: Form) -> RandomCoefficients:
+    """The covariance of maximum likelihood: argmax over Q and noise of sum log N(E_m; 0, noise * V_m).
+
+    residuals: E_m = Y_m - F_m W_{-m}, with the head of the others, for each chunk of clients `[k, r, outputs]` (as
+    `ridge.LeftOut` has them). Q = R R^T by its root R, so that a variance of 0 is a point like any other, in coordinates
+    where the pooled rows are uncorrelated; the noise is in closed form. L-BFGS with exact gradients: some ten steps, twenty
+    if full.
+    """
+    basis, start = _coordinates(clients, form)
+    numbers = float(sum(part.numbers.sum() for part in clients))
+
+    def root(flat: NDArray[np.float64]) -> Tensor:
+        return basis @ torch.from_numpy(flat).reshape(start.shape)
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        at = root(flat)
+        value, _, slope = _likelihood(clients, residuals, _square(at))
+        pulled = basis.T @ (2 * (slope * at if at.ndim == 1 else slope @ at))
+        return -value / numbers, -pulled.numpy().ravel() / numbers
+
+    bounds = [(-_MOST, _MOST)] * start.numel()
+    found = minimize(loss, start.numpy().ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-8})
+    covariance = _square(root(found.x))
+    value, noise, _ = _likelihood(clients, residuals, covariance)
+    size = len(start)
+    return RandomCoefficients(form, covariance, noise, value, size * (size + 1) // 2 if form == "full" else size, int(found.nit))
+
+
+def generalised(clients: list[Rows], covariance: Tensor) -> list[Rows]:
+    """The clients' rows times V_m^(-1/2): ridge on these is generalised least squares, with all that ridge offers.
+
+    A client whose rows are much alike then counts for what it adds: its gram is `F^T V^-1 F`. At strength 0 the head is the
+    best linear unbiased one.
+    """
+    white = (whiten(marginal(part.features, covariance), part.features, part.targets) for part in clients)
+    return [replace(part, features=features, targets=targets) for part, (features, targets) in zip(clients, white, strict=True)]
+
+
+def sum_of(clients: list[Rows]) -> Moments:
+    """The moments of all clients' rows together."""
+    width, outputs = clients[0].features.shape[2], clients[0].targets.shape[2]
+    both = torch.zeros(width + outputs, width + outputs, dtype=torch.float64)
+    for part in clients:
+        rows = torch.cat([part.features, part.targets], dim=2).flatten(0, 1)
+        both += rows.T @ rows
+    square = both.diagonal()[width:].sum() + sum(float(part.rest.sum()) for part in clients)
+    samples = torch.tensor(sum(float(part.numbers.sum()) for part in clients) / outputs, dtype=torch.float64)
+    return Moments(both[:width, :width], both[:width, width:], square, samples)
+
+
+def _coordinates(clients: list[Rows], form: Form) -> tuple[Tensor, Tensor]:
+    """A basis `[width, p]` and where to start: Q's root is `basis @ x`, x `[p, p]`, or `[p]` for the diagonal of a diagonal root.
+
+    An x of 1 gives a prediction the variance of the noise, on average over the pooled rows.
+    """
+    total = sum_of(clients)
+    gram = total.gram / total.samples
+    if form == "full":
+        values, vectors = torch.linalg.eigh(gram)
+        kept = values > _NULL * values[-1]
+        basis = vectors[:, kept] / values[kept].sqrt()
+        return basis, torch.eye(basis.shape[1], dtype=gram.dtype) * (_START / math.sqrt(basis.shape[1]))
+    constant = torch.eye(len(gram), dtype=gram.dtype)[:, -1:]
+    energy = float(gram.diagonal()[:-1].sum())
+    if form == "intercept" or energy == 0:
+        return constant, gram.new_full((1,), _START)
+    return torch.cat([(1 - constant) / math.sqrt(energy), constant], dim=1), gram.new_full((2,), _START)
+
+
+def _square(root: Tensor) -> Tensor:
+    """Q from its root, or its diagonal from a root's."""
+    return root.square() if root.ndim == 1 else root @ root.T
+
+
+def _likelihood(clients: list[Rows], residuals: list[Tensor], covariance: Tensor) -> tuple[float, float, Tensor]:
+    """The log likelihood at Q and the best noise, that noise, and the slope of the former in Q, of the shape of Q."""
+    width, outputs = len(covariance), residuals[0].shape[2]
+    gram, scatter = torch.zeros_like(covariance), torch.zeros_like(covariance)
+    squares = determinant = numbers = 0.0
+    for part, e in zip(clients, residuals, strict=True):
+        factor = marginal(part.features, covariance)
+        features, own = whiten(factor, part.features, e)
+        for sums, rows in ((gram, features), (scatter, own.mT @ features)):  # F^T V^-1 F and F^T V^-1 E E^T V^-1 F
+            flat = rows.reshape(-1, width)
+            sums += flat.square().sum(0) if covariance.ndim == 1 else flat.T @ flat
+        squares += float(own.square().sum() + part.rest.sum())
+        determinant += 2 * outputs * float(factor.diagonal(dim1=1, dim2=2).log().sum())
+        numbers += float(part.numbers.sum())
+    noise = max(squares / numbers, sys.float_info.min)  # 0 where the others foretell every row
+    value = -0.5 * (numbers * (math.log(2 * math.pi * noise) + 1) + determinant)
+    return value, noise, -0.5 * (outputs * gram - scatter / noise)

@@ -1,0 +1,48 @@
+"""Rows of clients that never took part: how well they fare by each way of choosing who answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.ensemble.ensemble import Ensemble
+from scarcity_ray.router import Router
+
+WAYS = ("router", "oracle", "global", "average")
+
+
+def judge(
+    ensemble: Ensemble,
+    x: NDArray[np.float32],
+    y: NDArray[np.integer] | NDArray[np.float32],
+    group: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    unit: float = 1.0,
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Accuracy, or root mean square error in the user's unit, over all rows `[n, *shape]`, by way; and the router's load `[K]`.
+
+    router: the experts by the weights that the router gives them from the input alone. oracle: the expert of most clients
+    of the row's own hidden group (`group [n]`, `groups [clients]` that of the clients who took part); where nobody of it
+    took part, the router's best. global: one head for all clients. average: the mean of the experts' scores. unit: what 1
+    of a target is in the user's.
+    """
+    f = ensemble.features(torch.from_numpy(x))
+    router = Router(len(ensemble.heads))
+    routed = router.route(ensemble.route(f))
+    mixed, weights = ensemble.predict(torch.from_numpy(x))
+    known = np.zeros((int(max(groups.max(), group.max())) + 1, len(ensemble.heads)), dtype=np.int64)
+    np.add.at(known, (groups[ensemble.client_id.numpy()], ensemble.expert_id.numpy()), 1)
+    own = np.where(known[group].any(axis=1), known[group].argmax(axis=1), routed)
+    scores = ensemble.outputs(f, ensemble.heads)  # not logits: experts' scales may differ
+    rows = torch.arange(len(f))
+    answers = (mixed.mean, scores[rows, torch.from_numpy(own)], f @ ensemble.whole, scores.mean(1))
+    return {way: _score(answer, y, unit) for way, answer in zip(WAYS, answers, strict=True)}, router.load(weights.numpy())
+
+
+def _score(outputs: Tensor, y: NDArray[np.integer] | NDArray[np.float32], unit: float) -> float:
+    truth = torch.from_numpy(y)
+    if truth.is_floating_point():
+        return unit * float((outputs - truth).square().mean().sqrt())
+    return float((outputs.argmax(1) == truth).double().mean())

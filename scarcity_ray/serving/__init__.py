@@ -1,0 +1,1 @@
+"""What is done with a finished run: predicting new rows, and unlearning a client."""

@@ -1,0 +1,123 @@
+"""Taking a client out of a finished run: the ensemble as if its moments had never come, and nothing of it left in the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scarcity_ray.actors.expert import Expert
+from scarcity_ray.actors.meta_learner import History
+from scarcity_ray.ensemble.ensemble import Ensemble
+from scarcity_ray.ensemble.heads import head_state
+from scarcity_ray.insights import schema
+from scarcity_ray.reporting.files import to_json, write_whole
+from scarcity_ray.reporting.rebuild import of_metadata
+from scarcity_ray.reporting.results import ENSEMBLE, Results, RunError
+from scarcity_ray.serving.predict import client_id
+from scarcity_ray.strategies.represented import messages
+from scarcity_ray.strategies.sf_hfe import SfHfe
+from scarcity_ray.strategies.strategy import Guidance
+
+
+def unlearn(results: Results, client: str | int) -> list[str]:
+    """Takes a client out of every ensemble of a run, in place, and returns their names.
+
+    The history's other moments are learned from anew: grouping, strengths, heads, router, personal heads, contributions.
+    That is what the run would have come to without the client, but for the bandwidth of Fourier features where it came
+    from a survey: one number that a client moves by about its share of the rows, and that all later messages rest on.
+    The client's rows leave `insights` and `clients`; metrics measured before stay as they were, and summary.json says who
+    was unlearned. Models of other strategies (weights that the client helped to train) cannot forget it and are removed.
+
+    Raises RunError where the run has no ensemble, its moments were not kept, or the client is not in it.
+    """
+    names = [name for name in results.models if results.is_ensemble(name)]
+    if not names:
+        raise RunError(f"{results.directory} has no ensemble to take a client out of; it has {', '.join(results.models) or 'no models'}")
+    known = client_id(results.encoding(names[0]), results.ensemble(names[0]), client)
+    if known is None:
+        raise RunError(f"client {client} did not take part in {results.directory}")
+    relearned = {name: _without(results, name, known) for name in names}  # all before the first is written
+    for name in results.models:
+        path = results.directory / "models" / f"{name}.safetensors"
+        if name in relearned:
+            tensors, metadata = relearned[name]
+            draft = path.with_name(f".{name}.new")
+            save_file(tensors, draft, {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()})
+            os.replace(draft, path)
+        elif "client_id" not in results.tensors(name):
+            path.unlink()
+    for table in ("insights", "clients"):
+        _drop(results, table, known)
+    summary = results.summary
+    summary["unlearned"] = [*summary.get("unlearned", []), known]
+    write_whole(results.directory / "summary.json", to_json(summary).encode())
+    return names
+
+
+def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of an ensemble learned without a client, and its metadata."""
+    metadata, tensors, ensemble = results.metadata(name), results.tensors(name), results.ensemble(name)
+    history, round = _history(results, metadata, client)
+    strategy, problem = of_metadata(metadata, np.ones(int(ensemble.client_id.max()) + 1, dtype=np.int64))
+    assert isinstance(strategy, SfHfe)
+    lesson = strategy.learn(problem, history, round)
+    heads = {k: Expert(k).fit(*order) for k, order in lesson.experts.items()}
+    kept = strategy.instruct(lesson, heads, Guidance()).kept
+    made = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in kept.items()}
+    stays = ensemble.client_id[ensemble.client_id != client]
+    made |= {"client_id": stays, "expert_id": made["expert_id"][stays]}
+    saved = {key: value for key, value in tensors.items() if key.startswith("representation.")}
+    saved |= {f"{ENSEMBLE}{key}": value for key, value in made.items()} | head_state(made["heads"][0] / made["scale"][0])
+    if ensemble.personal is not None:
+        relearned = Ensemble.of(ensemble.representation, ensemble.task, saved)
+        ids, samples, rows = messages(history, round, strategy.column)
+        packing, sent, own = strategy.packing(problem), {who: i for i, who in enumerate(ids.tolist())}, []
+        for who, k in zip(stays.tolist(), made["expert_id"].tolist(), strict=True):
+            there = strategy.personal and who in sent
+            mine = slice(sent[who], sent[who] + 1) if there else slice(0)
+            own.append(relearned.own_head(k, packing.unpack(rows[mine], samples[mine]))[0] if there else relearned.heads[k])
+        saved |= {"client_id": stays} | head_state(torch.stack(own) / made["scale"][made["expert_id"]][:, None, None])
+    return {key: value.clone(memory_format=torch.contiguous_format) for key, value in saved.items()}, metadata
+
+
+def _history(results: Results, metadata: dict[str, Any], client: int) -> tuple[History, int]:
+    """The insights with moments of an ensemble's strategy and seed, but for a client's, and their round."""
+    who = [("strategy", "=", metadata["title"]), ("seed", "=", metadata["seed"])]
+    table = results.table("insights", filters=who)
+    table = table.filter(table["moments"].is_valid())
+    if not table.num_rows:
+        raise RunError(f"{results.directory} kept no moments of {metadata['title']}: they were more than a run writes down")
+    round = int(table["round"].to_numpy().max())
+    chosen = (table["round"].to_numpy() == round) & (table["client_id"].to_numpy() != client)
+    table = table.filter(pa.array(chosen)).combine_chunks()
+    numbers = table["moments"].combine_chunks()
+    wanted = schema({"moments": len(numbers[0])})
+    columns = [table[field.name].combine_chunks() for field in wanted if field.name != "moments"]
+    packed = pa.FixedSizeListArray.from_arrays(numbers.flatten(), type=wanted.field("moments").type)
+    history = History()
+    history.add(round, pa.RecordBatch.from_arrays([*columns, packed], schema=wanted))
+    return history, round
+
+
+def _drop(results: Results, name: str, client: int) -> None:
+    """Writes a table anew, in one step, without a client's rows."""
+    table = results.table(name)
+    kept = table.filter(pa.array(table["client_id"].to_numpy() != client))
+    path = results.directory / f"{name}.parquet"
+    draft, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    for folder in (draft, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    draft.mkdir()
+    pq.write_table(kept, draft / "part-00000000.parquet", compression="zstd")
+    path.rename(old)
+    draft.rename(path)
+    shutil.rmtree(old)

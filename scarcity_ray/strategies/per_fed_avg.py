@@ -1,0 +1,100 @@
+"""Personalised FedAvg. Fallah, Mokhtari and Ozdaglar, "Personalized Federated Learning with Theoretical Guarantees: A
+
+Model-Agnostic Meta-Learning Approach", NeurIPS 2020, Algorithm 1 in its first-order form, Per-FedAvg (FO).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from scarcity_ray.strategies.outer_step import OuterStep
+from scarcity_ray.strategies.strategy import State
+from scarcity_ray.training.batches import Batch
+from scarcity_ray.training.evaluate import mean_over_rows
+from scarcity_ray.training.learner import Learner, Step
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.objective import Seeds
+from scarcity_ray.training.optimizer import Affine, optimizer_for
+from scarcity_ray.training.task import Task
+
+
+class PerFedAvg(OuterStep):
+    """An initial model that does well after one gradient step of each client: min over x of mean_i f_i(x - alpha grad f_i(x)).
+
+    A local step takes two minibatches D, D' of the client, one after the other in the order of its epochs:
+
+        y~ = y - alpha grad(y; D)
+        y <- y - beta grad(y~; D')          beta: `local.lr`; any optimizer of `local` takes this gradient
+
+    so a round of E epochs reads each row 2 E times. Each client is tested after one step of size alpha from x, with the
+    gradient over all its training rows (the authors' code adapts on test rows). The paper counts clients alike:
+    `weighted: false`.
+    """
+
+    kind: Literal["per_fed_avg"] = "per_fed_avg"
+    alpha: Annotated[float, Field(ge=0, description="step size of the adaptation")] = 0.1
+
+    def trained(self, task: Task, x: Tensor) -> Tensor:
+        problem, k = task.problem, task.k
+        ahead = _Ahead(problem.learner, self.alpha, problem.outputs)
+        y = x.expand(k, -1).clone()
+        optimizer = optimizer_for(problem.local, ahead, y, Affine(), False)
+        losses, rows = np.zeros(k), np.zeros(k, dtype=np.int64)
+        twice = Task(problem, task.shards, task.ids, task.round, 2 * task.plan.steps)
+        batches = twice.batches()
+        for step, (first, second) in enumerate(zip(batches, batches, strict=True)):
+            ahead.first = first
+            batch = Batch(second.x, second.y, second.weight, second.sizes, step)
+            evidence = y.new_zeros(*batch.weight.shape, problem.outputs)
+            optimizer.step(batch, ahead.seeds(batch, optimizer.scale), evidence)
+            met = problem.learner.objective.losses(evidence, batch.y).double().numpy()
+            real = np.arange(met.shape[1]) < batch.sizes[:, None]
+            losses[: batch.active] += np.where(real, met, 0.0).sum(1)
+            rows[: batch.active] += batch.sizes
+        optimizer.finish(x, task.steps)
+        task.train_loss = mean_over_rows(losses, rows)
+        return y
+
+    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        return -(-samples // local.batch_size)  # an epoch: its minibatches together are all rows
+
+    def adapt(self, task: Task, server: State, mine: State) -> State:
+        x = server["x"].expand(task.k, -1)
+        gradient = torch.zeros_like(x)
+        for batch in task.batches():
+            share = torch.from_numpy(batch.sizes).to(x.dtype)[:, None] / task.samples[: batch.active]
+            gradient[: batch.active] += share * task.grad(x, batch)
+        return {"adapted": x - self.alpha * gradient}
+
+
+class _Ahead:
+    """A learner whose gradient is the wrapped one's after a step of size alpha on the minibatch `first`."""
+
+    first: Batch
+
+    def __init__(self, learner: Learner, alpha: float, outputs: int) -> None:
+        self.learner, self.alpha, self.outputs = learner, alpha, outputs
+        self.layout, self.objective = learner.layout, learner.objective
+
+    def seeds(self, batch: Batch, scale: float) -> Seeds:
+        return self.objective.seeds(batch.y, batch.weight * scale, self.outputs)
+
+    def step(self, theta: Tensor, into: Tensor, beta: float) -> Step:
+        ahead = torch.empty_like(theta)
+        go, descend = self.learner.step(ahead, ahead, 1.0), self.learner.step(ahead, into, beta)
+
+        def step(batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+            ahead[: batch.active].copy_(theta[: batch.active])
+            go(self.first, self.seeds(self.first, -self.alpha), torch.empty_like(evidence))
+            descend(batch, seeds, evidence)
+
+        return step
+
+    def scores(self, theta: Tensor, x: Tensor) -> Tensor:
+        return self.learner.scores(theta, x)

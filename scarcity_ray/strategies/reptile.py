@@ -1,0 +1,38 @@
+"""Reptile. Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms", arXiv:1803.02999, 2018, Algorithm 2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from scarcity_ray.strategies.outer_step import OuterStep
+from scarcity_ray.strategies.strategy import State
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.task import Task
+
+
+class Reptile(OuterStep):
+    """An initial model from which each client's own training gets far: x <- x + outer * mean_i (w_i - x).
+
+    w_i comes from local training that starts at x. With an outer step of 1 the rounds are FedAvg's. Each client is
+    tested after training from x again, on its own training rows; that costs no bytes.
+    """
+
+    kind: Literal["reptile"] = "reptile"
+    adapt_steps: Annotated[
+        int | None,
+        Field(ge=0, description="local steps from the common model before a client is tested; as many as in a round if left out"),
+    ] = None
+
+    def trained(self, task: Task, x: Tensor) -> Tensor:
+        return task.local_sgd(x)
+
+    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        return local.steps_for(samples) if self.adapt_steps is None else np.where(samples > 0, self.adapt_steps, 0)
+
+    def adapt(self, task: Task, server: State, mine: State) -> State:
+        return {"adapted": task.local_sgd(server["x"][None])}
