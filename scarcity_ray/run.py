@@ -134,7 +134,7 @@ def predict(
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{out} cannot be written: {error}")
-    typer.echo(f"{rows:,} predictions in {out}: {told}")
+    typer.echo(f"{rows:,} predictions in {out}, {told}")
 
 
 @app.command()
@@ -144,7 +144,7 @@ def unlearn(
 ) -> None:
     """Take a client out of what a run has trained, as if it had never taken part."""
     from scarcity_ray.reporting.results import Results, RunError
-    from scarcity_ray.serving.unlearn import unlearn as forget
+    from scarcity_ray.serving import unlearn as forget
 
     try:
         names = forget(Results.load(run_dir), client)

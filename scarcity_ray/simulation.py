@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from scarcity_ray import insights, tables
 from scarcity_ray.actors.client import Client
@@ -21,7 +22,7 @@ from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import RoundResult, Server
 from scarcity_ray.ensemble.ensemble import Ensemble
-from scarcity_ray.ensemble.strangers import judge
+from scarcity_ray.ensemble.strangers import judge, judge_one
 from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError, in_words
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
@@ -31,7 +32,7 @@ from scarcity_ray.reporting.log import get_logger, log_to
 from scarcity_ray.reporting.progress import Progress
 from scarcity_ray.reporting.rebuild import metadata_of
 from scarcity_ray.reporting.recorder import Recorder
-from scarcity_ray.reporting.results import Results
+from scarcity_ray.reporting.results import ENSEMBLE, Results
 from scarcity_ray.reporting.summary import Status, Tally
 from scarcity_ray.scenario import Scenario, load, parse, resolved
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Strategy
@@ -237,18 +238,23 @@ class _Run:
         if tensors:
             told = metadata_of(strategy, strategy.model or self.scenario.model, problem, plan.federation.encoding)
             self.recorder.model(strategy.title, tensors, told, seed=seed)
-        if strategy.has_experts and tensors and len(plan.federation.strangers.x):
-            self._strangers(
-                plan, strategy, Ensemble.of(strategy.module(problem, answer).get_submodule("representation"), problem.task, tensors)
-            )
+            if len(plan.federation.strangers.x):
+                self._strangers(plan, strategy, strategy.module(problem, answer), tensors)
 
-    def _strangers(self, plan: Plan, strategy: Strategy, ensemble: Ensemble) -> None:
+    def _strangers(self, plan: Plan, strategy: Strategy, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        """How the clients that never took part fare: by an ensemble, or by a model that answers everybody."""
         federation, strangers = plan.federation, plan.federation.strangers
-        group = np.repeat(federation.stranger_group, strangers.counts)
-        fares, load = judge(ensemble, strangers.x, strangers.y, group, federation.group, federation.label_scale)
-        self.tally.learned(
-            strategy.title, plan.seed, {"strangers": fares, "load": {str(k): share for k, share in enumerate(load.tolist())}}
-        )
+        if f"{ENSEMBLE}heads" in tensors:
+            ensemble = Ensemble.of(module.get_submodule("representation"), federation.task, tensors)
+            group = np.repeat(federation.stranger_group, strangers.counts)
+            fares, load = judge(ensemble, strangers.x, strangers.y, group, federation.group, federation.label_scale)
+            told = {"strangers": fares, "load": {str(k): share for k, share in enumerate(load.tolist())}}
+        elif all(name in tensors and tensors[name].shape == value.shape for name, value in module.state_dict().items()):
+            module.load_state_dict(dict(tensors))
+            told = {"strangers": {"global": judge_one(module, strangers.x, strangers.y, federation.label_scale)}}
+        else:
+            return
+        self.tally.learned(strategy.title, plan.seed, told)
 
     def _ended(self, name: str, seed: int, status: Status) -> None:
         digest = self.recorder.result_hash(name, seed)

@@ -169,3 +169,20 @@ def test_what_has_no_ensemble_cannot_unlearn_or_predict(tmp_path: Path) -> None:
         unlearn(results, 0)
     with pytest.raises(RunError, match="no ensemble"):
         predict(results, pa.table({f"x{i}": [0.0] for i in range(64)}))
+
+
+def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path) -> None:
+    pq.write_table(hospital_rows(), tmp_path / "stays.parquet")
+    source = {"kind": "table", "path": str(tmp_path / "stays.parquet"), "label": "days", "client": "site"}
+    strategies = [{"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
+    results = simulate(scenario(data={"source": source}, strategies=strategies), out=tmp_path / "run")
+    program = CliRunner()
+    first = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
+    assert first.exit_code == 0, first.output
+    again = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
+    assert again.exit_code == 2
+    assert "did not take part" in again.output
+    assert "hill" not in (results.encoding().clients or ())
+    rows = hospital_rows(20, seed=5)
+    assert predict(results, rows, client="hill").schema.metadata[b"answered_by"].startswith(b"a new head")
+    assert predict(results, rows, client="coast").schema.metadata[b"answered_by"] == b"the head of client coast"

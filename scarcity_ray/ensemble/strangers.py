@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.router import Router
@@ -39,6 +39,12 @@ def judge(
     rows = torch.arange(len(f))
     answers = (mixed.mean, scores[rows, torch.from_numpy(own)], f @ ensemble.whole, scores.mean(1))
     return {way: _score(answer, y, unit) for way, answer in zip(WAYS, answers, strict=True)}, router.load(weights.numpy())
+
+
+def judge_one(model: nn.Module, x: NDArray[np.float32], y: NDArray[np.integer] | NDArray[np.float32], unit: float = 1.0) -> float:
+    """The same of a model that answers everybody."""
+    with torch.no_grad():
+        return _score(model.eval()(torch.from_numpy(x)).double(), y, unit)
 
 
 def _score(outputs: Tensor, y: NDArray[np.integer] | NDArray[np.float32], unit: float) -> float:

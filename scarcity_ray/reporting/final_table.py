@@ -65,7 +65,44 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)
-    console.print(f"Look at {directory}/curves.png; all numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
+    for line in experts_in_words(summary):
+        console.print(line, highlight=False, markup=False)
+    if any("strangers" in entry for entry in summary["strategies"].values()):
+        console.print()
+        console.print(strangers_table(summary), highlight=False)
+        console.print()
+    plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if name == "curves.png" or (directory / name).exists())
+    console.print(f"Look at {plots}; all numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
+    """For each ensemble how many experts it has, of how many clients, and why so many."""
+    lines = []
+    for name, entry in summary["strategies"].items():
+        first = next(iter(entry.get("seeds", {"": entry}).values()))
+        if not isinstance(first.get("experts"), list):
+            continue
+        sizes = [f"{expert['clients']:,}" for expert in first["experts"]]
+        tried = ", ".join(f"{k}: {error:.3g}" for k, error in first["evidence"].items())
+        many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"
+        why = f"; error on rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
+        lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
+    return lines
+
+
+def strangers_table(summary: Mapping[str, Any]) -> Table:
+    """How the clients that never took part fare, by who answers their inputs."""
+    ways = {"router": "router", "oracle": "true group's\nexpert", "global": "one model\nfor all", "average": "mean of\nexperts"}
+    metric = "RMSE" if summary["task"] == "regression" else "accuracy"
+    table = Table(title=f"clients that never took part: {metric} by who answers", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("strategy")
+    for head in ways.values():
+        table.add_column(head, justify="right")
+    for name, entry in summary["strategies"].items():
+        if "strangers" in entry:
+            told = {"std": {way: entry.get("std", {}).get(f"strangers.{way}") for way in ways}, **entry["strangers"]}
+            table.add_row(Text(name), *(_cell(told, way) for way in ways))
+    return table
 
 
 def _best(summary: Mapping[str, Any]) -> str | None:

@@ -1,1 +1,6 @@
 """What is done with a finished run: predicting new rows, and unlearning a client."""
+
+from scarcity_ray.serving.predict import predict
+from scarcity_ray.serving.unlearn import unlearn
+
+__all__ = ["predict", "unlearn"]

@@ -51,9 +51,10 @@ def predict(
     x, _, _ = encode(table, encoding, labels=False)
     if client is None:
         mixture, weights = ensemble.predict(torch.from_numpy(x), top=None if top is None else min(top, len(ensemble.heads)))
+        by = "the router"
     else:
-        mixture, weights = _of_client(results, name, ensemble, encoding, x, client, table if labelled is None else labelled)
-    return _table(mixture, weights.numpy(), encoding)
+        mixture, weights, by = _of_client(results, name, ensemble, encoding, x, client, table if labelled is None else labelled)
+    return _table(mixture, weights.numpy(), encoding).replace_schema_metadata({"answered_by": by})
 
 
 def write_predictions(results: Results, table: Path, out: Path, **options: Any) -> tuple[int, str]:
@@ -67,7 +68,8 @@ def write_predictions(results: Results, table: Path, out: Path, **options: Any) 
         draft.unlink(missing_ok=True)
     names = [name for name in found.column_names if name.startswith("expert_")]
     shares = [pc.mean(found[name]).as_py() for name in names] if found.num_rows else []
-    return found.num_rows, ", ".join(f"expert {k} answers {share:.0%}" for k, share in enumerate(shares)) or "no rows"
+    asked = ", ".join(f"expert {k} {share:.0%}" for k, share in enumerate(shares))
+    return found.num_rows, f"answered by {found.schema.metadata[b'answered_by'].decode()} ({asked or 'no rows'})"
 
 
 def _the_ensemble(results: Results) -> str:
@@ -80,27 +82,30 @@ def _the_ensemble(results: Results) -> str:
 
 def _of_client(
     results: Results, model: str, ensemble: Ensemble, encoding: Encoding, x: NDArray[np.float32], client: str | int, rows: Any
-) -> tuple[Mixture, torch.Tensor]:
+) -> tuple[Mixture, torch.Tensor, str]:
     f = ensemble.features(torch.from_numpy(x))
     known = client_id(encoding, ensemble, client)
     if known is not None:
         moments = results.moments(model, known)
         expert, head = ensemble.of_client(known)
-        return ensemble.answer(f, expert, head, None if moments is None else ensemble.own_head(expert, moments)[1])
+        covariance = None if moments is None else ensemble.own_head(expert, moments)[1]
+        return *ensemble.answer(f, expert, head, covariance), f"the head of client {client}"
     own, y, _ = encode(rows, encoding)
     if y is None:
         told = f"client {client} did not take part, and there is no column {encoding.label} to make a head of its own from"
         raise UnknownClient(f"{told}: leave --client out (the router answers), or give its labelled rows")
-    return ensemble.answer(f, *ensemble.join(torch.from_numpy(own), torch.from_numpy(y)))
+    joined = ensemble.join(torch.from_numpy(own), torch.from_numpy(y))
+    return *ensemble.answer(f, *joined), f"a new head for client {client}, made from {len(y):,} labelled rows"
 
 
 def client_id(encoding: Encoding, ensemble: Ensemble, client: str | int) -> int | None:
     """The id of a client by its name in the user's data, or by the id itself; None for one that did not take part."""
     names = encoding.clients or ()
-    if str(client) in names:
-        return names.index(str(client))
-    known = str(client).isdecimal() and not names and int(client) in ensemble.client_id.tolist()
-    return int(client) if known else None
+    if names:
+        found = names.index(str(client)) if str(client) in names else None
+    else:
+        found = int(client) if str(client).isdecimal() else None
+    return found if found in ensemble.client_id.tolist() else None  # one that was unlearned is not known any more
 
 
 def _table(mixture: Mixture, weights: NDArray[np.float64], encoding: Encoding) -> pa.Table:

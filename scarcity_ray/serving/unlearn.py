@@ -67,6 +67,9 @@ def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor
     """The tensors of an ensemble learned without a client, and its metadata."""
     metadata, tensors, ensemble = results.metadata(name), results.tensors(name), results.ensemble(name)
     history, round = _history(results, metadata, client)
+    names = (metadata.get("encoding") or {}).get("clients")
+    if names:
+        names[client] = ""
     strategy, problem = of_metadata(metadata, np.ones(int(ensemble.client_id.max()) + 1, dtype=np.int64))
     assert isinstance(strategy, SfHfe)
     lesson = strategy.learn(problem, history, round)

@@ -1,0 +1,34 @@
+"""Fleets grow and shrink: those that stay keep what they have."""
+
+from __future__ import annotations
+
+import pytest
+
+from scarcity_ray import Router
+from scarcity_ray.fleet import LocalLauncher, WorkerError
+from scarcity_ray.ray_fleet import RayLauncher
+
+
+def grows_and_shrinks(launcher: LocalLauncher | RayLauncher) -> None:
+    fleet = launcher.launch(Router, [(1,)])
+    fleet.map(Router.assign, {0: ({7: 0},)})
+    fleet.resize([(1,), (2,), (3,)])
+    assert fleet.size == 3
+    fleet.map(Router.assign, {1: ({7: 1},), 2: ({7: 2},)})
+    found = fleet.map(Router.lookup, dict.fromkeys(range(3), ([7],)))
+    assert {i: ids.tolist() for i, ids in found.items()} == {0: [0], 1: [1], 2: [2]}
+    fleet.resize([(1,), (2,)])
+    assert fleet.size == 2
+    assert fleet.map(Router.lookup, {1: ([7],)})[1].tolist() == [1]
+    fleet.resize([(1,), (2,), (3,)])
+    with pytest.raises(WorkerError, match="no expert is assigned"):  # a new one, not the one that was retired
+        fleet.map(Router.lookup, {2: ([7],)})
+    fleet.close()
+
+
+def test_in_this_process() -> None:
+    grows_and_shrinks(LocalLauncher())
+
+
+def test_as_ray_actors(ray_session: RayLauncher) -> None:
+    grows_and_shrinks(ray_session)
