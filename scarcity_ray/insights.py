@@ -43,6 +43,7 @@ PAYLOADS = pa.schema(
         column(name, pa.list_(pa.field("item", pa.float32(), nullable=False)), "", f"{what}; null where it did not travel", nullable=True)
         for name, what in (
             ("survey", "sum of the inputs and of their squares: ensemble.representation.survey"),
+            ("pilot", "moments of few features at several bandwidths: ensemble.pilot"),
             ("moments", "moments of the features and targets, packed: ensemble.moments.Packing"),
             ("prototypes", "mean of each class's features and its number of rows: ensemble.class_means.class_means"),
             ("gradient", "change of the model in local training, in the round's random basis: strategies.gradient_exchange.Basis"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.representation import FourierFeatures, Identity, RandomFourier, Trunk, bandwidth, features, survey
 from scarcity_ray.federation import Shards
 from scarcity_ray.spec import SpecError
@@ -99,4 +101,18 @@ def test_a_trunk_is_the_model_without_its_last_linear_layer(tmp_path: Path) -> N
 
 def test_a_model_of_one_layer_has_no_trunk() -> None:
     with pytest.raises(SpecError, match="what comes before"):
-        Trunk().width(make_problem(nn.Linear(4, 2), local=Local(), task="classification", outputs=2, shape=(4,), samples=np.array([1, 1]), seed=0))
+        Trunk().width(replace(of_images(), module=nn.Linear(20, 3)))
+
+
+def test_a_pilot_finds_the_bandwidth_that_foretells_clients_left_out() -> None:
+    rng = np.random.default_rng(6)
+    problem = make_problem(nn.Linear(2, 1), local=Local(), task="regression", outputs=1, shape=(2,), samples=np.full(30, 40), seed=1)
+    for frequency, expected in ((0.5, max), (6.0, min)):  # a smooth target wants wide kernels, a rough one narrow ones
+        messages = []
+        for _ in range(30):
+            x = torch.from_numpy(rng.uniform(-1, 1, (40, 2))).float()
+            messages.append(pilot.message(problem, 1.0, x, torch.sin(frequency * x[:, :1]) + 0.01 * torch.randn(40, 1)).numpy())
+        assert messages[0].shape == (pilot.numbers(problem),)
+        found = pilot.best(problem, 1.0, np.stack(messages), np.full(30, 40))
+        middle = sorted(pilot.MULTIPLES)[len(pilot.MULTIPLES) // 2]
+        assert expected(found, middle) == found != middle

@@ -15,6 +15,7 @@ from torch import nn
 
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import as_rows
 from scarcity_ray.federation import Shards
 from scarcity_ray.insights import make, merge, wire_bytes
@@ -186,3 +187,16 @@ def test_before_there_is_a_head_there_is_no_answer() -> None:
 def test_one_client_alone_is_refused() -> None:
     with pytest.raises(SpecError, match="leaving one client out"):
         problem_of(SfHfe(), schools(1), "regression", 1)
+
+
+def test_the_bandwidth_by_evidence_takes_a_pilot() -> None:
+    representation = {"kind": "random_fourier", "features": 24, "bandwidth": "evidence"}
+    strategy, train = SfHfe.model_validate({"representation": representation, "experts": 1, "differences": "slopes"}), schools()
+    problem = problem_of(strategy, train, "regression", 1)
+    end = play(strategy, problem, train)
+    pilots = 52 + 4 * 5 * (33 * 34 // 2 - 1 + 33 + 1)
+    assert end.traffic == [52 + 4 * 6 + pilots + 52 + 4 * (25 * 26 // 2 - 1 + 25 + 1), (8 + 4) + 4 + 4 * 25 + 8]
+    told = end.guidance.shared
+    assert told["bandwidth"] / told["spread"] == pytest.approx(
+        min(pilot.MULTIPLES, key=lambda m: abs(m - told["bandwidth"] / told["spread"]))
+    )

@@ -52,7 +52,8 @@ class Expert:
     def add(self, moments: Moments) -> Tensor:
         """Fits anew with the moments of a client more, or of rows of its own domain (see `moments_of`); returns the head."""
         shard = self._shard()
-        return self.fit(Moments(*(getattr(shard, part.name) + getattr(moments, part.name) for part in fields(Moments))), self.strength, self.scale)
+        both = Moments(*(getattr(shard, part.name) + getattr(moments, part.name) for part in fields(Moments)))
+        return self.fit(both, self.strength, self.scale)
 
     def remove(self, moments: Moments) -> Tensor:
         """Fits anew without moments that were in its shard: what it would be had they never come, at the same strength."""

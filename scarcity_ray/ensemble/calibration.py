@@ -9,11 +9,11 @@ from torch import Tensor
 
 from scarcity_ray.ensemble.personal import marginal
 from scarcity_ray.ensemble.ridge import Rows
+from scarcity_ray.ensemble.tempering import tempered
 from scarcity_ray.randomness import stream
 
 _POINTS = 50_000  # scores that stand for all rows, alike many for each class of a client
 _LEAST, _MOST = 1e-6, 10.0  # scores estimate codes of 0 and 1: at 10 all classes are as good as alike
-_HALVINGS = 24
 
 
 def temperature(clients: list[Rows], residuals: list[Tensor], seed: int = 0) -> float:
@@ -29,21 +29,10 @@ def temperature(clients: list[Rows], residuals: list[Tensor], seed: int = 0) -> 
     as it is with the rows known; with that variance as T it is 1.5 to 2.7 times as large.
     """
     points, classes, weights = _stand_ins(clients, residuals, seed)
-    true = points.gather(1, classes[:, None])[:, 0]
-
-    def too_soft(t: float) -> bool:
-        """Whether the log-loss falls as T does: in 1 / T it is convex, and this is the sign of its derivative."""
-        expected = (torch.softmax(points / t, dim=1) * points).sum(1)
-        return float((weights * (expected - true)).sum()) < 0
-
     squares = sum(float(_completed(part, left)[1].square().sum()) for part, left in zip(clients, residuals, strict=True))
     outputs = points.shape[1]
     free = sum(float(part.numbers.sum()) for part in clients) * max(outputs - 1, 1) / outputs
-    low, high = min(max(squares / free, _LEAST), _MOST), _MOST
-    for _ in range(_HALVINGS):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if too_soft(middle) else (middle, high)
-    return high
+    return tempered(points, classes, weights, min(max(squares / free, _LEAST), _MOST), _MOST)
 
 
 def own_residuals(clients: list[Rows], residuals: list[Tensor], covariance: Tensor) -> list[Tensor]:

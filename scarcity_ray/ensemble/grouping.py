@@ -287,8 +287,8 @@ def _settled(population: _Population, weights: Tensor) -> _Partition:
 
 def _chosen(losses: Tensor) -> Tensor:
     """Weights of 0 and 1 for the least loss of each client."""
-    experts, place = losses.argmin(1).unique(return_inverse=True)
-    return torch.eye(len(experts), dtype=losses.dtype)[place]
+    experts, place = np.unique(losses.argmin(1).numpy(), return_inverse=True)
+    return torch.eye(len(experts), dtype=losses.dtype)[torch.from_numpy(place)]
 
 
 def _canonical(found: _Partition, numbers: float, evidence: Mapping[int, float], gains: Mapping[int, float]) -> Grouping:

@@ -57,7 +57,7 @@ class Identity(Spec):
     """The inputs themselves, flattened."""
 
     kind: Literal["identity"] = "identity"
-    surveyed: ClassVar[bool] = False
+    asked: ClassVar[tuple[str, ...]] = ()
     rounds: ClassVar[int] = 0
 
     def width(self, problem: Problem) -> int:
@@ -70,17 +70,20 @@ class Identity(Spec):
 
 
 class RandomFourier(Spec):
-    """Orthogonal random Fourier features, their bandwidth from the clients' summed second moments."""
+    """Orthogonal random Fourier features, their bandwidth from the clients' summed second moments, or as foretells best."""
 
     kind: Literal["random_fourier"] = "random_fourier"
     features: Annotated[int, Field(ge=1, le=8192, description="number of features; bytes up grow with its square")] = 256
-    bandwidth: Annotated[float | None, Field(gt=0, description="of the kernel; null: from the clients' summed second moments")] = None
+    bandwidth: Annotated[
+        Literal["spread", "evidence"] | Annotated[float, Field(gt=0)],
+        Field(description="of the kernel: by the spread of the inputs, by which foretells clients left out (a message more), or a number"),
+    ] = "spread"
     rounds: ClassVar[int] = 0
 
     @property
-    def surveyed(self) -> bool:
-        """Whether clients first tell what the bandwidth is found from."""
-        return self.bandwidth is None
+    def asked(self) -> tuple[str, ...]:
+        """The messages that come before there is a bandwidth."""
+        return {"spread": ("survey",), "evidence": ("survey", "pilot")}.get(str(self.bandwidth), ())
 
     def width(self, problem: Problem) -> int:
         """As Identity.width."""
@@ -88,8 +91,9 @@ class RandomFourier(Spec):
 
     def module(self, problem: Problem, told: Mapping[str, Any]) -> nn.Module:
         """As Identity.module; told: bandwidth, where it is not set."""
+        set_to = 1.0 if isinstance(self.bandwidth, str) else self.bandwidth
         seed = int(hash64(problem.seed, "representation"))
-        return FourierFeatures(math.prod(problem.shape), self.features, seed, self.bandwidth or told.get("bandwidth", 1.0))
+        return FourierFeatures(math.prod(problem.shape), self.features, seed, told.get("bandwidth", set_to))
 
 
 class Trunk(Spec):
@@ -102,7 +106,7 @@ class Trunk(Spec):
     kind: Literal["trunk"] = "trunk"
     weights: Annotated[str | None, Field(description="safetensors file of the whole model's weights; null: drawn from the seed")] = None
     rounds: Annotated[int, Field(ge=0, description="rounds of fed_avg, with the strategy's local training, that train it first")] = 0
-    surveyed: ClassVar[bool] = False
+    asked: ClassVar[tuple[str, ...]] = ()
 
     def width(self, problem: Problem) -> int:
         """As Identity.width."""

@@ -71,7 +71,8 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
         console.print()
         console.print(strangers_table(summary), highlight=False)
         console.print()
-    plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if name == "curves.png" or (directory / name).exists())
+    there = [name for name in ("curves.png", "experts.png") if name == "curves.png" or (directory / name).exists()]
+    plots = " and ".join(f"{directory}/{name}" for name in there)
     console.print(f"Look at {plots}; all numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -94,7 +95,8 @@ def strangers_table(summary: Mapping[str, Any]) -> Table:
     """How the clients that never took part fare, by who answers their inputs."""
     ways = {"router": "router", "oracle": "true group's\nexpert", "global": "one model\nfor all", "average": "mean of\nexperts"}
     metric = "RMSE" if summary["task"] == "regression" else "accuracy"
-    table = Table(title=f"clients that never took part: {metric} by who answers", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    title = f"clients that never took part: {metric} by who answers"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("strategy")
     for head in ways.values():
         table.add_column(head, justify="right")

@@ -100,11 +100,8 @@ def _of_client(
 
 def client_id(encoding: Encoding, ensemble: Ensemble, client: str | int) -> int | None:
     """The id of a client by its name in the user's data, or by the id itself; None for one that did not take part."""
-    names = encoding.clients or ()
-    if names:
-        found = names.index(str(client)) if str(client) in names else None
-    else:
-        found = int(client) if str(client).isdecimal() else None
+    names = encoding.clients or tuple(map(str, range(int(ensemble.client_id.max()) + 1)))
+    found = names.index(str(client)) if str(client) in names else None
     return found if found in ensemble.client_id.tolist() else None  # one that was unlearned is not known any more
 
 

@@ -1,7 +1,7 @@
 """Strategies whose clients send one message about the features of their rows, from which a linear head is made.
 
-What comes before it: a representation that needs a bandwidth takes a round (a survey up, a seed and the bandwidth down),
-a trunk may be trained by rounds of FedAvg. See ensemble.representation.
+What comes before it: a representation that needs a bandwidth takes a round (a survey up, a seed and the bandwidth down) or
+two (then a pilot, see ensemble.pilot), a trunk may be trained by rounds of FedAvg. See ensemble.representation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import linear_head, represented
 from scarcity_ray.ensemble.representation import RandomFourier, Representation, Trunk, bandwidth, features, survey
 from scarcity_ray.federation import Shards
@@ -73,7 +74,7 @@ class Represented(InsightStrategy):
 
     def known(self, guidance: Guidance) -> bool:
         """Whether the representation is."""
-        return not self.representation.surveyed or "bandwidth" in guidance.shared
+        return not self.representation.asked or "bandwidth" in guidance.shared
 
     def mapping(self, problem: Problem, guidance: Guidance) -> nn.Module:
         """The representation, `[n, *shape] -> [n, width]`, which is not trained."""
@@ -107,7 +108,7 @@ class Represented(InsightStrategy):
         Raises SpecError for weights that cannot be read.
         """
         if not isinstance(self.representation, Trunk):
-            return Guidance(shared_bytes=8 if isinstance(self.representation, RandomFourier) and not self.representation.surveyed else 0)
+            return Guidance(shared_bytes=8 if isinstance(self.representation, RandomFourier) and not self.representation.asked else 0)
         assert problem.base is not None
         if self.representation.weights is None and prepared is None:
             return Guidance(shared_bytes=8)
@@ -115,15 +116,19 @@ class Represented(InsightStrategy):
         return Guidance({"trunk": row.numpy()}, shared_bytes=problem.base.bytes)
 
     def payload(self, problem: Problem, round: int) -> dict[str, int]:
-        """A survey first where the representation needs a bandwidth, then the message."""
-        if self.representation.surveyed and round == 1:
-            return {"survey": math.prod(problem.shape) + 1}
-        return {self.column: self.numbers(problem)}
+        """First what the representation needs to know (a survey, a pilot), then the message."""
+        asked = self.representation.asked
+        if round > len(asked):
+            return {self.column: self.numbers(problem)}
+        return {"survey": {"survey": math.prod(problem.shape) + 1}, "pilot": {"pilot": pilot.numbers(problem)}}[asked[round - 1]]
 
     def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
         """Sums over each client's rows (as they are, not their features); no training."""
         if not self.known(guidance):
-            return {"survey": torch.stack([survey(task.rows(i)[0]) for i in range(task.k)])}, mine
+            spread = guidance.shared.get("spread")
+            if spread is None:
+                return {"survey": torch.stack([survey(task.rows(i)[0]) for i in range(task.k)])}, mine
+            return {"pilot": torch.stack([pilot.message(task.problem, spread, *task.rows(i)) for i in range(task.k)])}, mine
         to_features, rows = self.mapping(task.problem, guidance), []
         for i in range(task.k):
             x, y = task.rows(i)
@@ -137,7 +142,11 @@ class Represented(InsightStrategy):
         if not len(rows):
             return Lesson({}, Guidance())
         if column == "survey":
-            return Lesson({}, Guidance({"bandwidth": bandwidth(rows, samples)}, shared_bytes=8 + 4))
+            name = "bandwidth" if self.representation.asked[-1] == "survey" else "spread"
+            return Lesson({}, Guidance({name: bandwidth(rows, samples)}, shared_bytes=8 + 4))
+        if column == "pilot":
+            _, surveyed, surveys = messages(history, round - 1, "survey")
+            return Lesson({}, Guidance({"bandwidth": pilot.best(problem, bandwidth(surveys, surveyed), rows, samples)}, shared_bytes=4))
         return self.lesson(problem, ids, samples, rows)
 
     def instruct(self, lesson: Lesson, heads: Mapping[int, Any], before: Guidance) -> Guidance:

@@ -1,0 +1,50 @@
+"""A pilot: moments of few features at several bandwidths, to find which of them foretells clients left out best."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.ensemble.moments import Moments, Packing
+from scarcity_ray.ensemble.representation import FourierFeatures
+from scarcity_ray.ensemble.ridge import all_rows, choose_strength
+from scarcity_ray.randomness import hash64
+from scarcity_ray.training.problem import Problem
+
+MULTIPLES = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Bandwidths tried, in units of the spread rule's (see ensemble.representation.bandwidth)."""
+
+FEATURES = 32
+
+
+def numbers(problem: Problem) -> int:
+    """The length of a client's message."""
+    return len(MULTIPLES) * _packing(problem).size
+
+
+def message(problem: Problem, spread: float, x: Tensor, y: Tensor) -> Tensor:
+    """A client's moments at each bandwidth, float32 `[numbers]`, from its rows `[n, *shape]`. They reveal what moments do."""
+    maps = (_features(problem, spread * multiple) for multiple in MULTIPLES)
+    return torch.cat([_packing(problem).pack(Moments.of(to(x), y, problem.task, problem.outputs)) for to in maps])
+
+
+def best(problem: Problem, spread: float, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> float:
+    """The bandwidth of the least leave-one-client-out loss, from messages `[k, numbers]`; float32, as it travels."""
+    packing = _packing(problem)
+    losses = []
+    for part in np.split(rows, len(MULTIPLES), axis=1):
+        _, left_out = choose_strength(packing.total(part, samples), all_rows(packing, part, samples))
+        losses.append(left_out.loss)
+    return float(np.float32(spread * MULTIPLES[int(np.argmin(losses))]))
+
+
+def _packing(problem: Problem) -> Packing:
+    return Packing(FEATURES + 1, problem.outputs, problem.task)
+
+
+def _features(problem: Problem, bandwidth: float) -> FourierFeatures:
+    return FourierFeatures(math.prod(problem.shape), FEATURES, int(hash64(problem.seed, "pilot")), bandwidth)
