@@ -21,6 +21,7 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.ensemble.calibration import reliability
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.strangers import judge, judge_one
 from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError, in_words
@@ -101,6 +102,10 @@ def simulate(
     if diverged:
         raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", directory)
     return results
+
+
+_CALIBRATED_ROWS = 20_000
+"""Test rows on which the reliability of class probabilities is told."""
 
 
 class _Run:
@@ -238,6 +243,10 @@ class _Run:
         if tensors:
             told = metadata_of(strategy, strategy.model or self.scenario.model, problem, plan.federation.encoding)
             self.recorder.model(strategy.title, tensors, told, seed=seed)
+            if f"{ENSEMBLE}heads" in tensors and problem.task == "classification" and len(plan.federation.test.x):
+                ensemble = Ensemble.of(strategy.module(problem, answer).get_submodule("representation"), problem.task, tensors)
+                bins = reliability(*ensemble.own_answers(plan.federation.test, _CALIBRATED_ROWS))
+                self.tally.learned(strategy.title, seed, {"calibration": bins.told()})
             if len(plan.federation.strangers.x):
                 self._strangers(plan, strategy, strategy.module(problem, answer), tensors)
 

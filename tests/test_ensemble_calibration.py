@@ -19,7 +19,7 @@ from test_ensemble_moments import Clients, messages
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from scarcity_ray.ensemble.calibration import expected_calibration_error, own_residuals, reliability, temperature
+from scarcity_ray.ensemble.calibration import own_residuals, reliability, temperature
 from scarcity_ray.ensemble.moments import Moments, targets, with_constant
 from scarcity_ray.ensemble.representation import FourierFeatures
 from scarcity_ray.ensemble.ridge import LeftOut, Rows, all_rows, choose_strength, fit, rows_of
@@ -83,7 +83,7 @@ def test_it_calibrates_new_rows_where_the_variance_of_errors_is_too_sure(sizes: 
 
     least = loss(best(scores, y))
     assert loss(found) - least <= 0.1 * (loss(variance) - least)
-    before, after = (expected_calibration_error(torch.softmax(scores / t, 1), y) for t in (variance, found))
+    before, after = (reliability(torch.softmax(scores / t, 1), y).error for t in (variance, found))
     assert after < before
 
 
@@ -181,12 +181,12 @@ def test_reliability_is_scikit_learns_curve_of_the_confidence() -> None:
 def test_the_error_by_hand() -> None:
     # Bins (0, .5] and (.5, 1]: confidences .5 and .5, both wrong; .8 and 1, one right. 2/4 * .5 + 2/4 * |.9 - .5| = .45.
     probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.8, 0.2], [0.0, 1.0]])
-    assert expected_calibration_error(probabilities, torch.tensor([1, 1, 1, 1]), bins=2) == pytest.approx(0.45, abs=1e-6)
+    assert reliability(probabilities, torch.tensor([1, 1, 1, 1]), bins=2).error == pytest.approx(0.45, abs=1e-6)
 
 
 @given(arrays.arrays(np.float64, (20, 3), elements=st.floats(-30, 30)), st.integers(1, 20))
 def test_the_error_is_a_share_and_zero_for_the_sure_and_right(logits: NDArray[np.float64], bins: int) -> None:
     probabilities = torch.from_numpy(logits).softmax(1)
     y = probabilities.argmax(1)
-    assert 0 <= expected_calibration_error(probabilities, (y + 1) % 3, bins) <= 1
-    assert expected_calibration_error(torch.eye(3)[y], y, bins) == 0
+    assert 0 <= reliability(probabilities, (y + 1) % 3, bins).error <= 1
+    assert reliability(torch.eye(3)[y], y, bins).error == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,6 +118,19 @@ class Reliability(NamedTuple):
     accuracy: Tensor
     rows: Tensor
 
+    @property
+    def error(self) -> float:
+        """How far confidence and accuracy are apart, from 0 to 1: the mean over the bins, weighted by rows (expected calibration
+        error)."""
+        filled = self.rows > 0
+        gaps = (self.confidence - self.accuracy).abs()[filled]
+        return float((self.rows[filled] * gaps).sum() / self.rows.sum())
+
+    def told(self) -> dict[str, Any]:
+        """As plain numbers: the error, and the bins that have rows."""
+        filled = self.rows > 0
+        return {"error": self.error, **{name: getattr(self, name)[filled].tolist() for name in self._fields}}
+
 
 def reliability(probabilities: Tensor, y: Tensor, bins: int = 15) -> Reliability:
     """The reliability of class probabilities `[n, classes]` for rows of classes y `[n]`; a bin includes its upper end.
@@ -129,11 +142,3 @@ def reliability(probabilities: Tensor, y: Tensor, bins: int = 15) -> Reliability
     rows = torch.bincount(place, minlength=bins)
     right = torch.bincount(place, weights=(predicted == y).double(), minlength=bins)
     return Reliability(torch.bincount(place, weights=confidence, minlength=bins) / rows, right / rows, rows)
-
-
-def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float:
-    """How far confidence and accuracy are apart, from 0 to 1: the mean over the bins of `reliability`, weighted by rows."""
-    found = reliability(probabilities, y, bins)
-    filled = found.rows > 0
-    gaps = (found.confidence - found.accuracy).abs()[filled]
-    return float((found.rows[filled] * gaps).sum() / found.rows.sum())

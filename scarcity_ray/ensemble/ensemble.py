@@ -16,6 +16,7 @@ from scarcity_ray.ensemble.mixture import Mixture, mix_classes, mix_targets
 from scarcity_ray.ensemble.moments import Moments, targets, with_constant
 from scarcity_ray.ensemble.personal import log_likelihood, personal_head, posterior_covariance
 from scarcity_ray.ensemble.ridge import rows_of
+from scarcity_ray.federation import Shards
 from scarcity_ray.router import Router
 from scarcity_ray.training.objective import TaskKind
 
@@ -97,6 +98,20 @@ class Ensemble:
         likelihoods = [float(log_likelihood(f, z, *expert)) for expert in zip(self.heads, self.scatters, self.noise.tolist(), strict=True)]
         best = int(np.argmax(likelihoods))
         return best, personal_head(f, z, self.heads[best], self.scatters[best])
+
+    def own_answers(self, shards: Shards, most: int) -> tuple[Tensor, Tensor]:
+        """What clients' own heads say of their rows: class probabilities or targets `[n, o]`, and the truth; of the first clients
+        that have `most` rows together, or of all."""
+        found = []
+        for client in self.client_id.tolist():
+            rows = shards.rows(client)
+            if rows.stop > rows.start:
+                mixture, _ = self.answer(self.features(torch.from_numpy(shards.x[rows])), *self.of_client(client))
+                found.append((mixture.mean, torch.from_numpy(shards.y[rows])))
+            if rows.stop >= most:
+                break
+        answers, truth = zip(*found, strict=True)
+        return torch.cat(answers), torch.cat(truth)
 
     def own_head(self, expert: int, moments: Moments) -> tuple[Tensor, Tensor]:
         """A client's own head `[w, o]` under an expert, and its covariance `[w, w]` relative to the noise, from its moments `[1, ...]`."""

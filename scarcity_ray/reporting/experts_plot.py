@@ -1,4 +1,4 @@
-"""experts.png: who belongs to which expert, how sure that is, and how good the expert's clients are off."""
+"""experts.png: who belongs to which expert, how sure that is, how good its clients fare, and whether probabilities hold."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ _MOST_GROUPS = 40  # columns of the first panel; the smaller groups share the la
 
 
 def draw_experts(results: Results, path: Path) -> bool:
-    """Draws every strategy that has experts, a line of three panels each, into a PNG at `path`; False where none has."""
+    """Draws every strategy that has experts, a line of panels each, into a PNG at `path`; False where none has."""
     summary, clients = results.summary, results.frame("clients")
     clients = clients[clients["expert_id"].notna() & (clients["seed"] == clients["seed"].min())]
     names = [name for name in summary["strategies"] if (clients["strategy"] == name).any()]
     if not names:
         return False
     rmse = summary["task"] == "regression"
-    figure = Figure(figsize=(15, 4.6 * len(names)), dpi=110, layout="constrained")
+    told = {name: _calibration(summary["strategies"][name]) for name in names}
+    panels = 4 if any(told.values()) else 3
+    figure = Figure(figsize=(5 * panels, 4.6 * len(names)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, name in zip(np.atleast_2d(figure.subplots(len(names), 3)), names, strict=True):
+    for axes, name in zip(np.atleast_2d(figure.subplots(len(names), panels)), names, strict=True):
         rows = clients[clients["strategy"] == name]
         rows = rows[rows["round"] == rows["round"].max()]
         rows = rows.assign(expert_id=rows["expert_id"].astype(int), good=np.sqrt(rows["test_loss"]) if rmse else rows["test_accuracy"])
         _who(axes[0], rows, name)
         _how_sure(axes[1], rows)
         _how_good(axes[2], rows, rmse)
+        if panels == 4:
+            _how_calibrated(axes[3], told[name])
     figure.suptitle(f"{summary['question'] or summary['scenario']}: the experts", fontsize=13, x=0.01, ha="left")
     figure.savefig(path)
     return True
@@ -88,4 +92,23 @@ def _how_good(axes: Axes, rows: Any, rmse: bool) -> None:
     axes.set(
         title="How good: each client, and the mean", ylabel="root mean square error of a client" if rmse else "test accuracy of a client"
     )
+    tidy(axes)
+
+
+def _calibration(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """What summary.json says of a strategy's class probabilities, of the first seed."""
+    first = next(iter(entry.get("seeds", {"": entry}).values()))
+    told: dict[str, Any] | None = first.get("calibration")
+    return told
+
+
+def _how_calibrated(axes: Axes, told: dict[str, Any] | None) -> None:
+    if told is None:
+        axes.set_axis_off()
+        return
+    rows = np.array(told["rows"])
+    axes.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
+    axes.scatter(told["confidence"], told["accuracy"], s=20 + 400 * rows / rows.sum(), color=COLOURS[0], alpha=0.7, lw=0)
+    axes.set(title=f"Do probabilities hold? Off by {told['error']:.3f}", xlabel="greatest probability", ylabel="share that is right")
+    axes.set(xlim=(-0.02, 1.05), ylim=(-0.02, 1.05))
     tidy(axes)

@@ -88,6 +88,11 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
         many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"
         why = f"; error on rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
         lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
+        if "calibration" in first:
+            lines.append(f"{name}: class probabilities are off by {first['calibration']['error']:.1%} on average, on clients' test rows.")
+        if len(sizes) > 1 and "load" in first:
+            shares = ", ".join(f"{share:.0%}" for share in first["load"].values())
+            lines.append(f"{name}: of the strangers' inputs the router sends {shares} to them.")
     return lines
 
 
