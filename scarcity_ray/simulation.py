@@ -24,6 +24,7 @@ from scarcity_ray.actors.server import RoundResult, Server
 from scarcity_ray.ensemble.calibration import reliability
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.strangers import judge, judge_one
+from scarcity_ray.federation import Federation
 from scarcity_ray.fleet import Fleet, Launcher, LocalLauncher, WorkerError, in_words
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
@@ -196,7 +197,7 @@ class _Run:
             if result.diverged:
                 self.diverged.append(name)
                 self.log.error("%s: every update of round %d was rejected; stopped", name, result.row["round"])
-            self._save(plan, strategy, clients, server)
+            self._save(plan, strategy, plan.federation.at(result.row["round"]), clients, server)
         finally:
             self._ended(name, seed, status)
 
@@ -228,7 +229,8 @@ class _Run:
         updates, took = self.tally.seconds(strategy.title, plan.seed)
         self.progress.update(row, updates / took if took > 0 else 0.0)
 
-    def _save(self, plan: Plan, strategy: Strategy, clients: Fleet, server: Fleet) -> None:
+    def _save(self, plan: Plan, strategy: Strategy, federation: Federation, clients: Fleet, server: Fleet) -> None:
+        """Saves what a strategy has trained, and tells how it fares on what the clients hold at its end."""
         problem, seed = plan.problems[strategy.title], plan.seed
         answer = server.map(Server.answer, {0: ()})[0]
         tensors = strategy.saved(problem, answer)
@@ -241,29 +243,9 @@ class _Run:
             tensors |= problem.layout.state_dicts(torch.from_numpy(rows[order]))
             tensors["client_id"] = torch.from_numpy(ids[order])
         if tensors:
-            told = metadata_of(strategy, strategy.model or self.scenario.model, problem, plan.federation.encoding)
+            told = metadata_of(strategy, strategy.model or self.scenario.model, problem, federation.encoding)
             self.recorder.model(strategy.title, tensors, told, seed=seed)
-            if f"{ENSEMBLE}heads" in tensors and problem.task == "classification" and len(plan.federation.test.x):
-                ensemble = Ensemble.of(strategy.module(problem, answer).get_submodule("representation"), problem.task, tensors)
-                bins = reliability(*ensemble.own_answers(plan.federation.test, _CALIBRATED_ROWS))
-                self.tally.learned(strategy.title, seed, {"calibration": bins.told()})
-            if len(plan.federation.strangers.x):
-                self._strangers(plan, strategy, strategy.module(problem, answer), tensors)
-
-    def _strangers(self, plan: Plan, strategy: Strategy, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-        """How the clients that never took part fare: by an ensemble, or by a model that answers everybody."""
-        federation, strangers = plan.federation, plan.federation.strangers
-        if f"{ENSEMBLE}heads" in tensors:
-            ensemble = Ensemble.of(module.get_submodule("representation"), federation.task, tensors)
-            group = np.repeat(federation.stranger_group, strangers.counts)
-            fares, load = judge(ensemble, strangers.x, strangers.y, group, federation.group, federation.label_scale)
-            told = {"strangers": fares, "load": {str(k): share for k, share in enumerate(load.tolist())}}
-        elif all(name in tensors and tensors[name].shape == value.shape for name, value in module.state_dict().items()):
-            module.load_state_dict(dict(tensors))
-            told = {"strangers": {"global": judge_one(module, strangers.x, strangers.y, federation.label_scale)}}
-        else:
-            return
-        self.tally.learned(strategy.title, plan.seed, told)
+            self.tally.learned(strategy.title, seed, _tried(federation, strategy.module(problem, answer), tensors))
 
     def _ended(self, name: str, seed: int, status: Status) -> None:
         digest = self.recorder.result_hash(name, seed)
@@ -284,6 +266,25 @@ class _Run:
         draw_experts(Results.load(self.directory), self.directory / "experts.png")
         if self.closing is not None:
             self.closing.join()
+
+
+def _tried(federation: Federation, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What summary.json says of a trained model beyond metrics: whether an ensemble's probabilities hold, and how the clients
+    that never took part fare by it, or by a model that answers everybody."""
+    told: dict[str, Any] = {}
+    strangers, unit = federation.strangers, federation.label_scale
+    if f"{ENSEMBLE}heads" in tensors:
+        ensemble = Ensemble.of(module.get_submodule("representation"), federation.task, tensors)
+        if federation.task == "classification" and len(federation.test.x):
+            told["calibration"] = reliability(*ensemble.own_answers(federation.test, _CALIBRATED_ROWS)).told()
+        if len(strangers.x):
+            group = np.repeat(federation.stranger_group, strangers.counts)
+            told["strangers"], load = judge(ensemble, strangers.x, strangers.y, group, federation.group, unit)
+            told["load"] = {str(k): share for k, share in enumerate(load.tolist())}
+    elif len(strangers.x) and all(name in tensors and tensors[name].shape == value.shape for name, value in module.state_dict().items()):
+        module.load_state_dict(dict(tensors))
+        told["strangers"] = {"global": judge_one(module, strangers.x, strangers.y, unit)}
+    return told
 
 
 def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
