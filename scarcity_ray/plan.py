@@ -49,6 +49,7 @@ class Plan:
         rows = [
             ("data", f"{facts['task']}, inputs {facts['shape']}, {facts['outputs']} outputs"),
             ("clients", f"{facts['clients']:,} with {smallest:,} to {largest:,} training rows (median {median:g})"),
+            *([("held out", f"{facts['strangers']:,} clients with {facts['stranger_rows']:,} rows")] if facts["strangers"] else []),
             ("rows", f"{facts['train_rows']:,} to train, {facts['validation_rows']:,} to validate, {facts['test_rows']:,} to test"),
             ("actors", f"{len(self.homes)} Client ({where}) on {self.cpus} cores"),
             ("memory", f"about {self.memory_bytes() / 2**20:,.0f} MiB of {_available() / 2**20:,.0f} MiB available"),
@@ -65,14 +66,17 @@ class Plan:
         models = max(
             sum(value.nbytes for value in strategy.memory(self.problems[strategy.title]).values()) for strategy in self.scenario.strategies
         )
-        processes = (len(self.homes) + 2) * ACTOR_BYTES if self.scenario.execution.ray else 0
+        experts = max(strategy.most_experts for strategy in self.scenario.strategies)
+        processes = (len(self.homes) + 2 + experts) * ACTOR_BYTES if self.scenario.execution.ray else 0
         return shards + models * federation.clients + processes
 
     def _traffic(self, strategy: Strategy) -> str:
         problem, rounds = self.problems[strategy.title], self.rounds(strategy)
         if isinstance(strategy, InsightStrategy):
             up = insights.wire_bytes(strategy.payload(problem, rounds))
-            return f"at most {rounds} rounds; an insight of up to {up:,} bytes from each client, no weights up"
+            prepared = strategy.preparation(problem)
+            weights = "no weights up" if prepared is None else f"after {prepared[2]} rounds of {prepared[0].title}, whose weights travel"
+            return f"at most {rounds} rounds; an insight of up to {up:,} bytes from each client, {weights}"
         assert isinstance(strategy, WeightStrategy)
         population = len(problem.samples)
         sampled = strategy.sampled(population)

@@ -152,7 +152,7 @@ class _Run:
             clients = self.launcher.launch(Client, [(home,) for home in plan.homes], cpus=share)
             learners = any(isinstance(strategy, InsightStrategy) for strategy in strategies)
             meta = self.launcher.launch(MetaLearner, [(None, None, "", *self.launcher.store)]) if learners else None
-            experts = self.launcher.launch(Expert, [(0,)]) if any(strategy.has_experts for strategy in strategies) else None
+            experts = self.launcher.launch(Expert, [(0,)]) if any(strategy.most_experts for strategy in strategies) else None
             server = self.launcher.launch(Server, [(plan.federation.clients, clients, meta, experts)])
             yield clients, server
         finally:

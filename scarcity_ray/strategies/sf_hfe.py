@@ -48,7 +48,6 @@ class SfHfe(Represented):
     there are several). What a client was told before is not sent again.
     """
 
-    has_experts: ClassVar[bool] = True
     kind: Literal["sf_hfe"] = "sf_hfe"
     column: ClassVar[str] = "moments"
     experts: Annotated[
@@ -68,6 +67,11 @@ class SfHfe(Represented):
         float | None,
         Field(ge=0, le=1, description="what a message counts a round later, where clients send anew each round; null: they send once"),
     ] = None
+
+    @property
+    def most_experts(self) -> int:
+        """As many as are asked for, or may be chosen."""
+        return self.max_experts if self.experts == "auto" else self.experts
 
     # -- what it learns ----------------------------------------------------------------------------------------------
 

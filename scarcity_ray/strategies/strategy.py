@@ -35,9 +35,6 @@ class Strategy(Spec):
     """What every strategy may set."""
 
     kind: str
-    has_experts: ClassVar[bool] = False
-    """Whether Expert actors fit its models."""
-
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]+$", description="how tables call it; its kind if left out")] = None
     rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
     local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
@@ -47,6 +44,11 @@ class Strategy(Spec):
     def title(self) -> str:
         """The name in tables and files."""
         return self.name or self.kind
+
+    @property
+    def most_experts(self) -> int:
+        """How many Expert actors may fit its models; 0 where none do."""
+        return 0
 
     def problem(self, problem: Problem) -> Problem:
         """The problem this strategy's rows of parameters belong to: the scenario's, unless it brings its own model."""
