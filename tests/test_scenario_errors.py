@@ -29,7 +29,7 @@ GOOD = dedent("""\
     execution: {ray: true, cpus: auto}
 """)
 
-KINDS = "local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange or sf_hfe"
+KINDS = "local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange, gradient_exchange, prototypes or sf_hfe"
 
 # (what is written, what is written in its place, line, field, what the message says)
 BAD = {

@@ -40,6 +40,10 @@ class Drift(Spec):
     round: Annotated[int, Field(ge=2, description="the first round in which their data are changed")]
     share: Annotated[float, Field(gt=0, le=1, description="share of the clients whose data change, drawn by the seed; at least 1")] = 0.5
 
+    def of(self, clients: int) -> int:
+        """How many of so many clients: the share rounded half up."""
+        return max(1, math.floor(clients * self.share + 0.5 + 1e-9))
+
 
 class Data(Spec):
     """The `data` section of a scenario."""
@@ -128,7 +132,7 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
     federation = turned(ids)
     if data.drift is None:
         return federation
-    changing = np.argsort(hash64(seed, "drift", ids[:clients]), kind="stable")[: max(1, round(data.drift.share * clients))]
+    changing = np.argsort(hash64(seed, "drift", ids[:clients]), kind="stable")[: data.drift.of(clients)]
     after = ids.copy()
     after[changing] += 1
     return replace(federation, later=turned(after), drift_round=data.drift.round)
