@@ -196,7 +196,8 @@ def test_the_program_refuses_a_wrong_scenario_and_writes_nothing(tmp_path: Path)
         "bad.yaml cannot run: 2 problems",
         "  bad.yaml:2:1: rounds is 2.5; allowed: an integer of at least 1",
         "  bad.yaml:9:6: strategies.0.kind is 'fedavg'; did you mean fed_avg? "
-        "allowed: local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange, gradient_exchange, prototypes or sf_hfe",
+        "allowed: local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange, gradient_exchange, prototypes "
+        "or sf_hfe",
     ]
     assert [file.name for file in tmp_path.iterdir()] == ["bad.yaml"]
 
