@@ -1,0 +1,296 @@
+"""What the cases of ensemble.py share: scenarios played by seed, neighbours tuned, figures held against bars."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import adjusted_rand_score
+
+from scarcity_ray import Results, plan, simulate
+from scarcity_ray.data import Data
+from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.simulation import RunFailed
+
+Scenario = dict[str, Any]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure with its bar.
+
+    value: the mean over seeds of `values`, or of `count` seeds how many hit. spread: their standard deviation (n - 1),
+    None for one. bytes: of a client, up and down, in all. bar: what is asked, in words, and met: whether it holds; "" and
+    None where the figure stands beside others only.
+    """
+
+    name: str
+    value: float
+    spread: float | None = None
+    count: int | None = None
+    bytes: float | None = None
+    bar: str = ""
+    met: bool | None = None
+    values: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a case found. notes: sentences below its table. details: what else the JSON holds."""
+
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"rows": [asdict(row) for row in self.rows], "notes": self.notes, **self.details}
+
+
+def figure(
+    name: str,
+    values: Iterable[float],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    bytes: float | None = None,
+    budget: int | None = None,
+) -> Row:
+    """A figure by seed. The bar is on its mean, and on the bytes where there is a budget."""
+    found = [float(value) for value in values]
+    mean = float(np.mean(found))
+    bars, kept = [], []
+    if at_least is not None:
+        bars.append(f">= {at_least:g}")
+        kept.append(mean >= at_least)
+    if at_most is not None:
+        bars.append(f"<= {at_most:g}")
+        kept.append(mean <= at_most)
+    if budget is not None:
+        bars.append(f"in {budget:,} bytes")
+        kept.append(bytes is not None and bytes <= budget)
+    spread = float(np.std(found, ddof=1)) if len(found) > 1 else None
+    return Row(name, mean, spread, None, bytes, " ".join(bars), all(kept) if kept else None, found)
+
+
+def count(name: str, hits: Sequence[bool], values: Sequence[float], share: float | None = None) -> Row:
+    """In how many seeds a value is as it should be; the bar is a share of them, rounded up."""
+    asked = None if share is None else math.ceil(share * len(hits) - 1e-9)
+    bar, met = ("", None) if asked is None else (f">= {asked} of {len(hits)}", sum(hits) >= asked)
+    return Row(name, sum(hits), None, len(hits), None, bar, met, [float(value) for value in values])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of a scenario."""
+
+    seed: int
+    results: Results
+
+    def of(self, strategy: str) -> dict[str, Any]:
+        """A strategy's entry in the summary."""
+        entry: dict[str, Any] = self.results.summary["strategies"][strategy]
+        return entry
+
+    def clients(self, strategy: str) -> Any:
+        """The clients after a strategy's last round, a data frame by rising id."""
+        frame = self.results.table("clients", filters=[("strategy", "=", strategy)]).to_pandas()
+        return frame[frame["round"] == frame["round"].max()].reset_index(drop=True)
+
+    def curve(self, strategy: str) -> Values:
+        """After each round: bytes a client so far, mean accuracy, and that of the worst tenth of clients, `[3, rounds]`."""
+        frame = self.results.table("rounds", filters=[("strategy", "=", strategy)]).to_pandas()
+        sent = (frame["uplink_bytes"] + frame["downlink_bytes"]).cumsum() / self.results.summary["clients"]
+        return np.stack([sent, frame["test_accuracy"], frame["test_accuracy_worst_decile"]]).astype(np.float64)
+
+
+def of_all(runs: Sequence[Run], strategy: str, *keys: str) -> list[float]:
+    """A number of the summary, by seed."""
+    found = []
+    for run in runs:
+        value: Any = run.of(strategy)
+        for key in keys:
+            value = value[key]
+        found.append(float(value))
+    return found
+
+
+def sent(runs: Sequence[Run], strategy: str) -> float:
+    """Bytes of a client, up and down in all: the most of any seed."""
+    return max(of_all(runs, strategy, "bytes_per_client"))
+
+
+def groups(title: str, runs: Sequence[Run], name: str, true: int, *, bars: bool) -> list[Row]:
+    """How often the true number of groups was found, and who is in which. bars: the first in 8 seeds of 10, the second in 9."""
+    numbers = [len(run.of(name)["experts"]) for run in runs]
+    rows = [count(f"{title}: number of experts is {true}", [number == true for number in numbers], numbers, 0.8 if bars else None)]
+    if true > 1:
+        alike = [adjusted_rand_score(clients["group"], clients["expert_id"]) for clients in (run.clients(name) for run in runs)]
+        rows.append(figure(f"{title}: adjusted Rand index", alike))
+        rows.append(count(f"{title}: adjusted Rand index >= 0.95", [value >= 0.95 for value in alike], alike, 0.9 if bars else None))
+    return rows
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How much to do, and with what. first: the first seed."""
+
+    quick: bool
+    seeds: int
+    first: int
+    pool: Executor
+    folder: Path
+
+    def some(self, seeds: int) -> range:
+        """So many seeds, from the first on."""
+        return range(self.first, self.first + seeds)
+
+    def runs(self, scenario: Scenario, seeds: Iterable[int], *, choosing: bool = False) -> list[Run]:
+        """A scenario under each seed. choosing: clients are tested on some of their test rows, see `tuned`."""
+        return self.plays({"": scenario}, seeds, choosing=choosing)[""]
+
+    def plays(self, scenarios: Mapping[str, Scenario], seeds: Iterable[int], *, choosing: bool = False) -> dict[str, list[Run]]:
+        """Several, side by side, one process a core. Results do not depend on where they are computed."""
+        tasks = {
+            name: [self.pool.submit(_play, scenario, seed, tempfile.mkdtemp(dir=self.folder), choosing) for seed in seeds]
+            for name, scenario in scenarios.items()
+        }
+        return {name: [task.result() for task in some] for name, some in tasks.items()}
+
+
+def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Run:
+    deal = plan.deal
+
+    def dealt(data: Data, seed: int, base_dir: Path) -> Federation:
+        federation = deal(data, seed, base_dir)
+        return replace(federation, test=_third(federation.test)) if choosing else federation
+
+    settings = {"name": "ensemble", **scenario, "seed": seed, "execution": {"ray": False}}
+    with mock.patch.object(plan, "deal", dealt):
+        try:
+            return Run(seed, simulate(settings, out=out))
+        except RunFailed:
+            left = Results.load(out)
+            if any(entry["status"] == "interrupted" for entry in left.summary["strategies"].values()):
+                raise
+            return Run(seed, left)  # what diverged has no accuracy, and is not chosen
+
+
+def _third(rows: Shards) -> Shards:
+    """Every third row of each client, from its first on."""
+    place = np.arange(len(rows.x)) - np.repeat(rows.starts[:-1], rows.counts)
+    kept = place % 3 == 0
+    return Shards(rows.x[kept], rows.y[kept], np.concatenate([[0], np.cumsum(-(-rows.counts // 3))]))
+
+
+def moments(features: int, **settings: Any) -> dict[str, Any]:
+    """sf_hfe with so many random Fourier features."""
+    return {"kind": "sf_hfe", "name": f"sf_hfe_{features}", "representation": {"kind": "random_fourier", "features": features}, **settings}
+
+
+def that_fit(bench: Bench, data: Scenario, budgets: Iterable[int]) -> list[int]:
+    """For each budget of bytes a client, the most features whose messages fit.
+
+    A message grows with the square of the features, so that three runs of few of them tell the size of all. What differs
+    from run to run (an expert's number, a second variance) is 5 bytes at most, set aside.
+    """
+    probes = (40, 50, 60)
+    (run,) = bench.runs({"rounds": 3, "data": data, "strategies": [moments(n, experts=1) for n in probes]}, bench.some(1))
+    square, linear, constant = np.polyfit(probes, [run.of(f"sf_hfe_{n}")["bytes_per_client"] for n in probes], 2)
+    spare = [budget - 5 - constant for budget in budgets]
+    return [int((math.sqrt(linear**2 + 4 * square * left) - linear) / (2 * square)) for left in spare]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A setting that was chosen, and how it does on test rows.
+
+    bytes: of a client until `round`. accuracy, worst: by seed, mean over clients and of the worst tenth.
+    """
+
+    setting: dict[str, Any]
+    round: int
+    bytes: float
+    accuracy: list[float]
+    worst: list[float]
+
+    @property
+    def words(self) -> str:
+        """The setting in words."""
+        local, hidden = self.setting["local"], self.setting["model"].get("hidden", ["no"])
+        share = f", {self.setting['fraction']:.0%} a round" if "fraction" in self.setting else ""
+        return f"{self.setting['kind']}: {hidden[0]} hidden, lr {local['lr']:g}, {local['epochs']} epochs{share}, {self.round} rounds"
+
+
+def grid(
+    kind: str,
+    lr: Sequence[float],
+    *,
+    epochs: Sequence[int] = (5,),
+    hidden: Sequence[int] = (32,),
+    fraction: Sequence[float] = (1.0,),
+    batch_size: int = 8,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Settings of a weight strategy to choose among. hidden: units of one hidden layer, 0 for none."""
+    found: list[dict[str, Any]] = []
+    for units in hidden:
+        for share in fraction:
+            for passes in epochs:
+                for step in lr:
+                    model = {"kind": "mlp", "hidden": [units]} if units else {"kind": "linear"}
+                    local = {"epochs": passes, "batch_size": batch_size, "lr": step}
+                    one = {"kind": kind, "name": f"{kind}_{len(found)}", "model": model, "local": local, **settings}
+                    found.append(one if kind == "local_only" else {**one, "fraction": share})
+    return found
+
+
+def tuned(
+    bench: Bench, data: Scenario, rounds: int, settings: list[dict[str, Any]], seeds: Iterable[int], budgets: Sequence[int | None] = (None,)
+) -> tuple[list[Tuned], list[float]]:
+    """For each budget the best setting, and the best round to stop at, by mean accuracy over seeds and clients.
+
+    They are chosen on every third test row of each client and reported on all, which favours what is tuned a little.
+    Validation rows cut from eight training rows would do the reverse: with fewer rows, hence steps, another step size is the
+    best, and the one chosen may diverge on all. Also the accuracy on the third of each setting after the last round.
+    """
+    seeds = list(seeds)
+    tried = bench.runs({"rounds": rounds, "data": data, "strategies": settings}, seeds, choosing=True)
+    curves = [_mean_curve(tried, one["name"]) for one in settings]
+    picks = [_best(curves, budget) for budget in budgets]
+    wanted = [settings[place] for place in sorted({place for place, _ in picks})]
+    played = bench.runs({"rounds": rounds, "data": data, "strategies": wanted}, seeds)
+    found = []
+    for place, last in picks:
+        lines = np.stack([run.curve(settings[place]["name"])[:, last] for run in played])
+        found.append(Tuned(settings[place], last + 1, float(lines[:, 0].max()), lines[:, 1].tolist(), lines[:, 2].tolist()))
+    return found, [float(accuracy[-1]) for _, accuracy in curves]
+
+
+def _mean_curve(runs: Sequence[Run], strategy: str) -> Values:
+    """Bytes a client and mean accuracy after each round, `[2, rounds]`; what diverged in a seed counts nothing."""
+    curves = [run.curve(strategy) for run in runs]
+    rounds = min(curve.shape[1] for curve in curves)
+    mean: Values = np.mean([curve[:2, :rounds] for curve in curves], axis=0)
+    return np.nan_to_num(mean, nan=-np.inf)
+
+
+def _best(curves: Sequence[Values], budget: int | None) -> tuple[int, int]:
+    """Place of the setting, and of the round, with the highest accuracy among those within the budget."""
+    options = [
+        (accuracy, place, last)
+        for place, curve in enumerate(curves)
+        for last, (size, accuracy) in enumerate(curve.T)
+        if budget is None or size <= budget
+    ]
+    _, place, last = max(options, key=lambda option: option[0])
+    return place, last
