@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from _common import show
-from _ensemble_runs import Bench, Found, Row, Tuned, figure, grid, groups, moments, of_all, sent, that_fit, tuned
+from _ensemble_runs import Bench, Found, Row, Run, all_tuned, figure, grid, groups, moments, of_all, sent, that_fit, tuned
 
 BARS = {153_600: 0.975, 46_080: 0.962, 614_400: 0.980}
 """Mean accuracy for a budget of bytes a client, up and down in all."""
@@ -21,15 +21,16 @@ def data(alpha: float) -> dict[str, Any]:
 def digits(bench: Bench) -> Found:
     """sf_hfe in three budgets of bytes, each beside FedAvg tuned for it."""
     seeds = bench.some(bench.seeds)
-    features = dict(zip(BARS, that_fit(bench, data(0.3), BARS), strict=True))
-    skews = bench.plays({"0.3": _moments(0.3, features.values()), "0.1": _moments(0.1, [features[FIRST]])}, seeds)
+    bars = {budget: bar for budget, bar in BARS.items() if not bench.quick or budget <= FIRST}
+    features = dict(zip(bars, that_fit(bench, data(0.3), bars), strict=True))
+    skews = bench.plays({"0.3": _moments(bench, 0.3, features.values()), "0.1": _moments(bench, 0.1, [features[FIRST]])}, seeds, apart=True)
     settings = _settings(bench.quick)
-    (*within, free), tried = tuned(bench, data(0.3), 100, settings, seeds, [*BARS, None])
+    (*within, free), tried = tuned(bench, data(0.3), 100, settings, seeds, [*bars, None])
     _show_grid(settings, tried)
 
     rows: list[Row] = []
     best = of_all(skews["0.3"], f"sf_hfe_{features[FIRST]}", "test_accuracy")
-    for (budget, bar), neighbour in zip(BARS.items(), within, strict=True):
+    for (budget, bar), neighbour in zip(bars.items(), within, strict=True):
         name, runs = f"sf_hfe_{features[budget]}", skews["0.3"]
         accuracy = of_all(runs, name, "test_accuracy")
         title = f"sf_hfe, {features[budget]} features"
@@ -39,7 +40,7 @@ def digits(bench: Bench) -> Found:
             figure("fed_avg, tuned for these bytes", neighbour.accuracy, bytes=neighbour.bytes),
             figure(f"{title}, less fed_avg", _less(accuracy, neighbour.accuracy), at_least=0),
             *groups(title, runs, name, 1, bars=False),
-            figure(f"{title}, told to have one expert", of_all(runs, f"{name}_one", "test_accuracy")),
+            *_told(bench, title, runs, name),
         ]
     name = f"sf_hfe_{features[FIRST]}"
     skewed = of_all(skews["0.1"], name, "test_accuracy")
@@ -50,9 +51,9 @@ def digits(bench: Bench) -> Found:
         figure(f"sf_hfe, {features[FIRST]} features, Dirichlet 0.1", skewed, bytes=sent(skews["0.1"], name)),
         figure("the same less Dirichlet 0.3", _less(skewed, best), at_least=-0.005),
         *groups("Dirichlet 0.1", skews["0.1"], name, 1, bars=False),
-        figure("Dirichlet 0.1, told to have one expert", of_all(skews["0.1"], f"{name}_one", "test_accuracy")),
+        *_told(bench, "Dirichlet 0.1", skews["0.1"], name),
     ]
-    notes = [f"{budget:,} bytes: {one.words}" for budget, one in zip(BARS, within, strict=True)] + [f"any bytes: {free.words}"]
+    notes = [f"{budget:,} bytes: {one.words}" for budget, one in zip(bars, within, strict=True)] + [f"any bytes: {free.words}"]
     found = [{**setting, "accuracy": value} for setting, value in zip(settings, tried, strict=True)]
     return Found(rows, notes, {"fed_avg_grid": found})
 
@@ -61,9 +62,8 @@ def meta(bench: Bench) -> Found:
     """Reptile and Per-FedAvg, which adapt to each client, beside FedAvg, which does not."""
     seeds = bench.some(bench.seeds)
     steps = (0.3,) if bench.quick else (0.1, 0.3, 0.5)
-    found: dict[str, Tuned] = {}
-    for kind in ("fed_avg", "reptile", "per_fed_avg"):
-        ((found[kind],), _) = tuned(bench, data(0.3), 60, grid(kind, steps), seeds)
+    kinds = {kind: grid(kind, steps) for kind in ("fed_avg", "reptile", "per_fed_avg")}
+    found = all_tuned(bench, data(0.3), 30 if bench.quick else 60, kinds, seeds)
     rows = [figure("fed_avg", found["fed_avg"].accuracy, bytes=found["fed_avg"].bytes)]
     for kind in ("reptile", "per_fed_avg"):
         rows.append(figure(kind, found[kind].accuracy, bytes=found[kind].bytes))
@@ -71,9 +71,15 @@ def meta(bench: Bench) -> Found:
     return Found(rows, [one.words for one in found.values()])
 
 
-def _moments(alpha: float, features: Iterable[int]) -> dict[str, Any]:
+def _moments(bench: Bench, alpha: float, features: Iterable[int]) -> dict[str, Any]:
     own = [moments(n) for n in features]
-    return {"rounds": 3, "data": data(alpha), "strategies": [*own, *({**one, "name": f"{one['name']}_one", "experts": 1} for one in own)]}
+    told = [] if bench.quick else [{**one, "name": f"{one['name']}_one", "experts": 1} for one in own]
+    return {"rounds": 3, "data": data(alpha), "strategies": own + told}
+
+
+def _told(bench: Bench, title: str, runs: Sequence[Run], name: str) -> list[Row]:
+    """What it costs to choose the number of experts."""
+    return [] if bench.quick else [figure(f"{title}, told to have one expert", of_all(runs, f"{name}_one", "test_accuracy"))]
 
 
 def _settings(quick: bool) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from _common import HERE
 from _ensemble_digits import data as skewed
-from _ensemble_runs import Bench, Found, Row, Run, Tuned, figure, grid, groups, moments, of_all, sent, that_fit, tuned
+from _ensemble_runs import Bench, Found, Row, Run, Tuned, all_tuned, figure, grid, groups, moments, of_all, sent, that_fit
 
 BUDGET = 174_080
 WAYS = ("router", "oracle", "global", "average")
@@ -28,7 +28,7 @@ def data(*transforms: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def rotated(bench: Bench) -> Found:
     """Three rotations, dealt at random and by the shipped scenario, with neighbours; other groups, and none; strangers."""
-    seeds = bench.some(2 * bench.seeds)
+    seeds = bench.some(bench.seeds if bench.quick else 2 * bench.seeds)
     three = {"kind": "rotate", "groups": 3}
     (features,) = that_fit(bench, data(three), [BUDGET])
     name = f"sf_hfe_{features}"
@@ -44,12 +44,13 @@ def rotated(bench: Bench) -> Found:
         del main["three rotations, Dirichlet 0.3"]
         others = {"no groups, iid": data()}
     federations = {**main, **others, "strangers": data(three, held_out_clients=0.1)}
-    scenarios = {title: {"rounds": 3, "data": dealt, "strategies": [moments(features)]} for title, dealt in federations.items()}
+    most = {"max_experts": 4} if bench.quick else {}
+    scenarios = {title: {"rounds": 3, "data": dealt, "strategies": [moments(features, **most)]} for title, dealt in federations.items()}
     played = bench.plays(scenarios, seeds)
 
     rows, notes = [], []
     for title, dealt in main.items():
-        runs, neighbours = played[title], _neighbours(bench, dealt, seeds)
+        runs, neighbours = played[title], _neighbours(bench, dealt, seeds, rounds=20 if bench.quick else 60)
         accuracy, worst = (of_all(runs, name, metric) for metric in ("test_accuracy", "test_accuracy_worst_decile"))
         rows += [
             figure(f"{title}: sf_hfe, {features} features", accuracy, at_least=0.945, bytes=sent(runs, name), budget=BUDGET),
@@ -81,10 +82,10 @@ def fedem(bench: Bench) -> Found:
     dealt: dict[str, Any] = {"source": {"kind": "fedem"}, "clients": 100, "test_fraction": 0.5}
     ours = {"identity": {"kind": "sf_hfe", "name": "identity", "representation": {"kind": "identity"}}, "256 features": moments(256)}
     if bench.quick:
-        dealt["clients"] = 40
-        del ours["256 features"]
+        dealt["clients"] = 24
+        ours = {"identity": {**ours["identity"], "max_experts": 4}}
     played = bench.plays({title: {"rounds": 3, "data": dealt, "strategies": [strategy]} for title, strategy in ours.items()}, seeds)
-    neighbours = _neighbours(bench, dealt, seeds, rounds=30, hidden=(0,), batch_size=32)
+    neighbours = _neighbours(bench, dealt, seeds, rounds=10 if bench.quick else 20, hidden=(0,), batch_size=32)
     rows = []
     for title, runs in played.items():
         name = ours[title]["name"]
@@ -100,11 +101,9 @@ def fedem(bench: Bench) -> Found:
     return Found(rows, notes)
 
 
-def _neighbours(bench: Bench, dealt: dict[str, Any], seeds: range, rounds: int = 60, **settings: Any) -> dict[str, Tuned]:
+def _neighbours(bench: Bench, dealt: dict[str, Any], seeds: range, rounds: int, **settings: Any) -> dict[str, Tuned]:
     """FedAvg, IFCA with three models and every client alone, their step size and number of rounds tuned."""
     steps = (0.3,) if bench.quick else (0.1, 0.3, 0.5)
-    kinds: dict[str, dict[str, Any]] = {"fed_avg": {}, "ifca": {"experts": 3}, "local_only": {}}
-    found = {}
-    for kind, own in kinds.items():
-        ((found[kind],), _) = tuned(bench, dealt, 20 if bench.quick else rounds, grid(kind, steps, **own, **settings), seeds)
-    return found
+    own: dict[str, dict[str, Any]] = {"fed_avg": {}, "ifca": {"experts": 3}, "local_only": {}}
+    kinds = {kind: grid(kind, steps, **more, **settings) for kind, more in own.items()}
+    return all_tuned(bench, dealt, rounds, kinds, seeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,25 +91,26 @@ def count(name: str, hits: Sequence[bool], values: Sequence[float], share: float
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of a scenario."""
+    """One seed of a scenario: the run directory that each strategy's results are in."""
 
     seed: int
-    results: Results
+    results: Mapping[str, Results]
 
     def of(self, strategy: str) -> dict[str, Any]:
         """A strategy's entry in the summary."""
-        entry: dict[str, Any] = self.results.summary["strategies"][strategy]
+        entry: dict[str, Any] = self.results[strategy].summary["strategies"][strategy]
         return entry
 
     def clients(self, strategy: str) -> Any:
         """The clients after a strategy's last round, a data frame by rising id."""
-        frame = self.results.table("clients", filters=[("strategy", "=", strategy)]).to_pandas()
+        frame = self.results[strategy].table("clients", filters=[("strategy", "=", strategy)]).to_pandas()
         return frame[frame["round"] == frame["round"].max()].reset_index(drop=True)
 
     def curve(self, strategy: str) -> Values:
         """After each round: bytes a client so far, mean accuracy, and that of the worst tenth of clients, `[3, rounds]`."""
-        frame = self.results.table("rounds", filters=[("strategy", "=", strategy)]).to_pandas()
-        sent = (frame["uplink_bytes"] + frame["downlink_bytes"]).cumsum() / self.results.summary["clients"]
+        results = self.results[strategy]
+        frame = results.table("rounds", filters=[("strategy", "=", strategy)]).to_pandas()
+        sent = (frame["uplink_bytes"] + frame["downlink_bytes"]).cumsum() / results.summary["clients"]
         return np.stack([sent, frame["test_accuracy"], frame["test_accuracy_worst_decile"]]).astype(np.float64)
 
 
@@ -154,20 +155,32 @@ class Bench:
         """So many seeds, from the first on."""
         return range(self.first, self.first + seeds)
 
-    def runs(self, scenario: Scenario, seeds: Iterable[int], *, choosing: bool = False) -> list[Run]:
+    def runs(self, scenario: Scenario, seeds: Iterable[int], *, apart: bool = False, choosing: bool = False) -> list[Run]:
         """A scenario under each seed. choosing: clients are tested on some of their test rows, see `tuned`."""
-        return self.plays({"": scenario}, seeds, choosing=choosing)[""]
+        return self.plays({"": scenario}, seeds, apart=apart, choosing=choosing)[""]
 
-    def plays(self, scenarios: Mapping[str, Scenario], seeds: Iterable[int], *, choosing: bool = False) -> dict[str, list[Run]]:
-        """Several, side by side, one process a core. Results do not depend on where they are computed."""
-        tasks = {
-            name: [self.pool.submit(_play, scenario, seed, tempfile.mkdtemp(dir=self.folder), choosing) for seed in seeds]
-            for name, scenario in scenarios.items()
-        }
-        return {name: [task.result() for task in some] for name, some in tasks.items()}
+    def plays(
+        self, scenarios: Mapping[str, Scenario], seeds: Iterable[int], *, apart: bool = False, choosing: bool = False
+    ) -> dict[str, list[Run]]:
+        """Several, side by side, one process a core. Results do not depend on where they are computed.
+
+        apart: each strategy by itself, so that few seeds keep all cores busy; it is then compared with no other.
+        """
+        tasks: dict[str, list[tuple[int, list[Future[Results]]]]] = {}
+        for name, scenario in scenarios.items():
+            parts = [{**scenario, "strategies": [one]} for one in scenario["strategies"]] if apart else [scenario]
+            tasks[name] = [(seed, [self._submit(part, seed, choosing) for part in parts]) for seed in seeds]
+        return {name: [_run(seed, [part.result() for part in parts]) for seed, parts in some] for name, some in tasks.items()}
+
+    def _submit(self, scenario: Scenario, seed: int, choosing: bool) -> Future[Results]:
+        return self.pool.submit(_play, scenario, seed, tempfile.mkdtemp(dir=self.folder), choosing)
 
 
-def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Run:
+def _run(seed: int, parts: Sequence[Results]) -> Run:
+    return Run(seed, {name: results for results in parts for name in results.summary["strategies"]})
+
+
+def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Results:
     deal = plan.deal
 
     def dealt(data: Data, seed: int, base_dir: Path) -> Federation:
@@ -175,14 +188,18 @@ def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Run:
         return replace(federation, test=_third(federation.test)) if choosing else federation
 
     settings = {"name": "ensemble", **scenario, "seed": seed, "execution": {"ray": False}}
-    with mock.patch.object(plan, "deal", dealt):
+    with (
+        mock.patch.object(plan, "deal", dealt),
+        mock.patch("scarcity_ray.reporting.curves.draw_curves"),  # nobody looks at these plots, which take longer than a small run
+        mock.patch("scarcity_ray.reporting.experts_plot.draw_experts"),
+    ):
         try:
-            return Run(seed, simulate(settings, out=out))
+            return simulate(settings, out=out)
         except RunFailed:
             left = Results.load(out)
             if any(entry["status"] == "interrupted" for entry in left.summary["strategies"].values()):
                 raise
-            return Run(seed, left)  # what diverged has no accuracy, and is not chosen
+            return left  # what diverged has no accuracy, and is not chosen
 
 
 def _third(rows: Shards) -> Shards:
@@ -264,16 +281,26 @@ def tuned(
     best, and the one chosen may diverge on all. Also the accuracy on the third of each setting after the last round.
     """
     seeds = list(seeds)
-    tried = bench.runs({"rounds": rounds, "data": data, "strategies": settings}, seeds, choosing=True)
+    tried = bench.runs({"rounds": rounds, "data": data, "strategies": settings}, seeds, apart=True, choosing=True)
     curves = [_mean_curve(tried, one["name"]) for one in settings]
     picks = [_best(curves, budget) for budget in budgets]
     wanted = [settings[place] for place in sorted({place for place, _ in picks})]
-    played = bench.runs({"rounds": rounds, "data": data, "strategies": wanted}, seeds)
+    played = bench.runs({"rounds": rounds, "data": data, "strategies": wanted}, seeds, apart=True)
     found = []
     for place, last in picks:
         lines = np.stack([run.curve(settings[place]["name"])[:, last] for run in played])
         found.append(Tuned(settings[place], last + 1, float(lines[:, 0].max()), lines[:, 1].tolist(), lines[:, 2].tolist()))
     return found, [float(accuracy[-1]) for _, accuracy in curves]
+
+
+def all_tuned(
+    bench: Bench, data: Scenario, rounds: int, kinds: Mapping[str, list[dict[str, Any]]], seeds: Iterable[int]
+) -> dict[str, Tuned]:
+    """The best setting of each kind, whatever its bytes."""
+    seeds = list(seeds)
+    with ThreadPoolExecutor() as threads:  # they wait for the processes, one kind's second step beside another's first
+        waiting = {kind: threads.submit(tuned, bench, data, rounds, settings, seeds) for kind, settings in kinds.items()}
+        return {kind: one.result()[0][0] for kind, one in waiting.items()}
 
 
 def _mean_curve(runs: Sequence[Run], strategy: str) -> Values:

@@ -40,7 +40,8 @@ def scale(bench: Bench) -> Found:
         out, given, seconds = Path(folder) / "run", Path(folder) / "scenario.json", Path(folder) / "seconds.json"
         given.write_text(json.dumps(scenario))
         watched = watch([sys.executable, str(HERE / "_ensemble_scale.py"), str(given), str(out), str(seconds)], out, 0.5)
-        run, name = Run(bench.first, Results.load(out)), f"sf_hfe_{features}"
+        name = f"sf_hfe_{features}"
+        run = Run(bench.first, {name: Results.load(out)})
         (learning,) = json.loads(seconds.read_text())
         rows = [
             figure(f"seconds of learning, {clients:,} clients x {features} features", [learning], at_most=300),
