@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+from scarcity_ray.slots import Slot
 
 
 class WorkerError(RuntimeError):
@@ -16,6 +19,10 @@ class WorkerError(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.cause} (in {self.worker}.{self.method})"
+
+
+class Lost(WorkerError):
+    """An actor, or the machine it was on, is gone or does not answer: once it is back, the work can be done again."""
 
 
 def in_words(error: BaseException) -> str:
@@ -37,13 +44,18 @@ class Fleet(Protocol):
         """Calls `method(actor, *shared, *orders[i])` on each actor i named in `orders`, and returns at once."""
 
     def wait(self, ticket: Any) -> dict[int, Any]:
-        """What each call of `start` returned, by actor. Raises WorkerError for the first that failed."""
+        """What each call of `start` returned, by actor. Raises WorkerError for the first that failed, Lost where an actor is
+        gone, or hangs and has been ended."""
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         """`wait(start(...))`."""
 
     def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
         """As many actors as orders: new ones made of the last orders, or the last actors retired."""
+
+    def revive(self, seconds: float) -> bool:
+        """Waits until every actor answers again; one that died is made anew by its order, and knows nothing. False where some
+        are not back in so many seconds."""
 
     def close(self) -> None:
         """Ends the actors."""
@@ -56,8 +68,21 @@ class Launcher(Protocol):
     def store(self) -> tuple[Any, Any]:
         """`put` and `get` of the object store, for an actor that keeps references; None where values stay in the process."""
 
-    def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> Fleet:
-        """One actor `worker(*order)` for each order, each holding that many CPUs."""
+    def nodes(self, wanted: int = 0, seconds: float = 0, tell: Callable[[str], None] = print) -> list[Slot] | None:
+        """The nodes of the cluster, once they have the CPUs wanted, or after so many seconds; None: there is this machine alone.
+        tell: takes a line a second while it waits."""
+
+    def launch(
+        self,
+        worker: type,
+        orders: Sequence[tuple[Any, ...]],
+        *,
+        cpus: float = 0,
+        patience: float = math.inf,
+        slots: Sequence[Slot] | None = None,
+    ) -> Fleet:
+        """One actor `worker(*order)` for each order, each holding that many CPUs. patience: seconds without an answer after
+        which an actor hangs. slots: the nodes they are dealt to; anywhere if left out."""
 
     def close(self) -> None:
         """Ends what was launched."""
@@ -96,6 +121,9 @@ class LocalFleet:
         self.workers = [*self.workers[: len(orders)], *(worker(*order) for order in orders[self.size :])]
         self.size = len(orders)
 
+    def revive(self, seconds: float) -> bool:
+        return True  # it lives and dies with this process
+
     def close(self) -> None:
         self.workers.clear()
 
@@ -105,7 +133,18 @@ class LocalLauncher:
 
     store = (None, None)
 
-    def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> LocalFleet:
+    def nodes(self, wanted: int = 0, seconds: float = 0, tell: Callable[[str], None] = print) -> list[Slot] | None:
+        return None
+
+    def launch(
+        self,
+        worker: type,
+        orders: Sequence[tuple[Any, ...]],
+        *,
+        cpus: float = 0,
+        patience: float = math.inf,
+        slots: Sequence[Slot] | None = None,
+    ) -> LocalFleet:
         return LocalFleet([worker(*order) for order in orders])
 
     def put(self, value: Any) -> Any:

@@ -69,6 +69,13 @@ def schema(payload: Mapping[str, int] | None = None) -> pa.Schema:
     return pa.schema(scalars + [pa.field(name, pa.list_(item, size), nullable=False) for name, size in (payload or {}).items()])
 
 
+def of_table(rows: pa.Table, payload: Mapping[str, int] | None = None) -> pa.RecordBatch:
+    """The insights of a round as the history held them, from their rows of the insight table. Raises ArrowInvalid where a payload
+    is not of its size."""
+    columns = [rows[field.name].combine_chunks().cast(field.type) for field in schema(payload)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema(payload))
+
+
 def wire(payload: Mapping[str, int] | None = None) -> np.dtype[np.void]:
     """The packed little-endian record that travels: 13 numbers of 4 bytes, then 4 bytes for each number of the payload.
 

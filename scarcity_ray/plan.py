@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scarcity_ray.data import deal, describe
 from scarcity_ray.federation import Federation
 from scarcity_ray.models import Linear, build
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
+from scarcity_ray.slots import Slot, spread
 from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies.strategy import InsightStrategy, Strategy, WeightStrategy
 from scarcity_ray.training.problem import Problem, make_problem
@@ -22,12 +24,15 @@ from scarcity_ray.training.problem import Problem, make_problem
 ACTOR_BYTES = 190 * 10**6
 """Private memory of an idle Client actor, measured with Ray 2.60 and torch 2.13: 172 to 188 MB, nearly all of it torch."""
 
+_NAMED = 6  # clients of a node that the plan names
+
 
 @dataclass(frozen=True)
 class Plan:
     """One seed's part of a run.
 
-    problems: by strategy title. homes: the clients at home in each Client actor. cpus: cores the run takes.
+    problems: by strategy title. homes: the clients at home in each Client actor. cpus: cores the run takes. slots: the
+    nodes it runs on; none where that is a cluster not yet asked what it offers; None where that is this machine.
     """
 
     scenario: Scenario
@@ -36,29 +41,61 @@ class Plan:
     problems: dict[str, Problem]
     homes: list[NDArray[np.int64]]
     cpus: int
+    slots: tuple[Slot, ...] | None = None
 
     def rounds(self, strategy: Strategy) -> int:
         """The most rounds a strategy plays."""
         return strategy.rounds or self.scenario.rounds
 
+    @property
+    def wanted(self) -> int:
+        """How many CPUs the run can use: one for each client, or for each actor that the scenario asks for, or `execution.cpus`."""
+        execution = self.scenario.execution
+        actors = _asked_actors(self.scenario, self.federation) or self.federation.clients
+        return actors if execution.cpus == "auto" else min(actors, execution.cpus)
+
+    def sized(self, cpus: int) -> Plan:
+        """The same plan with homes for that many CPUs, or as many of them as it can use."""
+        cpus = min(cpus, self.wanted)
+        return replace(self, homes=_homes(self.scenario, self.federation, cpus), cpus=cpus)
+
+    def on(self, slots: Sequence[Slot]) -> Plan:
+        """The same plan for the nodes of a cluster. Raises SpecError where there are none, or one has too little memory."""
+        if not slots:
+            waited = self.scenario.execution.wait_for_cluster
+            message = "no node of the cluster offers a CPU: see `ray status` on its head, or wait longer"
+            raise SpecError(("execution", "wait_for_cluster"), waited, message)
+        plan = replace(self.sized(sum(slot.cpus for slot in slots)), slots=tuple(slots))
+        for slot, homes in plan._by_node():
+            if slot.memory and homes:
+                plan._refuse_more_than(slot.memory, plan._bytes(homes, len(homes)), len(homes), slot.cpus, f" on node {slot.node}")
+        return plan
+
     def describe(self) -> list[tuple[str, str]]:
         """The plan in rows of (what, how much): data, actors, memory, and the bytes each strategy is expected to move."""
         facts, scenario = describe(self.federation), self.scenario
         smallest, median, largest = (facts[f"{size}_shard"] for size in ("smallest", "median", "largest"))
-        where = "Ray actors" if scenario.execution.ray else "in this process, no Ray"
         rows = [
             ("data", f"{facts['task']}, inputs {facts['shape']}, {facts['outputs']} outputs"),
             ("clients", f"{facts['clients']:,} with {smallest:,} to {largest:,} training rows (median {median:g})"),
             *([("held out", f"{facts['strangers']:,} clients with {facts['stranger_rows']:,} rows")] if facts["strangers"] else []),
             ("rows", f"{facts['train_rows']:,} to train, {facts['validation_rows']:,} to validate, {facts['test_rows']:,} to test"),
-            ("actors", f"{len(self.homes)} Client ({where}) on {self.cpus} cores"),
-            ("memory", f"about {self.memory_bytes() / 2**20:,.0f} MiB of {_available() / 2**20:,.0f} MiB available"),
+            *self._placement(),
             ("seeds", ", ".join(str(scenario.seed + i) for i in range(scenario.repeats))),
         ]
         return rows + [(strategy.title, self._traffic(strategy)) for strategy in scenario.strategies]
 
     def memory_bytes(self) -> int:
-        """What the run is expected to take: its processes, the shards once, and the clients' personal models."""
+        """What the run is expected to take on one machine: its processes, the shards once, and the clients' personal models."""
+        experts = max(strategy.most_experts for strategy in self.scenario.strategies)
+        return self._bytes(self.homes, len(self.homes) + 2 + experts)
+
+    def refuse_what_does_not_fit(self) -> None:
+        """Raises SpecError where the run takes more memory than this machine has."""
+        self._refuse_more_than(_available(), self.memory_bytes(), len(self.homes), self.cpus, "")
+
+    def _bytes(self, homes: Sequence[NDArray[np.int64]], processes: int) -> int:
+        """What some of the homes take on the machine they share."""
         federation = self.federation
         shards = sum(
             part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.strangers)
@@ -66,9 +103,59 @@ class Plan:
         models = max(
             sum(value.nbytes for value in strategy.memory(self.problems[strategy.title]).values()) for strategy in self.scenario.strategies
         )
-        experts = max(strategy.most_experts for strategy in self.scenario.strategies)
-        processes = (len(self.homes) + 2 + experts) * ACTOR_BYTES if self.scenario.execution.ray else 0
-        return shards + models * federation.clients + processes
+        return shards + models * sum(len(home) for home in homes) + (processes * ACTOR_BYTES if self.scenario.execution.ray else 0)
+
+    def _refuse_more_than(self, available: int, needed: int, actors: int, cpus: int, where: str) -> None:
+        if needed <= available:
+            return
+        execution = self.scenario.execution
+        if execution.ray and actors > cpus:
+            one_by_one = execution.clients_per_actor != "auto"
+            field = "clients_per_actor" if one_by_one else "actors"
+            value = execution.clients_per_actor if one_by_one else execution.actors
+            raise SpecError(
+                ("execution", field),
+                value,
+                f"{actors:,} Client actors of {ACTOR_BYTES / 1e6:.0f} MB each, with the data, take {needed / 1e9:,.1f} GB{where}, and "
+                f"{available / 1e9:,.1f} GB are available: leave it out (auto hosts all clients in {cpus} actors, with the same results)",
+            )
+        raise SpecError(
+            ("data", "clients"),
+            self.federation.clients,
+            f"the data and the clients' personal models take {needed / 1e9:,.1f} GB{where}, and {available / 1e9:,.1f} GB are "
+            "available: fewer clients, fewer rows or a smaller model",
+        )
+
+    def _by_node(self) -> list[tuple[Slot, list[NDArray[np.int64]]]]:
+        """The homes on each node."""
+        slots, homes = self.slots or (), iter(self.homes)
+        return [(slot, [next(homes) for _ in range(dealt)]) for slot, dealt in zip(slots, spread(len(self.homes), slots), strict=True)]
+
+    def _placement(self) -> list[tuple[str, str]]:
+        actors, execution = len(self.homes), self.scenario.execution
+        if self.slots is None:
+            where = "Ray actors" if execution.ray else "in this process, no Ray"
+            return [
+                ("actors", f"{actors:,} Client ({where}) on {self.cpus} cores of this machine"),
+                ("memory", f"about {self.memory_bytes() / 2**20:,.0f} MiB of {_available() / 2**20:,.0f} MiB available"),
+            ]
+        waits = f"asks the cluster for {self.wanted:,} CPUs and waits at most {execution.wait_for_cluster:g} s"
+        if not self.slots:
+            return [
+                ("actors", f"one Client (Ray actor) for each CPU, at most {self.wanted:,}: {waits}"),
+                ("memory", "checked for each node once the cluster offers any"),
+            ]
+        offered = sum(slot.cpus for slot in self.slots)
+        more = f"; {waits}" if offered < self.wanted else ""
+        rows = [("actors", f"{actors:,} Client (Ray actors) on {self.cpus:,} of {offered:,} CPUs of {len(self.slots):,} nodes{more}")]
+        for slot, homes in self._by_node():
+            clients = np.sort(np.concatenate(homes)) if homes else np.zeros(0, dtype=np.int64)
+            named = ", ".join(map(str, clients[:_NAMED].tolist())) + (", ..." if len(clients) > _NAMED else "")
+            memory = f" of {slot.memory / 2**20:,.0f} MiB" if slot.memory else ""
+            takes = f"about {self._bytes(homes, len(homes)) / 2**20:,.0f} MiB{memory}"
+            held = f"{len(homes):,} actors, {len(clients):,} clients ({named}), {takes}" if homes else "no actor"
+            rows.append((f"node {slot.node[:12]}", held))
+        return rows
 
     def _traffic(self, strategy: Strategy) -> str:
         problem, rounds = self.problems[strategy.title], self.rounds(strategy)
@@ -90,9 +177,11 @@ class Plan:
 def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> Plan:
     """Deals the data of a seed (the scenario's first if left out), builds every model, sizes the actors.
 
-    Raises SpecError, or SpecErrors with all of several, for whatever cannot work.
+    On a cluster, `Plan.on` sizes them, once it is known what the cluster offers. Raises SpecError, or SpecErrors with all of
+    several, for whatever cannot work.
     """
-    if missing := unavailable(scenario):
+    cluster = _on_a_cluster(scenario)
+    if not cluster and (missing := unavailable(scenario)):
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     federation = deal(scenario.data, seed, base_dir)
@@ -105,10 +194,21 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> Plan
     errors += _impossible(scenario, federation)
     if errors:
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
+    if cluster:
+        plan = Plan(scenario, seed, federation, problems, [], 0, slots=())
+        return plan.sized(plan.wanted)
     cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
     plan = Plan(scenario, seed, federation, problems, _homes(scenario, federation, cpus), cpus)
-    _refuse_what_does_not_fit(plan)
+    plan.refuse_what_does_not_fit()
     return plan
+
+
+def _on_a_cluster(scenario: Scenario) -> bool:
+    if not scenario.execution.ray:
+        return False
+    from scarcity_ray.ray_nodes import cluster_address  # here, because Ray takes a second to import
+
+    return cluster_address(scenario.execution.address) is not None
 
 
 def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Federation, seed: int) -> Problem:
@@ -150,37 +250,16 @@ def _impossible(scenario: Scenario, federation: Federation) -> list[SpecError]:
 
 
 def _homes(scenario: Scenario, federation: Federation, cpus: int) -> list[NDArray[np.int64]]:
-    execution, clients = scenario.execution, federation.clients
+    unasked = min(cpus, federation.clients) if scenario.execution.ray else 1
+    return blocks(federation.train.counts, _asked_actors(scenario, federation) or unasked)
+
+
+def _asked_actors(scenario: Scenario, federation: Federation) -> int | None:
+    """How many Client actors the scenario asks for; None: as many as there are CPUs."""
+    execution = scenario.execution
     if execution.clients_per_actor != "auto":
-        actors = -(-clients // execution.clients_per_actor)
-    elif execution.actors != "auto":
-        actors = execution.actors
-    else:
-        actors = min(cpus, clients) if execution.ray else 1
-    return blocks(federation.train.counts, actors)
-
-
-def _refuse_what_does_not_fit(plan: Plan) -> None:
-    needed, available, execution = plan.memory_bytes(), _available(), plan.scenario.execution
-    if needed <= available:
-        return
-    actors = len(plan.homes)
-    if execution.ray and actors > plan.cpus:
-        one_by_one = execution.clients_per_actor != "auto"
-        field = "clients_per_actor" if one_by_one else "actors"
-        value = execution.clients_per_actor if one_by_one else execution.actors
-        raise SpecError(
-            ("execution", field),
-            value,
-            f"{actors:,} Client actors of {ACTOR_BYTES / 1e6:.0f} MB each, with the data, take {needed / 1e9:,.1f} GB, and "
-            f"{available / 1e9:,.1f} GB are available: leave it out (auto hosts all clients in {plan.cpus} actors, with the same results)",
-        )
-    raise SpecError(
-        ("data", "clients"),
-        plan.federation.clients,
-        f"the data and the clients' personal models take {needed / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB are available: "
-        "fewer clients, fewer rows or a smaller model",
-    )
+        return -(-federation.clients // execution.clients_per_actor)
+    return None if execution.actors == "auto" else execution.actors
 
 
 def _available() -> int:

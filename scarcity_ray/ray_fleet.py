@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray._private import worker
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
-from scarcity_ray.fleet import WorkerError, in_words
+from scarcity_ray import ray_nodes
+from scarcity_ray.fleet import Lost, WorkerError, in_words
+from scarcity_ray.slots import Slot
+
+_log = logging.getLogger(f"{__name__}.RayFleet")
 
 _VARIABLES = {
     "MKL_CBWR": "AUTO",  # products whose bits do not depend on where their arguments lie in memory
@@ -24,18 +41,33 @@ _VARIABLES = {
 _INLINE = 32 << 10  # bytes of arrays; Ray itself sends arguments of up to 100 KiB inside a call
 
 
-class RayFleet:
-    """Ray actors of one class, each holding that many CPUs. It travels: the Server is handed the fleets of Clients and Experts."""
+_PING_SECONDS = 0.1  # between two questions to an actor that is on its way back
 
-    def __init__(self, worker: type, orders: Sequence[tuple[Any, ...]], cpus: float = 0) -> None:
-        self.worker, self.cpus, self.handles, self.size = worker, cpus, list[Any](), 0
+
+class RayFleet:
+    """Ray actors of one class, each holding that many CPUs. It travels: the Server is handed the fleets of Clients and Experts.
+
+    An actor that dies is started again by Ray, blank, and its handles stay good; calls are never sent again by Ray, but by who
+    knows what the actor must be told first. patience: seconds without an answer after which an actor hangs.
+    places: where to put each, see ray_nodes.placements.
+    """
+
+    def __init__(
+        self, worker: type, orders: Sequence[tuple[Any, ...]], cpus: float = 0, patience: float = math.inf, places: Sequence[Any] = ()
+    ) -> None:
+        self.worker, self.cpus, self.patience, self.places = worker, cpus, patience, list(places)
+        self.handles, self.size = list[Any](), 0
         self.resize(orders)
 
     def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
         for handle in self.handles[len(orders) :]:
             ray.kill(handle)
-        actor = ray.remote(num_cpus=self.cpus, max_restarts=0)(self.worker)
-        self.handles = [*self.handles[: len(orders)], *(actor.remote(*order) for order in orders[self.size :])]
+        actor = ray.remote(num_cpus=self.cpus, max_restarts=-1, max_task_retries=0)(self.worker)
+        made = []
+        for place, order in enumerate(orders[self.size :], start=self.size):
+            where = {"scheduling_strategy": self.places[place]} if place < len(self.places) else {}
+            made.append(actor.options(**where).remote(*order))
+        self.handles = [*self.handles[: len(orders)], *made]
         self.size = len(orders)
 
     def put(self, value: Any) -> Any:
@@ -50,23 +82,66 @@ class RayFleet:
     def wait(self, ticket: Any) -> dict[int, Any]:
         method, calls = ticket
         try:
-            return dict(zip(calls, ray.get(list(calls.values())), strict=True))
+            answers = ray.get(list(calls.values()), timeout=None if self.patience == math.inf else self.patience)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, BaseException) else error
             if isinstance(cause, WorkerError):  # from an actor that this one called
-                raise WorkerError(*cause.args) from None
-            raise WorkerError(self.worker.__name__, method, in_words(cause), str(error)) from None
-        except RayActorError as error:
-            raise WorkerError(self.worker.__name__, method, f"an actor died: {in_words(error)}") from None
+                raise type(cause)(*cause.args) from None
+            kind = Lost if _passing(cause) else WorkerError
+            raise kind(self.worker.__name__, method, in_words(cause), str(error)) from None
+        except GetTimeoutError:
+            raise Lost(self.worker.__name__, method, self._give_up(calls)) from None
         except RayError as error:
-            raise WorkerError(self.worker.__name__, method, in_words(error)) from None
+            died = "an actor died: " if isinstance(error, RayActorError) else ""
+            kind = Lost if _passing(error) else WorkerError
+            raise kind(self.worker.__name__, method, died + in_words(error), str(error)) from None
+        return dict(zip(calls, answers, strict=True))
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         return self.wait(self.start(method, orders, shared))
 
+    def revive(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        silent = list(self.handles)
+        while silent:
+            pings = {handle.__ray_ready__.remote(): handle for handle in silent}
+            ray.wait(list(pings), num_returns=len(pings), timeout=max(deadline - time.monotonic(), 0))
+            done, late = ray.wait(list(pings), num_returns=len(pings), timeout=0)
+            silent = [pings[ping] for ping in late]
+            for ping in done:
+                try:
+                    ray.get(ping)
+                except ActorUnavailableError:
+                    silent.append(pings[ping])  # on its way back
+                except RayError:
+                    return False  # it does not come back
+            if silent and time.monotonic() >= deadline:
+                return False
+            if silent:
+                time.sleep(_PING_SECONDS)
+        return True
+
     def close(self) -> None:
         for handle in self.handles:
             ray.kill(handle)
+
+    def _give_up(self, calls: Mapping[int, Any]) -> str:
+        """Ends the actors that have not answered, which come back blank; says who they were."""
+        _, late = ray.wait(list(calls.values()), num_returns=len(calls), timeout=0)
+        hung = [index for index, call in calls.items() if call in set(late)]
+        for index in hung:
+            ray.kill(self.handles[index], no_restart=False)
+        return f"no answer in {self.patience:g} s from {len(hung)} of {len(calls)} actors, which have been ended"
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether what happened can be made good by doing the work again: a death or a lost object, but not want of memory."""
+    return isinstance(error, RayActorError | ObjectLostError | NodeDiedError | WorkerCrashedError | LocalRayletDiedError)
+
+
+def _to_log(data: dict[str, Any], **_: Any) -> None:
+    for line in data.get("lines", ()):
+        _log.info("%s: %s", data.get("pid"), line)
 
 
 class RayLauncher:
@@ -84,18 +159,34 @@ class RayLauncher:
         variables = {name: os.environ[name] for name in _VARIABLES}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._started = not ray.is_initialized()
+        address = ray_nodes.cluster_address(address)
+        self.cluster = address is not None
         if self._started:
             settings: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": variables}}
             if address is None:
-                # Loopback only: nothing on the network may reach the actors.
+                # Loopback only: nothing on the network may reach the actors, and no token is left that a later cluster would ask for.
+                os.environ["RAY_AUTH_MODE"] = "disabled"
                 settings = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            # What Ray prints of every death on its own is a wall of text about no run in particular: it goes into the log.
+            worker.print_to_stdstream = _to_log
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
 
     def put(self, value: Any) -> Any:
         return ray.put(value)
 
-    def launch(self, worker: type, orders: Sequence[tuple[Any, ...]], *, cpus: float = 0) -> RayFleet:
-        return RayFleet(worker, orders, cpus)
+    def nodes(self, wanted: int = 0, seconds: float = 0, tell: Callable[[str], None] = print) -> list[Slot] | None:
+        return ray_nodes.ask(wanted, seconds, tell) if self.cluster else None
+
+    def launch(
+        self,
+        worker: type,
+        orders: Sequence[tuple[Any, ...]],
+        *,
+        cpus: float = 0,
+        patience: float = math.inf,
+        slots: Sequence[Slot] | None = None,
+    ) -> RayFleet:
+        return RayFleet(worker, orders, cpus, patience, ray_nodes.placements(len(orders), slots) if slots else ())
 
     def close(self) -> None:
         if self._started:

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -69,6 +70,35 @@ def run(
 
 
 @app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also where the program, the data or the processor has changed: results are then of no one run."),
+    ] = False,
+) -> None:
+    """Go on with a run that was killed, interrupted or failed, to the same results.
+
+    Exit code 0: done. 1: the run failed. 2: it cannot be gone on with, and nothing was written. 130: interrupted.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from scarcity_ray.reporting.results import RunError
+    from scarcity_ray.scenario import ScenarioError, SpecErrors
+    from scarcity_ray.simulation import Changed, resume
+    from scarcity_ray.spec import SpecError
+
+    try:
+        with _endings():
+            resume(run_dir, force=force, show=True)
+    except ScenarioError as error:
+        _refuse(error)
+    except Changed as error:
+        _leave(REFUSED, str(error), *error.differences, "put it back as it was, run the scenario anew, or go on all the same with --force")
+    except (RunError, SpecError, SpecErrors) as error:
+        _leave(REFUSED, str(error))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema that editors check scenarios by."""
     from scarcity_ray.scenario import json_schema
@@ -87,21 +117,38 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
     except ScenarioError as error:
         _refuse(error)
 
-    from scarcity_ray.simulation import Interrupted, OutputExists, RunFailed, simulate
+    from scarcity_ray.simulation import OutputExists, simulate
 
     try:
         if dry_run:
             _show_plan(loaded)
-        else:
+            return
+        with _endings():
             simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force, show=True)
     except (SpecError, SpecErrors) as error:
         _refuse(loaded.explain(error))
     except OutputExists as error:
         _leave(REFUSED, f"--out {error.path} holds a run already; name another folder, or replace it with --force")
+
+
+@contextmanager
+def _endings() -> Iterator[None]:
+    """How a run may end before its end: in words, with what it leaves and how to go on."""
+    from scarcity_ray.simulation import Interrupted, RunFailed
+
+    try:
+        yield
     except RunFailed as error:
-        _leave(FAILED, f"the run failed: {error.message}", _kept(error.directory))
+        _leave(FAILED, f"the run failed: {error.message}", *_left(error.directory))
     except Interrupted as error:
-        _leave(INTERRUPTED, "interrupted", _kept(error.directory))
+        _leave(INTERRUPTED, "interrupted", *_left(error.directory))
+
+
+def _left(directory: Path | None) -> list[str]:
+    from scarcity_ray.reporting.checkpoints import FOLDER
+
+    more = directory is not None and any((directory / FOLDER).glob("*"))
+    return [_kept(directory), *([f"go on with it: scarcity-ray resume {directory}"] if more else [])]
 
 
 @app.command()
@@ -157,7 +204,13 @@ def _show_plan(loaded: Loaded) -> None:
     from scarcity_ray.scenario import resolved
     from scarcity_ray.simulation import prepare
 
-    rows = prepare(loaded.scenario, loaded.base_dir).describe()
+    plan = prepare(loaded.scenario, loaded.base_dir)
+    if plan.slots is not None:
+        from scarcity_ray.ray_nodes import look
+
+        there = look(loaded.scenario.execution.address)
+        plan = plan.on(there) if there else plan
+    rows = plan.describe()
     width = max((len(label) for label, _ in rows), default=0)
     typer.echo(resolved(loaded.scenario))
     for label, value in rows:

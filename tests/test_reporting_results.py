@@ -118,7 +118,7 @@ def test_a_truncated_table_is_named(run, keep):
 def test_other_broken_files_are_named(run):
     results = Results.load(run.directory)
     (run.directory / "summary.json").write_text("{")
-    with pytest.raises(RunError, match=r"summary\.json is no JSON"):
+    with pytest.raises(RunError, match=r"summary\.json cannot be read: it is no JSON"):
         _ = results.summary
     (run.directory / "models" / "fed_avg.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(RunError, match=r"fed_avg\.safetensors cannot be read"):

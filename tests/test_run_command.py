@@ -71,7 +71,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def prepare(scenario: Any, base_dir: Path) -> Any:
         if calls.answer is not None:
             raise calls.answer
-        return SimpleNamespace(describe=lambda: [("actors", "1"), ("memory", "little")])
+        return SimpleNamespace(slots=None, describe=lambda: [("actors", "1"), ("memory", "little")])
 
     stand_in = ModuleType("scarcity_ray.simulation")
     for each in (OutputExists, RunFailed, Interrupted, simulate, prepare):

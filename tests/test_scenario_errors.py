@@ -213,13 +213,6 @@ BAD = {
     "ray: no": ("ray: true", "ray: no", 16, "execution.ray", ["is 'no'; did you mean false? allowed: true or false"]),
     "cpus is 0": ("cpus: auto", "cpus: 0", 16, "execution.cpus", ["is 0; allowed: auto or an integer of at least 1"]),
     "cpus misspelt": ("cpus: auto", "cpus: aut", 16, "execution.cpus", ["is 'aut'; did you mean auto?"]),
-    "more cpus than there are": (
-        "cpus: auto",
-        "cpus: 100000",
-        16,
-        "execution.cpus",
-        ["is 100000: this process may use", "allowed: auto, or 1 to"],
-    ),
     "actors and clients_per_actor": (
         "cpus: auto",
         "actors: 2, clients_per_actor: 50",

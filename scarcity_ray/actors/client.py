@@ -108,6 +108,14 @@ class Client:
         if self.whole.later is not None:
             self.hold(self.whole.later)
 
+    def remembered(self) -> tuple[Ids, dict[str, NDArray[Any]]]:
+        """The clients at home, and what each keeps between rounds, `[clients, ...]`."""
+        return self.ids, {name: value.numpy() for name, value in self.memory.items()}
+
+    def restore(self, memory: dict[str, NDArray[Any]]) -> None:
+        """The clients at home remember what they did: `memory` has a row for each client of the run."""
+        self.memory = {name: torch.from_numpy(rows[self.ids]) for name, rows in memory.items()}
+
     def samples(self) -> dict[str, NDArray[Any]]:
         """What the server knows of the clients at home here: ids, training and test rows of each."""
         home = self.ids

@@ -164,6 +164,11 @@ class MetaLearner:
         self.strategy, self.problem, self.run = strategy, problem, run
         self.insight_history = History(self._put, self._get)
 
+    def restore(self, history: dict[int, pa.RecordBatch]) -> None:
+        """Takes up the insights of earlier rounds, as it kept them then."""
+        for round, batch in history.items():
+            self.insight_history.add(round, batch)
+
     def aggregate(self, insights: pa.RecordBatch | Iterable[Any], round: int | None = None) -> Lesson:
         """Gates a round's insights, keeps the good ones, and returns what is learned from the history with them.
 

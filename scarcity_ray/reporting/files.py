@@ -15,7 +15,9 @@ import numpy as np
 def write_whole(path: Path, content: bytes) -> None:
     """Writes `path` so that a reader sees the old content or the new, never a part of it."""
     draft = path.with_name(f".{path.name}.new")
-    draft.write_bytes(content)
+    draft.unlink(missing_ok=True)
+    with draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
+        file.write(content)
     os.replace(draft, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,19 +27,41 @@ class GrowingTable:
     an old footer still describes the new file.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Makes the folder, with an empty part, in one step; what was at `path` before is removed."""
+    def __init__(self, path: Path, schema: pa.Schema, rows: Iterable[pa.RecordBatch] = ()) -> None:
+        """Makes the folder, with an empty part, in one step; what was at `path` before is removed.
+
+        rows: what it is to hold from the beginning; they may be read from the folder that is replaced (`parts`).
+        """
         self.path, self.schema = path, schema
         self._pending: list[pa.RecordBatch] = []
         self._groups: list[pa.Table] = []
         self._part = 0
         self._arrival, self._writing = threading.Lock(), threading.Lock()
-        draft = path.with_name(f".{path.name}")
-        for old in (draft, path):
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        draft, old = path.with_name(f".{path.name}"), path.with_name(f".{path.name}.old")
+        _remove(draft)
         draft.mkdir()
-        self._write(draft)
+        self._folder = draft
+        self._write()
+        for batch in rows:
+            self.append(batch)
+            self.flush()
+        if path.exists():
+            _remove(old)
+            path.rename(old)
         draft.rename(path)
+        self._folder = path
+        _remove(old)
+
+    @staticmethod
+    def parts(path: Path) -> Iterator[pa.RecordBatch]:
+        """The rows at `path`, a batch at a time; also where a table was being replaced when its process was killed.
+
+        Raises OSError or ArrowException for what cannot be read.
+        """
+        old = path.with_name(f".{path.name}.old")
+        for part in sorted((path if path.exists() else old).glob("part-*.parquet")):
+            with pq.ParquetFile(part, page_checksum_verification=True) as file:
+                yield from file.iter_batches()
 
     def append(self, rows: pa.RecordBatch) -> None:
         """Takes rows for the next flush; any thread."""
@@ -56,7 +79,7 @@ class GrowingTable:
             group = pa.Table.from_batches(self._pending[:pending], self.schema).combine_chunks()
             self._groups.append(group)
             try:
-                self._write(self.path)
+                self._write()
             except BaseException:
                 self._groups.pop()
                 raise
@@ -65,9 +88,16 @@ class GrowingTable:
             if len(self._groups) == ROW_GROUPS or sum(table.nbytes for table in self._groups) > PART_BYTES:
                 self._groups, self._part = [], self._part + 1
 
-    def _write(self, folder: Path) -> None:
+    def _write(self) -> None:
         draft = self.path.with_name(f".{self.path.name}.part")
-        with pq.ParquetWriter(draft, self.schema, compression="zstd") as writer:
+        with pq.ParquetWriter(draft, self.schema, compression="zstd", write_page_checksum=True) as writer:
             for group in self._groups:
                 writer.write_table(group, row_group_size=group.num_rows)
-        os.replace(draft, folder / f"part-{self._part:08d}.parquet")
+        os.replace(draft, self._folder / f"part-{self._part:08d}.parquet")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,16 +1,20 @@
-"""The result hash of a strategy: what must be equal when two runs are said to have the same result."""
+"""The result hash of a strategy, what must be equal when two runs are said to have the same result; and that of their data."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from scarcity_ray.federation import Federation
+from scarcity_ray.spec import Spec
 from scarcity_ray.tables import wall_clock
 
 _TOGETHER = 64  # batches, or rows of one, that are hashed at once: a row at a time costs a millisecond
@@ -76,3 +80,33 @@ class ResultHash:
         else:
             numbers = present.to_numpy(zero_copy_only=False)
             self._stream(name).update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+
+
+def fingerprint(federation: Federation) -> str:
+    """SHA-256 over all that the clients of a federation hold, 64 hexadecimal digits: whether a run meets the same data again.
+
+    Every array counts with its name, type, shape and bytes, and so do numbers, words and the encoding. Two federations
+    of equal content have equal fingerprints however their arrays lie in memory.
+    """
+    total = hashlib.sha256()
+
+    def take(name: str, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            told, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
+        elif is_dataclass(value):
+            for part in fields(value):
+                take(f"{name}.{part.name}", getattr(value, part.name))
+            return
+        else:
+            said = value.model_dump_json() if isinstance(value, Spec) else repr(value)
+            told, content = type(value).__name__, memoryview(said.encode())
+        head = f"{name}:{told}".encode()
+        total.update(len(head).to_bytes(8, "little") + head + hashlib.sha256(content).digest())
+
+    take("federation", federation)
+    return total.hexdigest()
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return ordered.reshape(-1).view(np.uint8).data

@@ -28,10 +28,11 @@ class _Lines(logging.Formatter):
 
 
 @contextmanager
-def log_to(path: Path, level: int = logging.INFO) -> Iterator[None]:
-    """Sends what the package logs to a new file at `path`, and nowhere else, until the block ends."""
+def log_to(path: Path, level: int = logging.INFO, *, anew: bool = True) -> Iterator[None]:
+    """Sends what the package logs to a file at `path` (a new one, or at the end of what is there), and nowhere else, until the
+    block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, mode="w" if anew else "a", encoding="utf-8")
     handler.setFormatter(_Lines())
     logger = logging.getLogger(ROOT)
     before = logger.level, logger.propagate

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
+import functools
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
-from safetensors.torch import save_file
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from torch import Tensor
 
 from scarcity_ray import tables
+from scarcity_ray.reporting.checkpoints import FOLDER, Checkpoint, Checkpoints
 from scarcity_ray.reporting.files import to_json, write_whole
 from scarcity_ray.reporting.growing_table import GrowingTable
 from scarcity_ray.reporting.hashing import ResultHash
 from scarcity_ray.reporting.log import get_logger
+from scarcity_ray.reporting.sealed import save_sealed
 
 FLUSH_SECONDS = 0.5
 """Rows reach the disk this long after they arrive, at most, plus the time of writing: a killed run loses no more."""
@@ -40,25 +42,42 @@ class Recorder:
     the next call. Close it, or use it in a `with` block.
     """
 
-    def __init__(self, directory: Path, scenario_yaml: str, environment: Mapping[str, Any], insight_schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        scenario_yaml: str,
+        environment: Mapping[str, Any],
+        insight_schema: pa.Schema,
+        last: Checkpoint | None = None,
+    ) -> None:
         """Makes the directory if need be and writes scenario.yaml, environment.json and empty tables at once.
 
         What an earlier run left there under the names of a run is removed. insight_schema: of the insight table, see tables.insights.
+        last: goes on with the run of the directory after that checkpoint; rows of later rounds are dropped, as they will come
+        again. Raises OSError or ArrowException where its tables cannot be read.
         """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         for name in ("summary.json", "curves.png", "experts.png"):
             (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / "models", ignore_errors=True)
-        (directory / "models").mkdir()
-        write_whole(directory / "scenario.yaml", scenario_yaml.encode())
-        write_whole(directory / "environment.json", to_json(environment).encode())
-        schemas = {"rounds": tables.ROUNDS, "clients": tables.CLIENTS, "insights": insight_schema}
-        self._tables = {name: GrowingTable(directory / f"{name}.parquet", schema) for name, schema in schemas.items()}
+        if last is None:
+            for name in ("models", FOLDER):
+                shutil.rmtree(directory / name, ignore_errors=True)
+            write_whole(directory / "scenario.yaml", scenario_yaml.encode())
+            write_whole(directory / "environment.json", to_json(environment).encode())
+        (directory / "models").mkdir(exist_ok=True)
         self._hashes: dict[tuple[str, int], ResultHash] = {}
-        self._first_seed: int | None = None
+        self._first_seed: int | None = None if last is None else environment["seed"]
+        schemas = {"rounds": tables.ROUNDS, "clients": tables.CLIENTS, "insights": insight_schema}
+        self._tables = {}
+        for name, schema in schemas.items():
+            rows = () if last is None else self._kept(name, last)
+            self._tables[name] = GrowingTable(directory / f"{name}.parquet", schema, rows)
+        self._checkpoints = Checkpoints(directory)
+        self._next: Checkpoint | None = None
+        self.checkpoint_seconds = 0.0  # what the last one took
         self._failure: BaseException | None = None
-        self._closing = threading.Event()
+        self._writing, self._closing, self._wake = threading.Lock(), threading.Event(), threading.Event()
         self._writer = threading.Thread(target=self._keep_up, name="recorder", daemon=True)
         self._writer.start()
 
@@ -92,6 +111,18 @@ class Recorder:
             ]
             self._take("insights", strategy, seed, pa.RecordBatch.from_arrays(arrays, schema=schema))
 
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Takes a checkpoint, to be written once all rows taken so far are on disk; a newer one takes the place of one that waits."""
+        self._check()
+        self._next = checkpoint
+        self._wake.set()
+
+    def rows(self, table: str, strategy: str, seed: int) -> pa.Table:
+        """All rows of a strategy and seed so far, read back."""
+        self.flush()
+        who = [("strategy", "=", strategy), ("seed", "=", seed)]
+        return pq.read_table(self._tables[table].path, filters=who)
+
     def model(self, strategy: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, seed: int) -> Path | None:
         """Saves and hashes a strategy's tensors, by torch's own names and shapes; personal models are `[clients, ...]`.
 
@@ -104,11 +135,8 @@ class Recorder:
             get_logger(Recorder).warning("the model of %s has %d bytes, more than %d: not saved", strategy, total, MODEL_BYTES)
             return None
         name = model_file(strategy, None if seed == self._first_seed else seed)
-        path, draft = self.directory / "models" / name, self.directory / "models" / f".{name}.new"
-        # A copy of each, because tensors may be views of one row of parameters, which the format does not allow.
-        copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        save_file(copies, draft, {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()})
-        os.replace(draft, path)
+        path = self.directory / "models" / name
+        save_sealed(path, tensors, metadata)
         return path
 
     def result_hash(self, strategy: str, seed: int) -> str:
@@ -121,17 +149,42 @@ class Recorder:
         write_whole(self.directory / "summary.json", to_json(summary).encode())
 
     def flush(self) -> None:
-        """Puts all rows taken so far on disk."""
+        """Puts all rows taken so far on disk, and the last checkpoint after them."""
         self._check()
-        for table in self._tables.values():
-            table.flush()
+        self._put()
 
     def close(self) -> None:
-        """Puts all rows on disk and ends the writing thread; a second call does nothing."""
+        """Puts all on disk and ends the writing thread; a second call does nothing."""
         if not self._closing.is_set():
             self._closing.set()
+            self._wake.set()
             self._writer.join()
             self.flush()
+
+    def _put(self) -> None:
+        with self._writing:
+            checkpoint, self._next = self._next, None  # first, so that its rows are among those that are written now
+            for table in self._tables.values():
+                table.flush()
+            if checkpoint is not None:
+                began = time.perf_counter()
+                self._checkpoints.write(checkpoint)
+                self.checkpoint_seconds = time.perf_counter() - began
+
+    def _kept(self, name: str, last: Checkpoint) -> Iterator[pa.RecordBatch]:
+        """The rows of a table until a checkpoint; those of the strategy that goes on are hashed again."""
+        for batch in GrowingTable.parts(self.directory / f"{name}.parquet"):
+            ended = [
+                pc.and_(pc.equal(batch["strategy"], strategy), pc.equal(batch["seed"], int(seed)))
+                for strategy, runs in last.tally["runs"].items()
+                for seed, run in runs.items()
+                if run["result_hash"] is not None
+            ]
+            current = pc.and_(pc.equal(batch["strategy"], last.strategy), pc.equal(batch["seed"], last.seed))
+            current = pc.and_(current, pc.less_equal(batch["round"], last.round))
+            if not last.status:
+                self._hash(last.strategy, last.seed).rows(name, batch.filter(current))
+            yield batch.filter(functools.reduce(pc.or_, ended, current))
 
     def _take(self, table: str, strategy: str, seed: int, rows: pa.RecordBatch) -> None:
         self._check()
@@ -145,9 +198,11 @@ class Recorder:
 
     def _keep_up(self) -> None:
         try:
-            while not self._closing.wait(FLUSH_SECONDS):
-                for table in self._tables.values():
-                    table.flush()
+            while not self._closing.is_set():
+                self._wake.wait(FLUSH_SECONDS)
+                self._wake.clear()
+                self._put()
+                self._closing.wait(FLUSH_SECONDS / 5)  # short rounds are written down together
         except Exception as failure:
             self._failure = failure
 

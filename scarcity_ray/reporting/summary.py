@@ -42,6 +42,7 @@ class Tally:
     def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None) -> None:
         """clients: the population, which bytes and steps a client are divided by."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
+        self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
 
@@ -79,10 +80,33 @@ class Tally:
         run = self._runs[strategy][seed]
         run.status, run.result_hash = status, result_hash
 
+    def ended(self, seed: int) -> set[str]:
+        """The strategies that have come to their end under a seed."""
+        return {name for name, runs in self._runs.items() if seed in runs and runs[seed].result_hash is not None}
+
     def seconds(self, strategy: str, seed: int) -> tuple[int, float]:
         """Client updates of a strategy so far, and the seconds they took."""
         run = self._runs[strategy][seed]
         return run.updates, run.seconds
+
+    def held(self) -> dict[str, Any]:
+        """What rows of the tables do not tell, plain; with them, `restore` takes it."""
+        return {
+            "recovered": self.recovered,
+            "kinds": dict(self._kinds),
+            "runs": {
+                name: {
+                    str(seed): {"status": run.status, "result_hash": run.result_hash, "steps": run.steps, "learned": dict(run.learned)}
+                    for seed, run in runs.items()
+                }
+                for name, runs in self._runs.items()
+            },
+        }
+
+    def restore(self, held: Mapping[str, Any]) -> None:
+        """Goes on from what `held` said; the rows of the tables until then come next, by `round` and `clients`."""
+        self.recovered, self._kinds = held["recovered"], dict(held["kinds"])
+        self._runs = {name: {int(seed): _Run(**run) for seed, run in runs.items()} for name, runs in held["runs"].items()}
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json; values that do not exist (accuracy of a regression) are None.
@@ -96,6 +120,7 @@ class Tally:
             "task": self._task,
             "clients": self._clients,
             "alone": self._alone(),
+            "recovered": self.recovered,
             "strategies": {name: self._strategy(name, runs) for name, runs in self._runs.items()},
         }
 

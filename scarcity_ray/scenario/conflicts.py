@@ -21,13 +21,11 @@ def conflicts(data: Any) -> list[SpecError]:
 
 
 def unavailable(scenario: Scenario) -> list[SpecError]:
-    """What the scenario asks of this machine and the machine does not have."""
-    execution = scenario.execution
-    found = []
-    there = cores()
-    if execution.address is None and execution.cpus != "auto" and execution.cpus > there:
-        found.append(SpecError(("execution", "cpus"), execution.cpus, f"this process may use {there}; allowed: auto, or 1 to {there}"))
-    return found
+    """What the scenario asks of this machine, if it is to run on it, and the machine does not have."""
+    asked, there = scenario.execution.cpus, cores()
+    if asked == "auto" or asked <= there:
+        return []
+    return [SpecError(("execution", "cpus"), asked, f"this process may use {there}; allowed: auto, or 1 to {there}")]
 
 
 def cores() -> int:
@@ -106,7 +104,7 @@ def _execution(execution: Mapping[str, Any], clients: int | None) -> Iterator[Sp
         yield SpecError(("execution", "clients_per_actor"), each, f"actors is given too ({actors}); keep one of them")
     if actors and clients and actors > clients:
         yield SpecError(("execution", "actors"), actors, f"data.clients is {clients:,}; allowed: auto, or at most one actor a client")
-    if execution.get("ray") is False and execution.get("address") is not None:
+    if execution.get("ray") is False and execution.get("address") not in (None, "local"):
         yield SpecError(("execution", "address"), execution["address"], "ray is false, so no cluster is used; leave out one of them")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from scarcity_ray.scenario import plain_yaml
 from scarcity_ray.scenario.checking import at_its_place, check
-from scarcity_ray.scenario.conflicts import unavailable
 from scarcity_ray.scenario.overrides import override
 from scarcity_ray.scenario.plain_yaml import Document
 from scarcity_ray.scenario.problems import Place, Places, Problem, ScenarioError, SpecErrors, look_up
@@ -50,8 +49,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     scenario, found = check(document.data, document.places)
     unread = {problem.path for problem in document.problems if problem.path and look_up(document.data, problem.path) is None}
     problems = document.problems + [problem for problem in found if problem.path not in unread]
-    if scenario is not None:
-        problems += [at_its_place(error, document.data, document.places) for error in unavailable(scenario)]
     if problems or scenario is None:
         raise ScenarioError(problems, path.name)
     return Loaded(scenario, path, document.data, document.places)

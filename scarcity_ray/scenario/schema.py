@@ -33,14 +33,33 @@ class Execution(Spec):
     """Where the work is done. Results do not depend on it."""
 
     ray: Annotated[bool, Field(description="Ray actors in processes of their own; false: everything in this process")] = True
-    address: Annotated[str | None, Field(description="a running Ray cluster, as auto or ray://host:10001; null: this machine")] = None
-    cpus: Annotated[Literal["auto"] | Count, Field(description="cores the run takes; auto: all there are")] = "auto"
+    address: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="a running Ray cluster, as auto or ray://host:10001; local: this machine; "
+            "null: the cluster that the program finds itself on, or else this machine",
+        ),
+    ] = None
+    cpus: Annotated[
+        Literal["auto"] | Count, Field(description="cores the run takes; auto: all there are, or on a cluster all that it can use")
+    ] = "auto"
+    wait_for_cluster: Annotated[
+        float, Field(ge=0, description="seconds to wait at most for a cluster's autoscaler; then the run takes the cores that are there")
+    ] = 300.0
     actors: Annotated[
         Literal["auto"] | Count, Field(description="Client actors, in place of clients_per_actor; auto: one for each core")
     ] = "auto"
     clients_per_actor: Annotated[
         Literal["auto"] | Count, Field(description="clients that one Client actor hosts, in place of actors; auto: sized to the cores")
     ] = "auto"
+    checkpoint_every: Annotated[
+        Literal["auto"] | Count,
+        Field(description="rounds from one checkpoint to the next; auto: every round, or fewer where it takes a twentieth of the time"),
+    ] = "auto"
+    give_up_after: Annotated[
+        float, Field(gt=0, description="seconds without an answer after which an actor counts as hung: it is ended, and its work repeated")
+    ] = 3600.0
     device: Annotated[Literal["cpu"], Field(description="where clients train")] = "cpu"
 
 

@@ -61,6 +61,7 @@ def write_predictions(results: Results, table: Path, out: Path, **options: Any) 
     """Predicts a file's rows into a Parquet file, whole or not at all; how many they are, and in a few words who answered."""
     found = predict(results, table, **options)
     draft = out.with_name(f".{out.name}.new")
+    draft.unlink(missing_ok=True)  # never through a link that somebody left under this name
     try:
         pq.write_table(found, draft)
         os.replace(draft, out)
@@ -100,8 +101,10 @@ def _of_client(
 
 def client_id(encoding: Encoding, ensemble: Ensemble, client: str | int) -> int | None:
     """The id of a client by its name in the user's data, or by the id itself; None for one that did not take part."""
-    names = encoding.clients or tuple(map(str, range(int(ensemble.client_id.max()) + 1)))
-    found = names.index(str(client)) if str(client) in names else None
+    if encoding.clients is None:
+        found = int(client) if str(client).isdecimal() and len(str(client)) < 19 else None
+    else:
+        found = encoding.clients.index(str(client)) if str(client) in encoding.clients else None
     return found if found in ensemble.client_id.tolist() else None  # one that was unlearned is not known any more
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scarcity_ray.actors.expert import Expert
@@ -20,8 +18,10 @@ from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.heads import head_state
 from scarcity_ray.insights import schema
 from scarcity_ray.reporting.files import to_json, write_whole
+from scarcity_ray.reporting.reading import believing, inside, refuse_links
 from scarcity_ray.reporting.rebuild import of_metadata
 from scarcity_ray.reporting.results import ENSEMBLE, Results, RunError
+from scarcity_ray.reporting.sealed import save_sealed
 from scarcity_ray.serving.predict import client_id
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.strategies.sf_hfe import SfHfe
@@ -37,29 +37,35 @@ def unlearn(results: Results, client: str | int) -> list[str]:
     The client's rows leave `insights` and `clients`; metrics measured before stay as they were, and summary.json says who
     was unlearned. Models of other strategies (weights that the client helped to train) cannot forget it and are removed.
 
-    Raises RunError where the run has no ensemble, its moments were not kept, or the client is not in it.
+    Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it, or its files are not
+    what a run leaves: nothing is changed then. OSError where they cannot be written.
     """
+    refuse_links(results.directory)
     names = [name for name in results.models if results.is_ensemble(name)]
     if not names:
         raise RunError(f"{results.directory} has no ensemble to take a client out of; it has {', '.join(results.models) or 'no models'}")
     known = client_id(results.encoding(names[0]), results.ensemble(names[0]), client)
     if known is None:
         raise RunError(f"client {client} did not take part in {results.directory}")
-    relearned = {name: _without(results, name, known) for name in names}  # all before the first is written
-    for name in results.models:
-        path = results.directory / "models" / f"{name}.safetensors"
-        if name in relearned:
-            tensors, metadata = relearned[name]
-            draft = path.with_name(f".{name}.new")
-            save_file(tensors, draft, {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()})
-            os.replace(draft, path)
-        elif "client_id" not in results.tensors(name):
-            path.unlink()
+    # All is read and learned before the first file is written.
+    relearned, kept, summary = {}, {}, results.summary
+    with believing(results.directory / "summary.json"):
+        summary["unlearned"] = [*summary.get("unlearned", []), known]
     for table in ("insights", "clients"):
-        _drop(results, table, known)
-    summary = results.summary
-    summary["unlearned"] = [*summary.get("unlearned", []), known]
-    write_whole(results.directory / "summary.json", to_json(summary).encode())
+        with believing(inside(results.directory, f"{table}.parquet")):
+            rows = results.table(table)
+            kept[table] = rows.filter(pa.array(rows["client_id"].to_numpy() != known))
+    others = [name for name in results.models if name not in names and "client_id" not in results.tensors(name)]
+    for name in names:
+        with believing(inside(results.directory, f"models/{name}.safetensors")):
+            relearned[name] = _without(results, name, known)
+    for name, (tensors, metadata) in relearned.items():
+        save_sealed(inside(results.directory, f"models/{name}.safetensors"), tensors, metadata)
+    for name in others:
+        inside(results.directory, f"models/{name}.safetensors").unlink()
+    for table, rows in kept.items():
+        _replace(inside(results.directory, f"{table}.parquet"), rows)
+    write_whole(inside(results.directory, "summary.json"), to_json(summary).encode())
     return names
 
 
@@ -70,8 +76,9 @@ def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor
     names = (metadata.get("encoding") or {}).get("clients")
     if names:
         names[client] = ""
-    strategy, problem = of_metadata(metadata, np.ones(int(ensemble.client_id.max()) + 1, dtype=np.int64))
-    assert isinstance(strategy, SfHfe)
+    strategy, problem = of_metadata(metadata, np.broadcast_to(np.int64(1), int(ensemble.client_id.max()) + 1))
+    if not isinstance(strategy, SfHfe):
+        raise TypeError(f"an ensemble is sf_hfe's, and this is {strategy.kind}'s")
     lesson = strategy.learn(problem, history, round)
     heads = {k: Expert(k).fit(*order) for k, order in lesson.experts.items()}
     kept = strategy.instruct(lesson, heads, Guidance()).kept
@@ -89,7 +96,7 @@ def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor
             mine = slice(sent[who], sent[who] + 1) if there else slice(0)
             own.append(relearned.own_head(k, packing.unpack(rows[mine], samples[mine]))[0] if there else relearned.heads[k])
         saved |= {"client_id": stays} | head_state(torch.stack(own) / made["scale"][made["expert_id"]][:, None, None])
-    return {key: value.clone(memory_format=torch.contiguous_format) for key, value in saved.items()}, metadata
+    return saved, metadata
 
 
 def _history(results: Results, metadata: dict[str, Any], client: int) -> tuple[History, int]:
@@ -111,16 +118,13 @@ def _history(results: Results, metadata: dict[str, Any], client: int) -> tuple[H
     return history, round
 
 
-def _drop(results: Results, name: str, client: int) -> None:
-    """Writes a table anew, in one step, without a client's rows."""
-    table = results.table(name)
-    kept = table.filter(pa.array(table["client_id"].to_numpy() != client))
-    path = results.directory / f"{name}.parquet"
+def _replace(path: Path, rows: pa.Table) -> None:
+    """Writes a table anew, in one step."""
     draft, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     for folder in (draft, old):
         shutil.rmtree(folder, ignore_errors=True)
     draft.mkdir()
-    pq.write_table(kept, draft / "part-00000000.parquet", compression="zstd")
+    pq.write_table(rows, draft / "part-00000000.parquet", compression="zstd", write_page_checksum=True)
     path.rename(old)
     draft.rename(path)
     shutil.rmtree(old)

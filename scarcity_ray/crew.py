@@ -1,0 +1,96 @@
+"""The crew of a run: its actors, launched, told what to do, and brought back when some of them die."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+
+from scarcity_ray.actors.client import Client
+from scarcity_ray.actors.expert import Expert
+from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.actors.server import Server
+from scarcity_ray.fleet import Fleet, Launcher
+from scarcity_ray.plan import Plan
+from scarcity_ray.reporting.checkpoints import Checkpoint
+from scarcity_ray.slots import Slot, cpus_each
+from scarcity_ray.strategies.strategy import InsightStrategy, Strategy
+
+REVIVED_SECONDS = 60.0
+"""How long dead actors may take to come back where they were; after that all are launched anew, where there is room."""
+
+_LOOK_SECONDS = 5.0  # from one look at the nodes of the cluster to the next
+_CALLS = 10  # more than the Server makes one after the other in a round: so much longer than they it may be silent
+
+
+class Crew:
+    """Client actors, and a Server that drives them; a MetaLearner and Experts where a strategy has insights.
+
+    tell: takes a line for the user. Raises SpecError where the cluster has no room.
+    """
+
+    def __init__(self, launcher: Launcher, plan: Plan, tell: Callable[[str], None]) -> None:
+        self.launcher, self.plan, self.tell, self._next_look = launcher, plan, tell, 0.0
+        self._launch()
+
+    def open(self, plan: Plan) -> None:
+        """Everybody meets the federation of a seed."""
+        self.plan = plan if self.slots is None else plan.on(self.slots)
+        shards = self.launcher.put(plan.federation)
+        self.clients.map(Client.open, {actor: (home,) for actor, home in enumerate(self.plan.homes)}, shared=(shards,))
+        self.server.map(Server.open, {0: ()})
+
+    def begin(self, strategy: Strategy, last: Checkpoint, history: Callable[[], Mapping[int, pa.RecordBatch]]) -> None:
+        """Starts a strategy, or goes on with it after the round that `last` is of. history: its insights until then."""
+        plan = self.plan
+        problem, setup = plan.problems[strategy.title], strategy.setup_traffic(plan.federation)
+        self.server.map(Server.begin, {0: (strategy, problem, plan.scenario.name, setup, plan.federation.drift_round)})
+        if last.round:
+            told = history() if isinstance(strategy, InsightStrategy) else {}
+            self.server.map(Server.restore, {0: (last.held, last.memory, told)})
+
+    def has_grown(self) -> bool:
+        """Whether the cluster has more room now, and the run could use it; looks every few seconds."""
+        if self.slots is None or self.plan.cpus >= self.plan.wanted or time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        return _cpus(self.launcher.nodes()) > _cpus(self.slots)
+
+    def recover(self, plan: Plan) -> None:
+        """Brings back whoever died, who meets the federation anew: `begin` comes next. Raises Lost where somebody dies meanwhile."""
+        deadline = time.monotonic() + REVIVED_SECONDS
+        while not all(fleet.revive(_LOOK_SECONDS) for fleet in self._fleets()) or self.launcher.nodes() != self.slots:
+            if self.launcher.nodes() != self.slots or time.monotonic() > deadline:
+                for fleet in self._fleets():
+                    fleet.close()
+                self._launch()
+                break
+        self.open(plan)
+
+    def _launch(self) -> None:
+        """All anew, as many as there is room for now."""
+        execution, strategies = self.plan.scenario.execution, self.plan.scenario.strategies
+        self.slots = self.launcher.nodes(self.plan.wanted, execution.wait_for_cluster, self.tell)
+        if self.slots is not None:
+            self.plan = self.plan.on(self.slots)
+            if self.plan.cpus < self.plan.wanted:
+                self.tell(f"the cluster offers {self.plan.cpus:,} of the {self.plan.wanted:,} CPUs that the run can use: it goes on those")
+        actors, launch, patience = len(self.plan.homes), self.launcher.launch, execution.give_up_after
+        # No run takes more than its CPUs.
+        share = cpus_each(actors, self.slots or [Slot("", self.plan.cpus)])
+        learners = any(isinstance(strategy, InsightStrategy) for strategy in strategies)
+        experts = any(strategy.most_experts for strategy in strategies)
+        homes = [(home,) for home in self.plan.homes]
+        self.clients: Fleet = launch(Client, homes, cpus=share, patience=patience, slots=self.slots)
+        self.meta = launch(MetaLearner, [(None, None, "", *self.launcher.store)], patience=patience) if learners else None
+        self.experts = launch(Expert, [(0,)], patience=patience) if experts else None
+        crew = (self.plan.federation.clients, self.clients, self.meta, self.experts)
+        self.server: Fleet = launch(Server, [crew], patience=_CALLS * patience)
+
+    def _fleets(self) -> list[Fleet]:
+        return [fleet for fleet in (self.server, self.clients, self.meta, self.experts) if fleet is not None]
+
+
+def _cpus(slots: Sequence[Slot] | None) -> int:
+    return sum(slot.cpus for slot in slots or ())
