@@ -50,7 +50,7 @@ def rotated(bench: Bench) -> Found:
 
     rows, notes = [], []
     for title, dealt in main.items():
-        runs, neighbours = played[title], _neighbours(bench, dealt, seeds, rounds=20 if bench.quick else 60)
+        runs, neighbours = played[title], _neighbours(bench, dealt, bench.some(bench.seeds), rounds=20 if bench.quick else 60)
         accuracy, worst = (of_all(runs, name, metric) for metric in ("test_accuracy", "test_accuracy_worst_decile"))
         rows += [
             figure(f"{title}: sf_hfe, {features} features", accuracy, at_least=0.945, bytes=sent(runs, name), budget=BUDGET),

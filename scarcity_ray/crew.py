@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,10 +12,10 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import Server
-from scarcity_ray.fleet import Fleet, Launcher
+from scarcity_ray.fleet import Fleet, Launcher, LocalFleet, LocalLauncher
 from scarcity_ray.plan import Plan
 from scarcity_ray.reporting.checkpoints import Checkpoint
-from scarcity_ray.slots import Slot, cpus_each
+from scarcity_ray.slots import Slot
 from scarcity_ray.strategies.strategy import InsightStrategy, Strategy
 
 REVIVED_SECONDS = 60.0
@@ -32,6 +33,7 @@ class Crew:
 
     def __init__(self, launcher: Launcher, plan: Plan, tell: Callable[[str], None]) -> None:
         self.launcher, self.plan, self.tell, self._next_look = launcher, plan, tell, 0.0
+        self._leaving: threading.Thread | None = None
         self._launch()
 
     def open(self, plan: Plan) -> None:
@@ -39,7 +41,7 @@ class Crew:
         self.plan = plan if self.slots is None else plan.on(self.slots)
         shards = self.launcher.put(plan.federation)
         self.clients.map(Client.open, {actor: (home,) for actor, home in enumerate(self.plan.homes)}, shared=(shards,))
-        self.server.map(Server.open, {0: ()})
+        self.server.map(Server.open, {0: (self.clients, self.meta, self.experts)})
 
     def begin(self, strategy: Strategy, last: Checkpoint, history: Callable[[], Mapping[int, pa.RecordBatch]]) -> None:
         """Starts a strategy, or goes on with it after the round that `last` is of. history: its insights until then."""
@@ -68,6 +70,18 @@ class Crew:
                 break
         self.open(plan)
 
+    def leave(self) -> None:
+        """Ends all, in a thread of its own: Ray takes a second for it. A second call does nothing."""
+        if self._leaving is None:
+            self._leaving = threading.Thread(target=self.launcher.close)
+            self._leaving.start()
+
+    def join(self) -> None:
+        """Waits until all has ended."""
+        self.leave()
+        assert self._leaving is not None
+        self._leaving.join()
+
     def _launch(self) -> None:
         """All anew, as many as there is room for now."""
         execution, strategies = self.plan.scenario.execution, self.plan.scenario.strategies
@@ -76,17 +90,16 @@ class Crew:
             self.plan = self.plan.on(self.slots)
             if self.plan.cpus < self.plan.wanted:
                 self.tell(f"the cluster offers {self.plan.cpus:,} of the {self.plan.wanted:,} CPUs that the run can use: it goes on those")
-        actors, launch, patience = len(self.plan.homes), self.launcher.launch, execution.give_up_after
-        # No run takes more than its CPUs.
-        share = cpus_each(actors, self.slots or [Slot("", self.plan.cpus)])
+        launch, patience = self.launcher.launch, execution.give_up_after
         learners = any(isinstance(strategy, InsightStrategy) for strategy in strategies)
         experts = any(strategy.most_experts for strategy in strategies)
-        homes = [(home,) for home in self.plan.homes]
-        self.clients: Fleet = launch(Client, homes, cpus=share, patience=patience, slots=self.slots)
+        # Ray keeps what an actor is made of for as long as it may start it again, and cannot where that is lost with a node: so
+        # they are made of next to nothing, and told the rest by `open`.
+        nobody: list[int] = []
+        self.clients: Fleet = launch(Client, [(nobody,)] * len(self.plan.homes), cpus=self.plan.share, patience=patience, slots=self.slots)
         self.meta = launch(MetaLearner, [(None, None, "", *self.launcher.store)], patience=patience) if learners else None
         self.experts = launch(Expert, [(0,)], patience=patience) if experts else None
-        crew = (self.plan.federation.clients, self.clients, self.meta, self.experts)
-        self.server: Fleet = launch(Server, [crew], patience=_CALLS * patience)
+        self.server: Fleet = launch(Server, [(0, LocalFleet([]))], patience=_CALLS * patience)
 
     def _fleets(self) -> list[Fleet]:
         return [fleet for fleet in (self.server, self.clients, self.meta, self.experts) if fleet is not None]
@@ -94,3 +107,18 @@ class Crew:
 
 def _cpus(slots: Sequence[Slot] | None) -> int:
     return sum(slot.cpus for slot in slots or ())
+
+
+def crew_for(plan: Plan, tell: Callable[[str], None]) -> Crew:
+    """The crew of a plan, with Ray or without, as its scenario says. Raises SpecError where no cluster answers, or has no room."""
+    execution = plan.scenario.execution
+    if not execution.ray:
+        return Crew(LocalLauncher(), plan, tell)
+    from scarcity_ray.ray_fleet import RayLauncher
+
+    launcher = RayLauncher(plan.cpus, execution.address)
+    try:
+        return Crew(launcher, plan, tell)
+    except BaseException:
+        launcher.close()
+        raise

@@ -16,7 +16,7 @@ from scarcity_ray.data import deal, describe
 from scarcity_ray.federation import Federation
 from scarcity_ray.models import Linear, build
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
-from scarcity_ray.slots import Slot, spread
+from scarcity_ray.slots import Slot, cpus_each, spread
 from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies.strategy import InsightStrategy, Strategy, WeightStrategy
 from scarcity_ray.training.problem import Problem, make_problem
@@ -53,6 +53,12 @@ class Plan:
         execution = self.scenario.execution
         actors = _asked_actors(self.scenario, self.federation) or self.federation.clients
         return actors if execution.cpus == "auto" else min(actors, execution.cpus)
+
+    @property
+    def share(self) -> float:
+        """The CPUs that each Client actor holds: the run takes no more than its own, and all actors fit on their nodes."""
+        actors, together = len(self.homes), [Slot("", self.cpus)]
+        return min(cpus_each(actors, together), cpus_each(actors, self.slots or together))
 
     def sized(self, cpus: int) -> Plan:
         """The same plan with homes for that many CPUs, or as many of them as it can use."""

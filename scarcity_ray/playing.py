@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ from torch import nn
 from scarcity_ray import insights, tables
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.server import RoundResult, Server
-from scarcity_ray.crew import Crew
+from scarcity_ray.crew import crew_for
 from scarcity_ray.ensemble.calibration import reliability
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.strangers import judge, judge_one
 from scarcity_ray.federation import Federation
-from scarcity_ray.fleet import Launcher, LocalLauncher, Lost, WorkerError, in_words
+from scarcity_ray.fleet import Lost, WorkerError, in_words
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
 from scarcity_ray.reporting.checkpoints import Checkpoint
@@ -39,6 +37,7 @@ from scarcity_ray.reporting.results import ENSEMBLE, Results
 from scarcity_ray.reporting.summary import Status, Tally
 from scarcity_ray.scenario import Scenario, resolved
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Strategy
+from scarcity_ray.training.problem import Problem
 
 _CALIBRATED_ROWS = 20_000
 """Test rows on which the reliability of class probabilities is told."""
@@ -69,27 +68,34 @@ class Run:
         self.log = get_logger(Server)
         self.diverged: list[str] = []
         self.last, self.recorded = last, 0
-        self.closing: threading.Thread | None = None
 
     def play(self, plan: Plan, progress: Progress) -> list[str]:
-        """Plays everything and returns the names of strategies that diverged."""
-        scenario, self.progress = self.scenario, progress
-        self.tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
-        facts, schema = facts_of(scenario, plan), tables.insights(insights.SCHEMA, insights.PAYLOADS)
-        with log_to(self.directory / "logs" / "scarcity.log", anew=self.last is None):
-            self.recorder = Recorder(self.directory, resolved(_anchored(scenario, self.base_dir)), facts, schema, self.last)
-            try:
-                if self.last is not None:
-                    self._recall(self.last)
-                with self._crew(plan) as self.crew:
-                    for seed in range(scenario.seed, scenario.seed + scenario.repeats):
-                        self._seed(plan if seed == plan.seed else prepare(scenario, self.base_dir, seed))
-            except Exception as error:  # whatever it is, what was computed is kept, and the log has the details
-                self.log.error("%s\n%s", error, error.details if isinstance(error, WorkerError) else traceback.format_exc())
-                raise RunFailed(in_words(error), self.directory) from error
-            finally:
-                self._conclude()
+        """Plays everything and returns the names of strategies that diverged. Raises SpecError before anything is written, RunFailed."""
+        self.progress = progress
+        self.tally = Tally(self.scenario.name, plan.federation.task, plan.federation.clients)
+        facts, schema = facts_of(self.scenario, plan), tables.insights(insights.SCHEMA, insights.PAYLOADS)
+        self.crew = crew_for(plan, progress.message)  # first: where there is no room for it, nothing is written
+        try:
+            with log_to(self.directory / "logs" / "scarcity.log", anew=self.last is None):
+                self.recorder = Recorder(self.directory, resolved(_anchored(self.scenario, self.base_dir)), facts, schema, self.last)
+                self._play_all(plan)
+        finally:
+            self.crew.join()
         return list(dict.fromkeys(self.diverged))
+
+    def _play_all(self, plan: Plan) -> None:
+        scenario = self.scenario
+        try:
+            if self.last is not None:
+                self._recall(self.last)
+            for seed in range(scenario.seed, scenario.seed + scenario.repeats):
+                self._seed(plan if seed == plan.seed else prepare(scenario, self.base_dir, seed))
+        except Exception as error:  # whatever it is, what was computed is kept, and the log has the details
+            self.log.error("%s\n%s", error, error.details if isinstance(error, WorkerError) else traceback.format_exc())
+            raise RunFailed(in_words(error), self.directory) from error
+        finally:
+            self.crew.leave()
+            self._conclude()
 
     def _recall(self, last: Checkpoint) -> None:
         """What the summary is made of, from the checkpoint and the tables."""
@@ -105,20 +111,6 @@ class Run:
                     self.tally.clients({"strategy": name, "seed": seed, **columns})
                 if runs[str(seed)]["status"] == "diverged":
                     self.diverged.append(name)
-
-    @contextmanager
-    def _crew(self, plan: Plan) -> Iterator[Crew]:
-        execution = self.scenario.execution
-        launcher: Launcher = LocalLauncher()
-        if execution.ray:
-            from scarcity_ray.ray_fleet import RayLauncher
-
-            launcher = RayLauncher(plan.cpus, execution.address)
-        self.closing = threading.Thread(target=launcher.close)  # Ray takes a second to end: the plot is drawn meanwhile
-        try:
-            yield Crew(launcher, plan, self.progress.message)
-        finally:
-            self.closing.start()
 
     def _seed(self, plan: Plan) -> None:
         ended = self.tally.ended(plan.seed)
@@ -168,7 +160,7 @@ class Run:
         last, rounds, every = self.last, plan.rounds(strategy), self.scenario.evaluation.every
         assert last is not None
         self.crew.begin(strategy, last, lambda: self._history(plan, strategy, last.round))
-        evaluated, server = self._evaluated(plan), self.crew.server
+        evaluated, server = evaluated_of(plan), self.crew.server
         ahead = range(last.round + 1, rounds + 1)
         self.status: Status = "finished"
 
@@ -199,16 +191,7 @@ class Run:
         self._save(plan, strategy, plan.federation.at(self.recorded))
 
     def _history(self, plan: Plan, strategy: Strategy, round: int) -> dict[int, pa.RecordBatch]:
-        """The insights of a strategy until a round, from the table."""
-        assert isinstance(strategy, InsightStrategy)
-        rows = self.recorder.rows("insights", strategy.title, plan.seed)
-        payload = strategy.payload
-        problem = plan.problems[strategy.title]
-        return {
-            one: insights.of_table(rows.filter(pc.equal(rows["round"], one)), payload(problem, one))
-            for one in sorted(set(rows["round"].to_pylist()))
-            if one <= round
-        }
+        return history_of(self.recorder.rows("insights", strategy.title, plan.seed), strategy, plan.problems[strategy.title], round)
 
     def _is_due(self, round: int) -> bool:
         every = self.scenario.execution.checkpoint_every
@@ -220,24 +203,12 @@ class Run:
         self.recorder.checkpoint(checkpoint)
         self.due = time.perf_counter() + _CHECKPOINT_SHARE * (seconds + self.recorder.checkpoint_seconds)
 
-    def _evaluated(self, plan: Plan) -> NDArray[np.int64]:
-        """Whom to test: all, or a fixed sample by the seed."""
-        clients, asked = np.arange(plan.federation.clients), self.scenario.evaluation.clients
-        return clients if asked == "all" else np.sort(np.argsort(hash64(plan.seed, "evaluation", clients))[:asked])
-
     def _record(self, plan: Plan, strategy: Strategy, result: RoundResult, seconds: float) -> None:
-        who = {"strategy": strategy.title, "seed": plan.seed}
-        row = {**who, **result.row, "seconds": seconds}
+        row, columns = rows_of(plan, strategy, result, seconds)
         self.recorder.round(row)
         self.tally.round(row, result.steps)
         self.recorded = row["round"]
-        if result.clients is not None:
-            columns = {
-                **who,
-                "round": row["round"],
-                "group": plan.federation.at(row["round"]).group[result.clients["client_id"]],
-                **result.clients,
-            }
+        if columns is not None:
             self.recorder.clients(columns)
             self.tally.clients(columns)
         if result.insights is not None:
@@ -288,8 +259,29 @@ class Run:
 
         draw_curves(Results.load(self.directory), self.directory / "curves.png")
         draw_experts(Results.load(self.directory), self.directory / "experts.png")
-        if self.closing is not None:
-            self.closing.join()
+
+
+def evaluated_of(plan: Plan) -> NDArray[np.int64]:
+    """Whom to test: all, or a fixed sample by the seed."""
+    clients, asked = np.arange(plan.federation.clients), plan.scenario.evaluation.clients
+    return clients if asked == "all" else np.sort(np.argsort(hash64(plan.seed, "evaluation", clients))[:asked])
+
+
+def rows_of(plan: Plan, strategy: Strategy, result: RoundResult, seconds: float) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What the tables are to say of a round: its row of `rounds`, and the columns of `clients` where it was evaluated."""
+    who, round = {"strategy": strategy.title, "seed": plan.seed}, result.row["round"]
+    row = {**who, **result.row, "seconds": seconds}
+    if result.clients is None:
+        return row, None
+    group = plan.federation.at(round).group[result.clients["client_id"]]
+    return row, {**who, "round": round, "group": group, **result.clients}
+
+
+def history_of(rows: pa.Table, strategy: Strategy, problem: Problem, until: int) -> dict[int, pa.RecordBatch]:
+    """The insights of a strategy by round, as the MetaLearner kept them, from their rows of the insight table."""
+    assert isinstance(strategy, InsightStrategy)
+    rounds = sorted(round for round in set(rows["round"].to_pylist()) if round <= until)
+    return {round: insights.of_table(rows.filter(pc.equal(rows["round"], round)), strategy.payload(problem, round)) for round in rounds}
 
 
 def facts_of(scenario: Scenario, plan: Plan) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class RayFleet:
             raise kind(self.worker.__name__, method, in_words(cause), str(error)) from None
         except GetTimeoutError:
             raise Lost(self.worker.__name__, method, self._give_up(calls)) from None
+        except ActorUnavailableError as error:
+            raise Lost(self.worker.__name__, method, "an actor died", str(error)) from None
         except RayError as error:
             died = "an actor died: " if isinstance(error, RayActorError) else ""
             kind = Lost if _passing(error) else WorkerError
@@ -147,7 +149,7 @@ def _to_log(data: dict[str, Any], **_: Any) -> None:
 class RayLauncher:
     """Starts Ray on this machine, or joins a cluster, and launches actors there; `close` ends what it started.
 
-    cpus: how many this run may take, and no more. address: of a running cluster ("auto" finds it); None starts one.
+    cpus: how many this run may take, and no more. address: see `execution.address`. Raises SpecError where no cluster answers.
     """
 
     store = (ray.put, ray.get)
@@ -159,17 +161,24 @@ class RayLauncher:
         variables = {name: os.environ[name] for name in _VARIABLES}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._started = not ray.is_initialized()
-        address = ray_nodes.cluster_address(address)
-        self.cluster = address is not None
-        if self._started:
-            settings: dict[str, Any] = {"address": address, "runtime_env": {"env_vars": variables}}
-            if address is None:
-                # Loopback only: nothing on the network may reach the actors, and no token is left that a later cluster would ask for.
-                os.environ["RAY_AUTH_MODE"] = "disabled"
-                settings = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            # What Ray prints of every death on its own is a wall of text about no run in particular: it goes into the log.
-            worker.print_to_stdstream = _to_log
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+        self.cluster = ray_nodes.cluster_address(address) is not None
+        if not self._started:
+            return
+        # What Ray prints of every death on its own is a wall of text about no run in particular: it goes into the log.
+        worker.print_to_stdstream = _to_log
+        if self.cluster:
+            ray_nodes.join(address, runtime_env={"env_vars": variables})
+        else:
+            # Loopback only: nothing on the network may reach the actors, and no token is left that a later cluster would ask for.
+            os.environ["RAY_AUTH_MODE"] = "disabled"
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
 
     def put(self, value: Any) -> Any:
         return ray.put(value)

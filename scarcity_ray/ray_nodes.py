@@ -49,14 +49,19 @@ def slots() -> list[Slot]:
     return sorted(found, key=lambda slot: (-slot.cpus, slot.node))
 
 
+def join(address: str | None, **settings: Any) -> None:
+    """Joins the cluster of a scenario's `execution.address`. Raises SpecError where none answers. settings: of ray.init."""
+    try:
+        ray.init(address=cluster_address(address), logging_level=logging.ERROR, log_to_driver=False, **settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SpecError(("execution", "address"), address, f"no cluster answers there: {error}") from None
+
+
 def look(address: str | None) -> list[Slot]:
     """What the cluster of a scenario's `execution.address` offers now. Raises SpecError where none answers."""
     started = not ray.is_initialized()
     if started:
-        try:
-            ray.init(address=cluster_address(address), logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SpecError(("execution", "address"), address, f"no cluster answers there: {error}") from None
+        join(address)
     try:
         return slots()
     finally:

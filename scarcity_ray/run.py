@@ -99,6 +99,42 @@ def resume(
 
 
 @app.command()
+def verify(
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is only read.", show_default=False)],
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, metavar="K", help="Repeat K rounds, drawn by the run's seed; all if left out.")
+    ] = None,
+) -> None:
+    """Repeat a run on this machine and compare to the last bit; wall-clock times are left out.
+
+    Exit code 0: all is the same. 1: the first difference is shown. 2: it cannot be repeated.
+    """
+    from scarcity_ray.reporting.progress import Progress
+    from scarcity_ray.reporting.results import RunError
+    from scarcity_ray.scenario import ScenarioError, SpecErrors
+    from scarcity_ray.simulation import RunFailed
+    from scarcity_ray.spec import SpecError
+    from scarcity_ray.verification import verify
+
+    try:
+        with Progress(True) as progress:
+            found = verify(run_dir, rounds, progress)
+    except ScenarioError as error:
+        _refuse(error)
+    except (RunError, SpecError, SpecErrors) as error:
+        _leave(REFUSED, str(error))
+    except RunFailed as error:
+        _leave(FAILED, f"the repetition failed: {error.message}")
+    except KeyboardInterrupt:
+        _leave(INTERRUPTED, "interrupted")
+    for line in found.changed:
+        typer.echo(f"not as it was: {line}")
+    if found.difference is not None:
+        _leave(FAILED, f"different after {found.rounds:,} rounds at most: {found.difference}")
+    typer.echo(f"{found.rounds:,} rounds repeated: the same to the last bit")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema that editors check scenarios by."""
     from scarcity_ray.scenario import json_schema

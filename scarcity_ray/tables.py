@@ -69,6 +69,20 @@ def insights(scalar_part: pa.Schema, payloads: pa.Schema | None = None) -> pa.Sc
     return pa.schema([*_WHO, *scalar_part, *(payloads or ())])
 
 
+def insight_rows(rows: pa.RecordBatch, schema: pa.Schema, strategy: str, seed: int) -> pa.RecordBatch:
+    """Insights of the history as rows of the insight table; a payload that they do not have is null."""
+    who = {"strategy": strategy, "seed": seed}
+    arrays = [
+        pa.repeat(pa.scalar(who[field.name], field.type), len(rows))
+        if field.name in who
+        else rows.column(field.name).cast(field.type)
+        if field.name in rows.schema.names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
 def wall_clock(name: str) -> bool:
     """Whether a column holds wall-clock time: the only columns that differ between two runs of one scenario."""
     return "second" in name or name.endswith("_at")

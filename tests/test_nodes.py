@@ -270,15 +270,21 @@ def planned(**execution: Any) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("execution", "wanted", "actors"),
-    [({}, 12, 5), ({"cpus": 3}, 3, 3), ({"actors": 4}, 4, 4), ({"clients_per_actor": 2}, 6, 6), ({"cpus": 2, "actors": 4}, 2, 4)],
+    ("execution", "wanted", "actors", "share"),
+    [
+        ({}, 12, 5, 1.0),
+        ({"cpus": 3}, 3, 3, 1.0),
+        ({"actors": 4}, 4, 4, 1.0),
+        ({"clients_per_actor": 2}, 6, 6, 0.75),  # 4 of them on 3 CPUs
+        ({"cpus": 2, "actors": 4}, 2, 4, 0.5),
+    ],
 )
-def test_a_plan_is_cut_for_the_cpus_there_are(execution: dict[str, Any], wanted: int, actors: int) -> None:
+def test_a_plan_is_cut_for_the_cpus_there_are(execution: dict[str, Any], wanted: int, actors: int, share: float) -> None:
     plan = planned(**execution)
     assert (plan.wanted, plan.slots) == (wanted, ())
     assert dict(plan.describe())["actors"].startswith(f"one Client (Ray actor) for each CPU, at most {wanted}: asks the cluster")
     there = plan.on([Slot("a", 3), Slot("b", 2)])
-    assert (len(there.homes), there.cpus) == (actors, min(wanted, 5))
+    assert (len(there.homes), there.cpus, there.share) == (actors, min(wanted, 5), share)
     assert np.array_equal(np.sort(np.concatenate(there.homes)), np.arange(12))
     assert [len(home) for home in there.homes] == [len(home) for home in plan.sized(5).homes]
 

@@ -100,8 +100,13 @@ class Server:
 
     # -- beginnings --------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Meets the clients of a federation: who is at home where, and how many rows each holds. Not the rows."""
+    def open(self, clients: Fleet | None = None, meta_learner: Fleet | None = None, experts: Fleet | None = None) -> None:
+        """Meets the clients of a federation: who is at home where, and how many rows each holds. Not the rows.
+
+        clients, meta_learner, experts: whom it works with from now on; those it has if no clients are given.
+        """
+        if clients is not None:
+            self.clients, self.meta, self.experts = clients, meta_learner, experts
         found = self.clients.map(Client.samples, self._everyone())
         population = max(int(part["ids"].max(initial=-1)) for part in found.values()) + 1
         self.home = np.full(population, -1, dtype=np.int64)

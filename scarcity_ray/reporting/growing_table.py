@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +30,7 @@ class GrowingTable:
     def __init__(self, path: Path, schema: pa.Schema, rows: Iterable[pa.RecordBatch] = ()) -> None:
         """Makes the folder, with an empty part, in one step; what was at `path` before is removed.
 
-        rows: what it is to hold from the beginning; they may be read from the folder that is replaced (`parts`).
+        rows: what it is to hold from the beginning; they may be read from the folder that is replaced (`there`).
         """
         self.path, self.schema = path, schema
         self._pending: list[pa.RecordBatch] = []
@@ -53,15 +53,9 @@ class GrowingTable:
         _remove(old)
 
     @staticmethod
-    def parts(path: Path) -> Iterator[pa.RecordBatch]:
-        """The rows at `path`, a batch at a time; also where a table was being replaced when its process was killed.
-
-        Raises OSError or ArrowException for what cannot be read.
-        """
-        old = path.with_name(f".{path.name}.old")
-        for part in sorted((path if path.exists() else old).glob("part-*.parquet")):
-            with pq.ParquetFile(part, page_checksum_verification=True) as file:
-                yield from file.iter_batches()
+    def there(path: Path) -> Path:
+        """Where the rows of the table at `path` are, also when its process was killed while it replaced them."""
+        return path if path.exists() else path.with_name(f".{path.name}.old")
 
     def append(self, rows: pa.RecordBatch) -> None:
         """Takes rows for the next flush; any thread."""

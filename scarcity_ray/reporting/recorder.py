@@ -22,6 +22,7 @@ from scarcity_ray.reporting.growing_table import GrowingTable
 from scarcity_ray.reporting.hashing import ResultHash
 from scarcity_ray.reporting.log import get_logger
 from scarcity_ray.reporting.sealed import save_sealed
+from scarcity_ray.reporting.stored_table import TABLES, read_batches
 
 FLUSH_SECONDS = 0.5
 """Rows reach the disk this long after they arrive, at most, plus the time of writing: a killed run loses no more."""
@@ -54,10 +55,13 @@ class Recorder:
 
         What an earlier run left there under the names of a run is removed. insight_schema: of the insight table, see tables.insights.
         last: goes on with the run of the directory after that checkpoint; rows of later rounds are dropped, as they will come
-        again. Raises OSError or ArrowException where its tables cannot be read.
+        again. Raises BrokenFile, and leaves all as it is, where its tables cannot be read.
         """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        for name in TABLES if last is not None else ():
+            for _ in read_batches(GrowingTable.there(directory / f"{name}.parquet"), name):
+                """Whatever is broken shows before anything is replaced."""
         for name in ("summary.json", "curves.png", "experts.png"):
             (directory / name).unlink(missing_ok=True)
         if last is None:
@@ -98,18 +102,8 @@ class Recorder:
     def insights(self, rows: pa.RecordBatch | pa.Table, strategy: str, seed: int) -> None:
         """Takes insights of the history; a payload that they do not have is null."""
         schema = self._tables["insights"].schema
-        pieces = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
-        for piece in pieces:
-            who = {"strategy": strategy, "seed": seed}
-            arrays = [
-                pa.repeat(pa.scalar(who[field.name], field.type), len(piece))
-                if field.name in who
-                else piece.column(field.name).cast(field.type)
-                if field.name in piece.schema.names
-                else pa.nulls(len(piece), field.type)
-                for field in schema
-            ]
-            self._take("insights", strategy, seed, pa.RecordBatch.from_arrays(arrays, schema=schema))
+        for piece in rows.to_batches() if isinstance(rows, pa.Table) else [rows]:
+            self._take("insights", strategy, seed, tables.insight_rows(piece, schema, strategy, seed))
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Takes a checkpoint, to be written once all rows taken so far are on disk; a newer one takes the place of one that waits."""
@@ -173,7 +167,7 @@ class Recorder:
 
     def _kept(self, name: str, last: Checkpoint) -> Iterator[pa.RecordBatch]:
         """The rows of a table until a checkpoint; those of the strategy that goes on are hashed again."""
-        for batch in GrowingTable.parts(self.directory / f"{name}.parquet"):
+        for batch in read_batches(GrowingTable.there(self.directory / f"{name}.parquet"), name):
             ended = [
                 pc.and_(pc.equal(batch["strategy"], strategy), pc.equal(batch["seed"], int(seed)))
                 for strategy, runs in last.tally["runs"].items()

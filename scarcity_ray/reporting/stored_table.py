@@ -6,6 +6,7 @@ Pages have checksums; their description at a file's end has none, so what it say
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ def read_table(directory: Path, name: str, columns: list[str] | None = None, fil
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise BrokenFile(path, _short(error)) from error
     return table
+
+
+def read_batches(path: Path, name: str) -> Iterator[pa.RecordBatch]:
+    """The rows of the table `name` at `path`, in order, some at a time. Raises BrokenFile."""
+    for part in parts_of(path, name):
+        try:
+            with pq.ParquetFile(part, page_checksum_verification=True) as file:
+                yield from file.iter_batches()
+        except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+            raise BrokenFile(part, _short(error)) from error
 
 
 def parts_of(path: Path, name: str) -> list[Path]:

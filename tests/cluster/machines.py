@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -34,6 +34,25 @@ def lacking() -> str:
         return "needs the file system overlayfs"
     tried = subprocess.run(["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "true"], capture_output=True, text=True)
     return f"needs namespaces: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def finish(process: subprocess.Popen[str], seconds: float) -> str:
+    """What the process printed, once it has ended well. Raises AssertionError with it otherwise."""
+    try:
+        printed = process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        printed = f"{process.communicate()[0]}\nhad not ended after {seconds:g} s"
+    assert process.returncode == 0, f"{process.args[-1]}\n{printed}"
+    return printed
+
+
+def wait_until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    """Raises AssertionError that names `what` if it is not so after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"after {seconds:g} s: not {what}"
+        time.sleep(0.5)
 
 
 class Machines:
@@ -66,14 +85,12 @@ class Machines:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def run(self, name: str, command: str, *, seconds: float, check: bool = True, **variables: str) -> str:
-        """What the command prints on that machine, as its root and in a home of its own.
-
-        Raises AssertionError with all it printed if it fails (unless `check` is off), and subprocess.TimeoutExpired.
-        """
-        inside = Path(f"/proc/{self._processes[name].pid}/task/{self._processes[name].pid}/children").read_text().split()[0]
+    def start(self, name: str, command: str, **variables: str) -> subprocess.Popen[str]:
+        """The command, begun on that machine as its root, in a home of its own; what it prints, errors too, is in `stdout`."""
+        process = self._processes[name].pid
+        inside = Path(f"/proc/{process}/task/{process}/children").read_text().split()[0]
         settings = {"HOME": "/root", "USER": "root", "TERM": "dumb", "PATH": _PATH, "COLUMNS": "200"} | variables
-        done = subprocess.run(
+        return subprocess.Popen(
             ["nsenter", f"--target={inside}", "--all", "--root", "--wdns=/root", "env", "-i"]
             + [f"{key}={value}" for key, value in settings.items()]
             + ["bash", "-c", command],
@@ -81,10 +98,11 @@ class Machines:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=seconds,
         )
-        assert not check or done.returncode == 0, f"on {name}: {command}\n{done.stdout}"
-        return done.stdout
+
+    def run(self, name: str, command: str, *, seconds: float = 60, **variables: str) -> str:
+        """What the command prints on that machine. Raises AssertionError with that if it fails or has not ended after `seconds`."""
+        return finish(self.start(name, command, **variables), seconds)
 
     def close(self) -> None:
         for process in self._processes.values():
@@ -134,10 +152,9 @@ class Machines:
             )
 
     def _await_ssh(self, name: str) -> None:
-        log, deadline = self.folder / f"{name}.log", time.monotonic() + 20
+        log = self.folder / f"{name}.log"
         while "listening on" not in log.read_text():
-            if self._processes[name].poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the machine {name} did not start:\n{log.read_text()}")
+            assert self._processes[name].poll() is None, f"the machine {name} did not start:\n{log.read_text()}"
             time.sleep(0.05)
 
 

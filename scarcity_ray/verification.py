@@ -1,0 +1,178 @@
+"""Verification: a run repeated on this machine, whole or some rounds of it, and held against what it left."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from scarcity_ray import insights, tables
+from scarcity_ray.actors.server import Server
+from scarcity_ray.crew import Crew, crew_for
+from scarcity_ray.plan import Plan, prepare
+from scarcity_ray.playing import Run, evaluated_of, facts_of, history_of, rows_of
+from scarcity_ray.randomness import stream
+from scarcity_ray.reporting.checkpoints import Checkpoint, Checkpoints
+from scarcity_ray.reporting.environment import differences
+from scarcity_ray.reporting.progress import Progress
+from scarcity_ray.reporting.results import TABLES, Results
+from scarcity_ray.scenario import Scenario, load
+from scarcity_ray.tables import wall_clock
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first entry of a run that came out otherwise. client: None where the column is of a round."""
+
+    strategy: str
+    seed: int
+    round: int | None
+    client: int | None
+    column: str
+    then: Any
+    now: Any
+
+    def __str__(self) -> str:
+        where = [self.strategy, f"seed {self.seed}"]
+        where += [] if self.round is None else [f"round {self.round}"]
+        where += [] if self.client is None else [f"client {self.client}"]
+        return f"{', '.join(where)}, {self.column}: {self.then!r} then, {self.now!r} now"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What repeating a run showed. rounds: how many were repeated. difference: None where all is the same to the bit.
+    changed: what its results may depend on and is otherwise here, a line each."""
+
+    rounds: int
+    difference: Difference | None
+    changed: list[str]
+
+
+def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | None = None) -> Verdict:
+    """Repeats a run, or so many of its rounds, drawn from those that follow a kept checkpoint or begin a strategy.
+
+    An unfinished run is held against as far as it came. Raises RunError, ScenarioError, SpecError, RunFailed, and ValueError
+    where `rounds` is below 1.
+    """
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"rounds is {rounds}; at least 1")
+    before = Results.load(run_dir)
+    loaded = load(before.directory / "scenario.yaml")
+    base_dir, here = loaded.base_dir, loaded.scenario.execution.model_copy(update={"address": "local"})
+    scenario = loaded.scenario.model_copy(update={"execution": here})  # whatever cluster it ran on
+    plan = prepare(scenario, base_dir)
+    changed = differences(before.environment, facts_of(scenario, plan))
+    progress = progress or Progress(False)
+    if rounds is None:
+        with tempfile.TemporaryDirectory(prefix="scarcity-verify-") as folder:
+            Run(scenario, base_dir, Path(folder)).play(plan, progress)
+            return Verdict(before.table("rounds").num_rows, _first(before, Results(Path(folder)), scenario), changed)
+    chosen = _chosen(before, scenario, rounds)
+    crew = crew_for(plan, progress.message)
+    try:
+        for number, last in enumerate(chosen, start=1):
+            seeded = plan if last.seed == plan.seed else prepare(scenario, base_dir, last.seed)
+            if (found := _repeated(before, crew, seeded, last)) is not None:
+                return Verdict(number, found, changed)
+        return Verdict(len(chosen), None, changed)
+    finally:
+        crew.join()
+
+
+def _repeated(before: Results, crew: Crew, plan: Plan, last: Checkpoint) -> Difference | None:
+    """Plays the round after a checkpoint, and holds it against the tables."""
+    scenario, round = plan.scenario, last.round + 1
+    strategy = next(one for one in scenario.strategies if one.title == last.strategy)
+    who = [("strategy", "=", strategy.title), ("seed", "=", plan.seed)]
+    problem = plan.problems[strategy.title]
+    crew.open(plan)
+    crew.begin(strategy, last, lambda: history_of(before.table("insights", filters=who), strategy, problem, last.round))
+    test = round == plan.rounds(strategy) or round % scenario.evaluation.every == 0
+    result = crew.server.map(Server.play, {0: (round, evaluated_of(plan), test)})[0]
+    row, columns = rows_of(plan, strategy, result, 0.0)
+    schema = tables.insights(insights.SCHEMA, insights.PAYLOADS)
+    told = [] if result.insights is None else [tables.insight_rows(result.insights, schema, strategy.title, plan.seed)]
+    now = {
+        "rounds": pa.Table.from_batches([tables.batch(tables.ROUNDS, row)]),
+        "clients": pa.Table.from_batches([] if columns is None else [tables.batch(tables.CLIENTS, columns)], tables.CLIENTS),
+        "insights": pa.Table.from_batches(told, schema),
+    }
+    return _of_round(before, now, strategy.title, plan.seed, round)
+
+
+def _chosen(before: Results, scenario: Scenario, count: int) -> list[Checkpoint]:
+    """Where to begin: points before rounds that the run has rows of, drawn without replacement by its seed, in its order."""
+    rows = before.table("rounds", ["strategy", "seed", "round"])
+    played = set(zip(*(rows[name].to_pylist() for name in ("strategy", "seed", "round")), strict=True))
+    kept = Checkpoints(before.directory)
+    points: list[tuple[str, int, Path | None]] = []
+    for seed in range(scenario.seed, scenario.seed + scenario.repeats):
+        for strategy in scenario.strategies:
+            paths: dict[int, Path | None] = {1: None, **kept.before(strategy.title, seed)}
+            points += [(strategy.title, seed, path) for round, path in sorted(paths.items()) if (strategy.title, seed, round) in played]
+    drawn = stream(scenario.seed, "verify").permutation(len(points))[:count]
+    return [Checkpoint(name, seed) if path is None else Checkpoint.of(path) for name, seed, path in (points[i] for i in np.sort(drawn))]
+
+
+def _first(before: Results, again: Results, scenario: Scenario) -> Difference | None:
+    """The first difference in the order of the run: by seed, strategy and round, then that of the models."""
+    for seed in range(scenario.seed, scenario.seed + scenario.repeats):
+        for strategy in scenario.strategies:
+            name = strategy.title
+            who = [("strategy", "=", name), ("seed", "=", seed)]
+            ends = before.table("rounds", ["round"], who)["round"].to_pylist()
+            for round in sorted(ends):
+                now = {table: again.table(table, filters=_rows(name, seed, round)) for table in TABLES}
+                if (found := _of_round(before, now, name, seed, round)) is not None:
+                    return found
+            hashes = [_hash(results, name, seed) for results in (before, again)]
+            if hashes[0] is not None and hashes[0] != hashes[1]:
+                return Difference(name, seed, None, None, "the trained model (result hash)", *hashes)
+    return None
+
+
+def _hash(results: Results, name: str, seed: int) -> str | None:
+    """The result hash of a strategy that came to its end."""
+    try:
+        entry = results.summary["strategies"].get(name, {})
+    except ValueError:
+        return None
+    entry = entry.get("seeds", {}).get(str(seed), entry)
+    return entry.get("result_hash") if entry.get("status") not in (None, "interrupted") else None
+
+
+def _of_round(before: Results, again: Mapping[str, pa.Table], strategy: str, seed: int, round: int) -> Difference | None:
+    """The first difference of a round: its own numbers, then those of its clients, then their insights."""
+    for name in TABLES:
+        then, now = before.table(name, filters=_rows(strategy, seed, round)), again[name]
+        for row, column, old, new in _unequal(then, now):
+            client = then["client_id"][row].as_py() if "client_id" in then.column_names and row < len(then) else None
+            return Difference(strategy, seed, round, client, f"{name}.{column}", old, new)
+    return None
+
+
+def _rows(strategy: str, seed: int, round: int) -> list[tuple[str, str, Any]]:
+    return [("strategy", "=", strategy), ("seed", "=", seed), ("round", "=", round)]
+
+
+def _unequal(then: pa.Table, now: pa.Table) -> Iterator[tuple[int, str, Any, Any]]:
+    """Entries that differ, the first row first: row, column, both values."""
+    if len(then) != len(now):
+        yield min(len(then), len(now)), "rows", len(then), len(now)
+        return
+    found = []
+    for place, column in enumerate(then.column_names):
+        if wall_clock(column) or then[column].equals(now[column]):
+            continue
+        old, new = then[column].to_pylist(), now[column].to_pylist()
+        row = next((i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other), None)
+        if row is not None:
+            found.append((row, place, column, old[row], new[row]))
+    for row, _, column, old, new in sorted(found, key=lambda one: one[:2]):
+        yield row, column, old, new

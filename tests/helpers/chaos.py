@@ -1,0 +1,286 @@
+"""Runs that are disturbed: a seed says what dies and when, and `play` makes it so, with real processes and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray  # noqa: F401 - first, as psutil is its own
+import pyarrow as pa
+import psutil
+import pyarrow.parquet as pq
+import yaml
+from conftest import scenario
+
+ROOT = Path(__file__).parents[2]
+
+ROUNDS = {
+    "fed_avg": 30,
+    "local_only": 12,
+    "hier_fed_avg": 8,
+    "ifca": 8,
+    "per_fed_avg": 6,
+    "reptile": 6,
+    "insight_exchange": 12,
+    "gradient_exchange": 8,
+    "trunk": 4,
+    "follows": 7,
+}
+"""What each strategy of the scenario plays, in their order."""
+
+LEARNING, EXPERTS = ("insight_exchange", "gradient_exchange", "trunk", "follows"), ("trunk", "follows")
+"""The strategies that call the MetaLearner, and Experts."""
+
+ACTORS = ("Client", "Server", "MetaLearner", "Expert")
+GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("driver", "hung"), ("node",))
+"""What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes."""
+
+GIVE_UP_AFTER = 12.0
+"""Seconds until a hung Client is given up: more than an actor takes to start on a busy machine."""
+
+_SPARED = 3  # rounds at the end: whoever dies is missed in those
+_NOTICED = 120.0  # seconds
+_POLL = 0.01
+
+
+def disturbed(**execution: Any) -> dict[str, Any]:
+    """The scenario: every family of strategies, on clients whose data change at round 4."""
+    turned = {"transforms": [{"kind": "rotate", "groups": 3}], "drift": {"round": 4, "share": 0.5}}
+    features = {"kind": "random_fourier", "features": 20}
+    strategies: list[dict[str, Any]] = [
+        {"kind": "fed_avg", "fraction": 0.5},
+        {"kind": "local_only"},
+        {"kind": "hier_fed_avg", "period": 2},
+        {"kind": "ifca", "experts": 2, "fraction": 0.5},
+        {"kind": "per_fed_avg", "alpha": 0.1},
+        {"kind": "reptile"},
+        {"kind": "insight_exchange"},
+        {"kind": "gradient_exchange", "dimensions": 20},
+        {"kind": "sf_hfe", "name": "trunk", "representation": {"kind": "trunk", "rounds": 3}},
+        {"kind": "sf_hfe", "name": "follows", "experts": 2, "forgetting": 0.5, "differences": "slopes", "representation": features},
+    ]
+    played = [strategy | {"rounds": rounds} for strategy, rounds in zip(strategies, ROUNDS.values(), strict=True)]
+    return scenario(data=scenario()["data"] | turned, strategies=played, execution=execution)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """after: rounds that are on disk when it strikes. which: of those that it could strike, modulo their number."""
+
+    kind: str
+    after: int
+    which: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens to one run. cluster: it is played on two nodes, and not on Ray of its own."""
+
+    seed: int
+    cluster: bool
+    checkpoint_every: str
+    faults: tuple[Fault, ...]
+
+
+def schedule(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    chosen, ground = random.Random(seed), seed % len(GROUNDS)
+    cluster = GROUNDS[ground] == ("node",)
+    kinds = [*GROUNDS[ground], *chosen.choices((*ACTORS, "driver"), k=chosen.randint(0, 2))]
+    faults = [Fault(kind, chosen.choice(_when(kind)), chosen.randrange(8)) for kind in kinds]
+    return Schedule(seed, cluster, chosen.choice(["auto", "1", "3", "7"]), tuple(sorted(faults, key=lambda fault: fault.after)))
+
+
+def _when(kind: str) -> list[int]:
+    """The rounds, counted through the run, after which a fault of a kind finds its victim at work."""
+    working = {"MetaLearner": LEARNING, "Expert": EXPERTS}.get(kind, tuple(ROUNDS))
+    played = [name for name, rounds in ROUNDS.items() for _ in range(rounds)]
+    return [after for after in range(1, len(played) - _SPARED) if played[after] in working]
+
+
+@dataclass
+class Outcome:
+    """What became of a run. noticed: the deaths since the driver's last start that made work be done again."""
+
+    directory: Path
+    code: int
+    said: str
+    noticed: int
+
+
+def play(plan: Schedule, folder: Path) -> Outcome:
+    """A run of the scenario under a schedule, to its end."""
+    with ExitStack() as stack:
+        # Ray's sockets are in it, and their paths may have 107 letters; no other cluster of this machine is found there.
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ch", ignore_cleanup_errors=True))
+        stack.callback(_end, lambda process: any(f"{temporary}/" in part for part in process.cmdline()))
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {"RAY_TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"}
+        nodes = stack.enter_context(_nodes(environment)) if plan.cluster else None
+        return _Play(plan, folder, environment, nodes).through()
+
+
+class _Play:
+    def __init__(self, plan: Schedule, folder: Path, environment: dict[str, str], nodes: _Nodes | None) -> None:
+        self.plan, self.environment, self.nodes = plan, environment, nodes
+        self.run, self.said = folder / "run", folder / "said.txt"
+        where = {"address": nodes.address} if nodes else {"cpus": 2}
+        every = plan.checkpoint_every if plan.checkpoint_every == "auto" else int(plan.checkpoint_every)
+        patience = {"give_up_after": GIVE_UP_AFTER} if any(fault.kind == "hung" for fault in plan.faults) else {}
+        content = disturbed(ray=True, checkpoint_every=every, **where, **patience)
+        (folder / "scenario.yaml").write_text(yaml.safe_dump(content))
+        self.driver = self._start("run", str(folder / "scenario.yaml"), "--out", str(self.run))
+        self.noticed = 0
+
+    def through(self) -> Outcome:
+        try:
+            for fault in self.plan.faults:
+                self._wait(lambda fault=fault: self._rounds() >= fault.after, f"round {fault.after}")
+                self._strike(fault)
+            return Outcome(self.run, self.driver.wait(timeout=300), self.said.read_text(), self.noticed)
+        finally:
+            self.driver.kill()
+            self.driver.wait()
+
+    def _strike(self, fault: Fault) -> None:
+        before = self._attempts()
+        if fault.kind == "driver":
+            own = psutil.Process(self.driver.pid).children(recursive=True)
+            self.driver.kill()
+            self.driver.wait()
+            psutil.wait_procs(own, timeout=30)  # its Ray follows it
+            self.noticed = 0  # what it had not written down is not known any more
+            self.driver = self._start("resume", str(self.run))
+            return
+        if fault.kind == "node":
+            assert self.nodes is not None
+            self.nodes.kill(fault.which)
+        else:
+            stopped = fault.kind == "hung"
+            victims: list[int] = []
+            while not victims:  # one that died just before is on its way back
+                assert self.driver.poll() is None, self.said.read_text()
+                victims = self._actors("Client" if stopped else fault.kind)
+            os.kill(victims[fault.which % len(victims)], signal.SIGSTOP if stopped else signal.SIGKILL)
+        if fault.kind not in ("MetaLearner", "Expert"):  # every round needs the others
+            self._wait(lambda: self._attempts() > before, f"the loss of a {fault.kind}")
+            self.noticed += 1
+        if fault.kind == "node":
+            assert self.nodes is not None
+            self.nodes.add()
+
+    def _wait(self, reached: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _NOTICED
+        while not reached():
+            code = self.driver.poll()
+            assert code is None, f"{self.plan}: the run ended ({code}) before {what}: {self.said.read_text()}"
+            assert time.monotonic() < deadline, f"{self.plan}: waited in vain for {what}: {self.said.read_text()}"
+            time.sleep(_POLL)
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        with self.said.open("ab") as said:
+            command = [sys.executable, "-m", "scarcity_ray.run", *words]
+            return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=said, stderr=subprocess.STDOUT)
+
+    def _rounds(self) -> int:
+        """How many are on disk."""
+        try:
+            return sum(pq.read_metadata(part).num_rows for part in (self.run / "rounds.parquet").glob("part-*"))
+        except (OSError, pa.ArrowException):  # the folder is being replaced
+            return 0
+
+    def _attempts(self) -> int:
+        log = self.run / "logs" / "scarcity.log"
+        return log.read_text().count("; attempt ") if log.exists() else 0
+
+    def _actors(self, title: str) -> list[int]:
+        """The processes of a class of actors, oldest first."""
+        found = []
+        for process in psutil.Process(self.nodes.pid if self.nodes else self.driver.pid).children(recursive=True):
+            try:
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}"):
+                    found.append(process.pid)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return sorted(found)
+
+
+class _Nodes:
+    """A cluster in a process of its own: a head without CPUs, and nodes that come and go."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process, self.pid = process, process.pid
+        first = self._hear()
+        self.address, self.raylets = first["address"], first["raylets"]
+
+    def kill(self, which: int) -> None:
+        os.kill(self.raylets.pop(which % len(self.raylets)), signal.SIGKILL)
+
+    def add(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("add\n")
+        self.process.stdin.flush()
+        self.raylets += self._hear()["raylets"]
+
+    def _hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        raise AssertionError(f"the cluster ended: {self.process.wait()}")
+
+
+@contextmanager
+def _nodes(environment: dict[str, str]) -> Iterator[_Nodes]:
+    command = [sys.executable, "-m", "helpers.chaos"]
+    process = subprocess.Popen(
+        command, cwd=ROOT / "tests", env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield _Nodes(process)
+    finally:
+        process.communicate(timeout=60)  # the end of what it reads is its own
+
+
+def _end(mine: Callable[[psutil.Process], bool]) -> None:
+    """Ends what a run has left, which should be nothing."""
+    for process in psutil.process_iter():
+        try:
+            if mine(process):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def _host() -> None:
+    """The cluster's own process: one word a line on what it reads, a line of JSON for each; it ends where they do."""
+    from ray.cluster_utils import Cluster
+
+    # A death shows in 2 seconds, and not in 15.
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 1000}
+    node = {"object_store_memory": 100 << 20, "include_dashboard": False}
+    head = node | {"num_cpus": 0, "_system_config": health | {"health_check_failure_threshold": 3}}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+
+    def add() -> int:
+        return int(cluster.add_node(num_cpus=1, **node).all_processes["raylet"][0].process.pid)
+
+    print(json.dumps({"address": cluster.address, "raylets": [add(), add()]}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps({"raylets": [add()]}), flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    _host()
