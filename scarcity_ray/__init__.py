@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from scarcity_ray.actors.server import Server as Server
     from scarcity_ray.reporting.results import Results as Results
     from scarcity_ray.router import Router as Router
+    from scarcity_ray.simulation import resume as resume
     from scarcity_ray.simulation import simulate as simulate
+    from scarcity_ray.verification import verify as verify
 
 _HOMES = {
     "Client": "scarcity_ray.actors.client",
@@ -28,7 +30,9 @@ _HOMES = {
     "Results": "scarcity_ray.reporting.results",
     "Router": "scarcity_ray.router",
     "Server": "scarcity_ray.actors.server",
+    "resume": "scarcity_ray.simulation",
     "simulate": "scarcity_ray.simulation",
+    "verify": "scarcity_ray.verification",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
