@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,19 @@ def scenario(clients: int, sampled: int, rounds: int, actors: int, rows: int = 2
 
 def timed(settings: dict[str, Any], memory_every: float | None = 0.2) -> tuple[dict[str, float], Watched]:
     """A run with timed actors in a process of its own: the median split of a round, and what watching it showed."""
+    splits, watched = timed_rounds(settings, memory_every)
+    return middle(splits), watched
+
+
+def timed_rounds(
+    settings: dict[str, Any], memory_every: float | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[list[Split], Watched]:
+    """The same, and the split of every round. environment: the variables of its process."""
     with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
         out, given, splits = Path(folder) / "run", Path(folder) / "scenario.json", Path(folder) / "splits.json"
         given.write_text(json.dumps(settings))
-        watched = watch([sys.executable, str(HERE / "_timed.py"), str(given), str(out), str(splits)], out, memory_every)
-        return middle([Split(**split) for split in json.loads(splits.read_text())]), watched
+        watched = watch([sys.executable, str(HERE / "_timed.py"), str(given), str(out), str(splits)], out, memory_every, environment)
+        return [Split(**split) for split in json.loads(splits.read_text())], watched
 
 
 def plain(settings: dict[str, Any], memory_every: float | None = None) -> tuple[Watched, float]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -53,12 +53,13 @@ def run_scenario(path: Path, settings: Sequence[str] = (), *, memory_every: floa
         return pd.read_parquet(out / "rounds.parquet"), watched
 
 
-def watch(command: Sequence[str], out: Path, memory_every: float | None) -> Watched:
-    """Runs a command that writes a run to `out`. Raises RuntimeError with its last words where it fails."""
+def watch(command: Sequence[str], out: Path, memory_every: float | None, environment: Mapping[str, str] | None = None) -> Watched:
+    """Runs a command that writes a run to `out`; environment: its variables, in place of these. Raises RuntimeError with its
+    last words where it fails."""
     watched, done = Watched(), threading.Event()
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as words:
-        process = subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT, cwd=HERE.parent)
+        process = subprocess.Popen(command, stdout=words, stderr=subprocess.STDOUT, cwd=HERE.parent, env=environment)
         thread = threading.Thread(target=_look, args=(process.pid, out, watched, done, memory_every, started))
         thread.start()
         code = process.wait()

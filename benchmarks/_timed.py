@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import ray
 
 from scarcity_ray import crew, playing, simulation
 from scarcity_ray.actors.client import Client, Report
@@ -27,7 +28,8 @@ from scarcity_ray.scenario import parse
 class Split:
     """A round's seconds. train: of the actor that trained longest. transfer: from the broadcast to the last report in the
     server's hands, without that. aggregate: exact sums joined and divided. overhead: all else (sampling, dealing out,
-    the call to the server, rows written). round: all of it; train_mean: of the mean actor."""
+    the call to the server, rows written). round: all of it; train_mean: of the mean actor. nodes: of the actor that trained
+    longest on each node."""
 
     round: float
     train: float
@@ -35,16 +37,18 @@ class Split:
     aggregate: float
     overhead: float
     train_mean: float
+    nodes: dict[str, float]
 
 
 class TimedClient(Client):
-    """A Client whose reports carry the seconds that local training took."""
+    """A Client whose reports carry the seconds that local training took, and where."""
 
     def local_train(self, *order: Any, **more: Any) -> Report:
         """As Client's."""
         began = time.monotonic()
         report = super().local_train(*order, **more)
         report.train_seconds = time.monotonic() - began  # type: ignore[attr-defined]  # a passenger: a Report is an open class
+        report.node = ray.get_runtime_context().get_node_id()  # type: ignore[attr-defined]  # another
         return report
 
 
@@ -58,14 +62,16 @@ class TimedServer(Server):
 
     def aggregate_models(self, reports: Iterable[Report]) -> Any:
         """As Server's."""
-        began = time.monotonic()
+        began, reports = time.monotonic(), list(reports)
         trained = [report.train_seconds for report in reports]  # type: ignore[attr-defined]
+        places = [report.node for report in reports]  # type: ignore[attr-defined]
         state = super().aggregate_models(reports)
         self.times = {
             "train": max(trained),
             "transfer": began - self.sent - max(trained),
             "aggregate": time.monotonic() - began,
             "train_mean": float(np.mean(trained)),
+            "nodes": {node: max(s for s, place in zip(trained, places, strict=True) if place == node) for node in sorted(set(places))},
         }
         return state
 
@@ -78,7 +84,7 @@ class TimedServer(Server):
 
 def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
     """Runs a scenario of one weight strategy in this process and Ray: the split of each round from the second on."""
-    times: list[dict[str, float]] = []
+    times: list[dict[str, Any]] = []
     record = playing.Run._record
 
     def keep(self: Any, plan: Any, strategy: Any, result: Any, seconds: float) -> None:
@@ -101,7 +107,14 @@ def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
 
 def middle(splits: list[Split]) -> dict[str, float]:
     """The median of each part over the rounds."""
-    return {part.name: float(np.median([getattr(split, part.name) for split in splits])) for part in fields(Split)}
+    parts = [part.name for part in fields(Split) if part.name != "nodes"]
+    return {part: float(np.median([getattr(split, part) for split in splits])) for part in parts}
+
+
+def middle_by_node(splits: list[Split]) -> list[float]:
+    """The median over the rounds of each node's training, the longest first."""
+    names = {name for split in splits for name in split.nodes}
+    return sorted((float(np.median([split.nodes[name] for split in splits if name in split.nodes])) for name in names), reverse=True)
 
 
 def main() -> None:

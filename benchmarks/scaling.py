@@ -4,22 +4,28 @@ sweep: logistic regression, 20 rows a client, at most 1,000 clients a round, for
 actor to one a core. Seconds of a round are split (medians over rounds, the first left out) into train (the actor that trained
 longest), transfer (broadcast and reports), aggregate, and overhead (the rest), by actors that note the time around their
 own methods (_timed.py). Memory is the most that all processes of the run held together, shared memory counted once.
+nodes: 1,000 clients of 100 rows of 784 numbers, all in every round, on clusters of so many nodes of one CPU, all on this
+machine: beyond its cores they take turns, and what is left to see is what a round costs by having more nodes.
 cases: 10,000 clients of 20 rows, all in every round; 100,000 registered, 1,000 a round; an empty round; the fixed cost of a
 run; memory over 5,000 short rounds.
 
     python benchmarks/scaling.py                     # everything and the plot: about fifteen minutes on 2 quiet cores
     python benchmarks/scaling.py --quick             # fewer rounds
     python benchmarks/scaling.py --only empty_round
+    python benchmarks/scaling.py --nodes 1,2,4       # the nodes alone
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _cases import BARS, CASES, GIB, scenario, timed
+from _cases import BARS, CASES, GIB, scenario, timed, timed_rounds
 from _common import cores, show, write_json
+from _nodes import Nodes
+from _timed import middle, middle_by_node
 
 CLIENTS = (100, 1_000, 10_000, 100_000)
 PARTS = ("train", "transfer", "aggregate", "overhead")
@@ -35,6 +41,28 @@ def sweep(quick: bool) -> list[dict[str, Any]]:
             split, watched = timed(scenario(clients, min(clients, 1000), 6 if quick else 20, actors))
             found.append({"clients": clients, "actors": actors, **split, "peak_bytes": watched.peak_bytes})
     return found
+
+
+def over_nodes(counts: Sequence[int], quick: bool) -> list[dict[str, Any]]:
+    """A line for each number of nodes. nodes: seconds of training on each, the longest first."""
+    found = []
+    for count in counts:
+        with Nodes([1] * count) as nodes:
+            settings = scenario(1000, 1000, 6 if quick else 20, count, rows=100, features=784)
+            settings["execution"] |= {"address": nodes.address, "cpus": count}
+            splits, _ = timed_rounds(settings, environment=nodes.environment)
+        found.append({"count": count, **middle(splits), "nodes": middle_by_node(splits)})
+    return found
+
+
+def show_nodes(lines: list[dict[str, Any]]) -> None:
+    """The nodes' table."""
+    rows = [
+        [str(one["count"]), *(f"{1e3 * one[part]:,.1f}" for part in ("round", *PARTS)), " ".join(f"{1e3 * s:,.1f}" for s in one["nodes"])]
+        for one in lines
+    ]
+    title = f"milliseconds of a round of 1,000 clients, by nodes of one CPU each, which share this machine's {cores()} cores"
+    show(title, ["nodes", "round", *PARTS, "training on each node"], rows)
 
 
 def bytes_a_client(lines: list[dict[str, Any]]) -> float:
@@ -98,6 +126,13 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(int(part) for part in text.split(","))
+    if min(counts) < 1:
+        raise ValueError(text)
+    return counts
+
+
 def main() -> None:
     """Measures, prints the tables, writes JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,14 +140,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and repeats")
     parser.add_argument("--json", type=Path, default=Path("scaling.json"), help="where the figures go (default scaling.json)")
     parser.add_argument("--plot", type=Path, default=Path("scaling.png"), help="where the sweep's plot goes (default scaling.png)")
+    parser.add_argument(
+        "--nodes", type=_counts, default=(), metavar="1,2,4", help="clusters of so many nodes, and nothing else unless --only"
+    )
     options = parser.parse_args()
-    wanted = options.only or ["sweep", *CASES]
+    wanted = options.only or ([] if options.nodes else ["sweep", *CASES])
     figures: dict[str, Any] = {"benchmark": "scaling", "cores": cores(), "quick": options.quick}
     if "sweep" in wanted:
         lines = sweep(options.quick)
         show_sweep(lines)
         draw(lines, options.plot)
         figures |= {"sweep": lines, "bytes_a_client": bytes_a_client(lines), "row_bytes_a_client": ROW_BYTES}
+    if options.nodes:
+        figures["nodes"] = over_nodes(options.nodes, options.quick)
+        show_nodes(figures["nodes"])
     cases = {name: case(cores(), options.quick) for name, case in CASES.items() if name in wanted}
     if cases:
         show_cases(cases)

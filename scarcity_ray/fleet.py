@@ -25,6 +25,22 @@ class Lost(WorkerError):
     """An actor, or the machine it was on, is gone or does not answer: once it is back, the work can be done again."""
 
 
+class OutOfMemory(Lost):
+    """An actor was ended because its machine had no memory left. It may have been for another program's sake."""
+
+
+_LESS = "take fewer actors (execution.actors), fewer clients or a smaller model, or a machine with more memory"
+
+
+def remedy(error: BaseException) -> str:
+    """What can be done about an error that came after others like it, in one line; "" where nobody can say."""
+    if isinstance(error, OutOfMemory):
+        return _LESS
+    if isinstance(error, Lost):
+        return f"where actors die again and again, memory has run out, as a rule: {_LESS}"
+    return ""
+
+
 def in_words(error: BaseException) -> str:
     """An exception in one line, its type first unless it speaks for itself."""
     text = str(error).strip().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -59,6 +60,14 @@ _BOUNDS = {"num_samples": (1, _HUGE), "uncertainty": (0, 1), "loss_improvement":
 
 Rejection = tuple[int | None, str]
 """The client id (None where it cannot be read), and why its row does not enter."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one sender sent, a record batch or whatever else, and the clients it speaks for (ids)."""
+
+    clients: Collection[int] | None
+    insights: Any
 
 
 def schema(payload: Mapping[str, int] | None = None) -> pa.Schema:
@@ -118,8 +127,8 @@ def make(run: str, round: int, columns: Mapping[str, ArrayLike], payload: Mappin
     """
     order = np.argsort(np.asarray(columns["client_id"]), kind="stable")
     values: dict[str, Any] = {name: np.broadcast_to(np.asarray(value), order.shape)[order] for name, value in columns.items()}
-    heavy = {name: np.asarray(value, dtype=np.float32)[order] for name, value in (payload or {}).items()}
     with np.errstate(over="ignore", invalid="ignore"):
+        heavy = {name: np.asarray(value, dtype=np.float32)[order] for name, value in (payload or {}).items()}
         before, after = (np.asarray(values[name], dtype=np.float32) for name in ("loss_before", "loss_after"))
         values |= {"run": [run] * len(order), "round": np.full(len(order), round), "loss_improvement": before - after, **heavy}
     return _batch(schema({name: value.shape[1] for name, value in heavy.items()}), values)
@@ -203,11 +212,16 @@ def _intact(batch: pa.RecordBatch) -> bool:
 def _rows(insights: Any) -> list[Any]:
     """Rows to judge one by one."""
     if isinstance(insights, pa.RecordBatch):
+        if len(set(insights.schema.names)) < len(insights.schema.names):  # a row as a dict would have one of them
+            return [None] * insights.num_rows
         try:
             return list(insights.to_pylist())
         except Exception:  # columns of another schema may hold anything, text that is none too
             return [None] * insights.num_rows
-    return list(insights) if isinstance(insights, Iterable) else [insights]
+    try:
+        return list(insights) if isinstance(insights, Iterable) else [insights]
+    except Exception:  # what calls itself a list may raise anything when it is read
+        return [None]
 
 
 def _client(row: Any) -> int | None:
@@ -241,10 +255,14 @@ class _Mistyped(TypeError):
     """A value that cannot stand in its column."""
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST and value.isascii()
+
+
 def _value(field: pa.Field, value: Any) -> Any:
     """A value by hand as one of the column's type."""
     if pa.types.is_string(field.type):
-        if not isinstance(value, str) or len(value) > _LONGEST or not value.isascii():
+        if not _is_name(value):
             raise _Mistyped(f"{field.name} is no name of at most {_LONGEST} letters")
         return str(value)
     if pa.types.is_fixed_size_list(field.type):
@@ -281,7 +299,9 @@ def _reasons(batch: pa.RecordBatch, run: str | None, round: int | None, clients:
             finite[present] = np.all(np.abs(numbers.reshape(-1, field.type.list_size)) <= _HUGE, axis=1)
             require(finite, f"{field.name} has a value that is not finite, or is huge")
         elif pa.types.is_string(field.type):
-            require(run is None or np.array(array.to_pylist(), dtype=object) == run, f"{field.name} is not {run!r}")
+            names = array.to_pylist()
+            require([_is_name(name) for name in names], f"{field.name} is no name of at most {_LONGEST} letters")
+            require(run is None or np.array(names, dtype=object) == run, f"{field.name} is not {run!r}")
         else:
             low, high = _BOUNDS.get(field.name, (0, _HUGE))
             values[field.name] = numbers = array.to_numpy(zero_copy_only=False)  # a null is NaN: within no bounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,11 +24,12 @@ from scarcity_ray.ensemble.calibration import reliability
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.strangers import judge, judge_one
 from scarcity_ray.federation import Federation
-from scarcity_ray.fleet import Lost, WorkerError, in_words
+from scarcity_ray.fleet import Lost, WorkerError, in_words, remedy
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
 from scarcity_ray.reporting.checkpoints import Checkpoint
 from scarcity_ray.reporting.environment import environment
+from scarcity_ray.reporting.files import Unwritable
 from scarcity_ray.reporting.hashing import fingerprint
 from scarcity_ray.reporting.log import get_logger, log_to
 from scarcity_ray.reporting.progress import Progress
@@ -79,6 +81,9 @@ class Run:
             with log_to(self.directory / "logs" / "scarcity.log", anew=self.last is None):
                 self.recorder = Recorder(self.directory, resolved(_anchored(self.scenario, self.base_dir)), facts, schema, self.last)
                 self._play_all(plan)
+        except OSError as error:
+            told = error if isinstance(error, Unwritable) else Unwritable(self.directory, error)
+            raise RunFailed(str(told), self.directory) from error
         finally:
             self.crew.join()
         return list(dict.fromkeys(self.diverged))
@@ -92,10 +97,10 @@ class Run:
                 self._seed(plan if seed == plan.seed else prepare(scenario, self.base_dir, seed))
         except Exception as error:  # whatever it is, what was computed is kept, and the log has the details
             self.log.error("%s\n%s", error, error.details if isinstance(error, WorkerError) else traceback.format_exc())
-            raise RunFailed(in_words(error), self.directory) from error
+            raise RunFailed("\n".join(filter(None, (in_words(error), remedy(error)))), self.directory) from error
         finally:
             self.crew.leave()
-            self._conclude()
+            self._conclude(failed=sys.exc_info()[1] is not None)
 
     def _recall(self, last: Checkpoint) -> None:
         """What the summary is made of, from the checkpoint and the tables."""
@@ -134,7 +139,7 @@ class Run:
                 reached = self.recorded
                 self.log.warning("%s: %s; attempt %d\n%s", what, error, attempts, error.details)
                 if attempts == _ATTEMPTS:
-                    raise WorkerError(error.worker, error.method, f"{error.cause} ({attempts} times in a row)", error.details) from error
+                    raise type(error)(error.worker, error.method, f"{error.cause} ({attempts} times in a row)", error.details) from error
                 self.progress.message(f"{what}: {error}; its work is done again")
                 self.tally.recovered += 1
 
@@ -200,8 +205,9 @@ class Run:
     def _keep(self, checkpoint: Checkpoint, seconds: float = 0.0) -> None:
         """The point that the run goes on from, should anything die. seconds: what it took to make."""
         self.last = checkpoint
-        self.recorder.checkpoint(checkpoint)
-        self.due = time.perf_counter() + _CHECKPOINT_SHARE * (seconds + self.recorder.checkpoint_seconds)
+        auto = self.scenario.execution.checkpoint_every == "auto"
+        self.recorder.checkpoint(checkpoint, _CHECKPOINT_SHARE if auto else 0)
+        self.due = time.perf_counter() + _CHECKPOINT_SHARE * seconds
 
     def _record(self, plan: Plan, strategy: Strategy, result: RoundResult, seconds: float) -> None:
         row, columns = rows_of(plan, strategy, result, seconds)
@@ -215,7 +221,7 @@ class Run:
             self.recorder.insights(result.insights, strategy.title, plan.seed)
         if result.learned:
             self.tally.learned(strategy.title, plan.seed, result.learned)
-        for client, why in result.rejected.items():
+        for client, why in result.rejected:
             self.log.warning("%s: round %d: client %s is rejected: %s", strategy.title, row["round"], client, why)
         updates, took = self.tally.seconds(strategy.title, plan.seed)
         self.progress.update(row, updates / took if took > 0 else 0.0)
@@ -248,17 +254,28 @@ class Run:
         self.progress.end(status)
         self.log.info("%s: seed %d %s, result hash %s", name, seed, status, digest)
 
-    def _conclude(self) -> None:
-        """Whatever happened: all rows on disk, the summary of what there is, and the plot of it."""
+    def _conclude(self, failed: bool) -> None:
+        """Whatever happened: all rows on disk, the summary of what there is, and the plot of it. failed: what has ended the run
+        is being told, and is not hidden by what fails here."""
         try:
-            self.recorder.finish(self.tally.summary())
-        finally:
-            self.recorder.close()
+            try:
+                self.recorder.finish(self.tally.summary())
+            finally:
+                self.recorder.close()
+        except OSError as error:
+            if not failed:
+                raise
+            self.log.error("%s", error)
+            return
         from scarcity_ray.reporting.curves import draw_curves  # here, because matplotlib takes a second to import
         from scarcity_ray.reporting.experts_plot import draw_experts
 
-        draw_curves(Results.load(self.directory), self.directory / "curves.png")
-        draw_experts(Results.load(self.directory), self.directory / "experts.png")
+        for draw, name in ((draw_curves, "curves.png"), (draw_experts, "experts.png")):
+            try:
+                draw(Results.load(self.directory), self.directory / name)
+            except Exception as error:  # all that it shows is in the tables
+                self.log.warning("%s: %s\n%s", name, error, traceback.format_exc())
+                self.progress.message(f"{self.directory / name} could not be drawn: {in_words(error)}")
 
 
 def evaluated_of(plan: Plan) -> NDArray[np.int64]:
@@ -286,7 +303,8 @@ def history_of(rows: pa.Table, strategy: Strategy, problem: Problem, until: int)
 
 def facts_of(scenario: Scenario, plan: Plan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
-    told = scenario.model_dump(mode="json", exclude={"execution", "output"})
+    # Where a table lies is written differently in a run's own folder; what is in it is in `data`.
+    told = scenario.model_dump(mode="json", exclude={"execution": True, "output": True, "data": {"source": {"path"}}})
     return {**environment(scenario.seed), "scenario": told, "data": fingerprint(plan.federation)}
 
 

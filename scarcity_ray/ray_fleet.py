@@ -5,18 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import worker
+from ray._private import services, worker
+from ray._private.state import state
+from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.core.generated import common_pb2, gcs_pb2
 from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
     LocalRayletDiedError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
     RayError,
     RayTaskError,
@@ -24,7 +31,7 @@ from ray.exceptions import (
 )
 
 from scarcity_ray import ray_nodes
-from scarcity_ray.fleet import Lost, WorkerError, in_words
+from scarcity_ray.fleet import Lost, OutOfMemory, WorkerError, in_words
 from scarcity_ray.slots import Slot
 
 _log = logging.getLogger(f"{__name__}.RayFleet")
@@ -91,12 +98,13 @@ class RayFleet:
             raise kind(self.worker.__name__, method, in_words(cause), str(error)) from None
         except GetTimeoutError:
             raise Lost(self.worker.__name__, method, self._give_up(calls)) from None
-        except ActorUnavailableError as error:
-            raise Lost(self.worker.__name__, method, "an actor died", str(error)) from None
         except RayError as error:
+            if (full := _out_of_memory(error)) is not None:
+                raise OutOfMemory(self.worker.__name__, method, f"an actor died: memory ran out{full}", str(error)) from None
             died = "an actor died: " if isinstance(error, RayActorError) else ""
             kind = Lost if _passing(error) else WorkerError
-            raise kind(self.worker.__name__, method, died + in_words(error), str(error)) from None
+            what = "an actor died" if isinstance(error, ActorUnavailableError) else died + in_words(error)
+            raise kind(self.worker.__name__, method, what, str(error)) from None
         return dict(zip(calls, answers, strict=True))
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
@@ -137,13 +145,43 @@ class RayFleet:
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether what happened can be made good by doing the work again: a death or a lost object, but not want of memory."""
+    """Whether what happened can be made good by doing the work again: a death, or a lost object."""
     return isinstance(error, RayActorError | ObjectLostError | NodeDiedError | WorkerCrashedError | LocalRayletDiedError)
+
+
+def _out_of_memory(error: RayError) -> str | None:
+    """How full the machine was where a process was ended for want of memory (", ...", or "" where that is not known); None
+    where it died of something else. Of an actor that it starts again Ray says why in its tables alone."""
+    told = str(error) if isinstance(error, OutOfMemoryError) else ""
+    if isinstance(error, RayActorError) and error.actor_id:
+        try:
+            tables = state._connect_and_get_accessor()
+            actor = gcs_pb2.ActorTableData.FromString(tables.get_actor_info(ray.ActorID.from_hex(error.actor_id)))
+            lives = {life.worker_id for life in actor.previous_incarnations[-1:]} | {actor.address.worker_id}
+            dead = [process for process in map(gcs_pb2.WorkerTableData.FromString, tables.get_worker_table()) if not process.is_alive]
+            told = "".join(process.exit_detail for process in dead if process.worker_address.worker_id in lives and
+                           process.exit_type == common_pb2.NODE_OUT_OF_MEMORY)  # fmt: skip
+        except Exception as failure:  # it is about words alone
+            _log.warning("why an actor died cannot be told: %s", failure)
+    if not told:
+        return None
+    used = re.search(r"was ([\d.]+ ?[KMGT]?B) used / ([\d.]+ ?[KMGT]?B)", told)
+    return f", {used[1]} of {used[2]} in use" if used else ""
 
 
 def _to_log(data: dict[str, Any], **_: Any) -> None:
     for line in data.get("lines", ()):
         _log.info("%s: %s", data.get("pid"), line)
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    """127.0.0.1 stays that: Ray would take the address that others reach this machine by, and listen everywhere."""
+    resolve, services.resolve_ip_for_localhost = services.resolve_ip_for_localhost, lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = resolve
 
 
 class RayLauncher:
@@ -169,16 +207,18 @@ class RayLauncher:
         if self.cluster:
             ray_nodes.join(address, runtime_env={"env_vars": variables})
         else:
-            # Loopback only: nothing on the network may reach the actors, and no token is left that a later cluster would ask for.
-            os.environ["RAY_AUTH_MODE"] = "disabled"
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            # Loopback only, and a token of this run's own that lies in no file: other users of this machine reach loopback too.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
+            Config.initialize("")  # it has read the mode when it was imported
+            with _as_it_is():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
 
     def put(self, value: Any) -> Any:
         return ray.put(value)

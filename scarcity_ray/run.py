@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
+Imports = Annotated[
+    bool, typer.Option("--imports", help="Import the models that the directory names: that runs their code. Only for runs that you trust.")
+]
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -76,6 +80,7 @@ def resume(
         bool,
         typer.Option("--force", help="Also where the program, the data or the processor has changed: results are then of no one run."),
     ] = False,
+    imports: Imports = False,
 ) -> None:
     """Go on with a run that was killed, interrupted or failed, to the same results.
 
@@ -89,7 +94,7 @@ def resume(
 
     try:
         with _endings():
-            resume(run_dir, force=force, show=True)
+            resume(run_dir, force=force, imports=imports, show=True)
     except ScenarioError as error:
         _refuse(error)
     except Changed as error:
@@ -104,6 +109,7 @@ def verify(
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, metavar="K", help="Repeat K rounds, drawn by the run's seed; all if left out.")
     ] = None,
+    imports: Imports = False,
 ) -> None:
     """Repeat a run on this machine and compare to the last bit; wall-clock times are left out.
 
@@ -118,7 +124,7 @@ def verify(
 
     try:
         with Progress(True) as progress:
-            found = verify(run_dir, rounds, progress)
+            found = verify(run_dir, rounds, progress, imports=imports)
     except ScenarioError as error:
         _refuse(error)
     except (RunError, SpecError, SpecErrors) as error:
@@ -205,6 +211,7 @@ def predict(
     top: Annotated[
         int | None, typer.Option("--top", min=1, help="How many experts the router asks for each row; all by their weight if left out.")
     ] = None,
+    imports: Imports = False,
 ) -> None:
     """Predict new rows with what a run has trained."""
     from scarcity_ray.data.table import TableError
@@ -212,7 +219,9 @@ def predict(
     from scarcity_ray.serving.predict import UnknownClient, write_predictions
 
     try:
-        rows, told = write_predictions(Results.load(run_dir), table, out, model=model, client=client, labelled=labelled, top=top)
+        rows, told = write_predictions(
+            Results.load(run_dir, imports=imports), table, out, model=model, client=client, labelled=labelled, top=top
+        )
     except (RunError, TableError, UnknownClient) as error:
         _leave(REFUSED, str(error))
     except OSError as error:
@@ -224,15 +233,18 @@ def predict(
 def unlearn(
     run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is changed in place.", show_default=False)],
     client: Annotated[str, typer.Option("--client", metavar="ID", help="Who is to be forgotten.", show_default=False)],
+    imports: Imports = False,
 ) -> None:
     """Take a client out of what a run has trained, as if it had never taken part."""
     from scarcity_ray.reporting.results import Results, RunError
     from scarcity_ray.serving import unlearn as forget
 
     try:
-        names = forget(Results.load(run_dir), client)
+        names = forget(Results.load(run_dir, imports=imports), client)
     except RunError as error:
         _leave(REFUSED, str(error))
+    except OSError as error:
+        _leave(FAILED, f"{run_dir} cannot be changed: {error}")
     typer.echo(f"client {client} is out of {', '.join(names)} and of the tables in {run_dir}")
 
 

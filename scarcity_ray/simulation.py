@@ -16,6 +16,7 @@ from scarcity_ray.reporting.checkpoints import Checkpoints
 from scarcity_ray.reporting.environment import differences
 from scarcity_ray.reporting.final_table import show_final
 from scarcity_ray.reporting.progress import Progress
+from scarcity_ray.reporting.reading import refuse_links
 from scarcity_ray.reporting.results import Results, RunError
 from scarcity_ray.scenario import Scenario, load, parse
 
@@ -73,15 +74,17 @@ def simulate(
     return _played(Run(scenario, base_dir, directory), prepare(scenario, base_dir), show)
 
 
-def resume(run_dir: str | Path, *, force: bool = False, show: bool = False) -> Results:
+def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, show: bool = False) -> Results:
     """Goes on with a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
 
-    force: also where something has changed that results depend on; what comes out is then no run of either.
+    force: also where something has changed that results depend on; what comes out is then no run of either. imports: also where
+    its scenario names models to import, which is running code that the directory names.
     Raises RunError for what is no run or cannot be read, ScenarioError, Changed; RunFailed and Interrupted as `simulate`.
     """
-    before = Results.load(run_dir)
+    before = Results.load(run_dir, imports=imports)
     directory = before.directory
-    loaded = load(directory / "scenario.yaml")
+    refuse_links(directory)
+    loaded = load(before.runnable())
     scenario, base_dir = loaded.scenario, loaded.base_dir
     plan = prepare(scenario, base_dir)
     if not force and (found := differences(before.environment, facts_of(scenario, plan))):
@@ -105,7 +108,7 @@ def _played(run: Run, plan: Plan, show: bool) -> Results:
             diverged = run.play(plan, progress)
         except KeyboardInterrupt:
             raise Interrupted(run.directory if run.directory.is_dir() else None) from None
-    results = Results.load(run.directory)
+    results = Results.load(run.directory, imports=True)  # the user has just run what it names
     if show:
         show_final(console, results.summary, run.directory)
     if diverged:
@@ -132,11 +135,11 @@ def is_finished(results: Results, scenario: Scenario) -> bool:
 def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
     """Where the run goes: `out`, or the scenario's directory, or that with -2, -3, ... where it holds a run."""
     if out is not None:
-        path = Path(out)
+        path = Path(out).expanduser()  # no shell has looked at a cluster job's arguments
         if not force and _holds_a_run(path):
             raise OutputExists(path)
         return path
-    first = scenario.directory
+    first = scenario.directory.expanduser()
     path, number = first, 1
     while _holds_a_run(path):
         number += 1

@@ -24,7 +24,7 @@ ROUNDS = pa.schema(
         *_WHO,
         column("round", pa.int64(), "rounds", "communication round, from 1"),
         column("clients", pa.int64(), "clients", "clients that took part in this round"),
-        column("rejected", pa.int64(), "clients", "clients of this round whose update or insight was rejected"),
+        column("rejected", pa.int64(), "messages", "updates and insights of this round that were rejected"),
         column(
             "train_loss",
             pa.float64(),

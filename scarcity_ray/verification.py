@@ -14,12 +14,14 @@ import pyarrow as pa
 from scarcity_ray import insights, tables
 from scarcity_ray.actors.server import Server
 from scarcity_ray.crew import Crew, crew_for
+from scarcity_ray.fleet import WorkerError, in_words
 from scarcity_ray.plan import Plan, prepare
-from scarcity_ray.playing import Run, evaluated_of, facts_of, history_of, rows_of
+from scarcity_ray.playing import Run, RunFailed, evaluated_of, facts_of, history_of, rows_of
 from scarcity_ray.randomness import stream
 from scarcity_ray.reporting.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.reporting.environment import differences
 from scarcity_ray.reporting.progress import Progress
+from scarcity_ray.reporting.reading import refuse_links
 from scarcity_ray.reporting.results import TABLES, Results
 from scarcity_ray.scenario import Scenario, load
 from scarcity_ray.tables import wall_clock
@@ -54,16 +56,18 @@ class Verdict:
     changed: list[str]
 
 
-def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | None = None) -> Verdict:
+def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | None = None, *, imports: bool = False) -> Verdict:
     """Repeats a run, or so many of its rounds, drawn from those that follow a kept checkpoint or begin a strategy.
 
-    An unfinished run is held against as far as it came. Raises RunError, ScenarioError, SpecError, RunFailed, and ValueError
+    An unfinished run is held against as far as it came. imports: as for `resume`.
+    Raises RunError, ScenarioError, SpecError, RunFailed, and ValueError
     where `rounds` is below 1.
     """
     if rounds is not None and rounds < 1:
         raise ValueError(f"rounds is {rounds}; at least 1")
-    before = Results.load(run_dir)
-    loaded = load(before.directory / "scenario.yaml")
+    before = Results.load(run_dir, imports=imports)
+    refuse_links(before.directory)
+    loaded = load(before.runnable())
     base_dir, here = loaded.base_dir, loaded.scenario.execution.model_copy(update={"address": "local"})
     scenario = loaded.scenario.model_copy(update={"execution": here})  # whatever cluster it ran on
     plan = prepare(scenario, base_dir)
@@ -81,6 +85,8 @@ def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | 
             if (found := _repeated(before, crew, seeded, last)) is not None:
                 return Verdict(number, found, changed)
         return Verdict(len(chosen), None, changed)
+    except WorkerError as error:
+        raise RunFailed(in_words(error), None) from error
     finally:
         crew.join()
 

@@ -300,6 +300,18 @@ def test_no_module_is_imported_and_nothing_called_because_a_file_says_so(
     assert "stranger" not in sys.modules
 
 
+def test_a_scenario_that_names_a_module_is_not_run_again_unasked(run: Path, tmp_path: Path) -> None:
+    path = run / "scenario.yaml"
+    assert Results.load(run).runnable() == path
+    path.write_text(path.read_text() + "\nmodel: {kind: import, path: 'os:system', args: {command: touch mark}}\n")
+    with pytest.raises(RunError, match="given twice"):
+        Results.load(run).runnable()
+    path.write_text("strategies: [{kind: fed_avg, model: {kind: import, path: 'os:system', args: {command: touch mark}}}]\n")
+    with pytest.raises(RunError, match="comes from os:system"):
+        Results.load(run).runnable()
+    assert Results.load(run, imports=True).runnable() == path
+
+
 def test_who_asks_for_his_own_module_gets_it(tmp_path: Path) -> None:
     own = {"kind": "import", "path": "helpers.models:sigmoid_mlp", "args": {"hidden": 5}}
     simulate(scenario(model=own), out=tmp_path / "run")

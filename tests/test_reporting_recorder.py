@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_stops_the_run_at_its_next_row(tmp_path, monkeypatc
     monkeypatch.setattr(os, "replace", full)
     recorder.round(a_round(1))
     recorder._writer.join(timeout=30)
-    with pytest.raises(OSError, match=f"cannot write to {tmp_path}: No space"):
+    with pytest.raises(OSError, match=f"cannot write to {tmp_path}/rounds.parquet/part-00000000.parquet: No space"):
         recorder.round(a_round(2))
 
 

@@ -174,6 +174,13 @@ BAD = {
         "strategies.1.clients_per_round",
         ["is 10: fraction is given too (0.1); keep one of them"],
     ),
+    "a trunk trained for as long as the strategy lasts": (
+        "{kind: random_fourier, features: 256}",
+        "{kind: trunk, rounds: 60}",
+        14,
+        "strategies.2.representation.rounds",
+        ["is 60: the strategy has 60 rounds, and after its trunk's one at least is for what it learns by"],
+    ),
     "more a round than there are": (
         "fraction: 0.1",
         "clients_per_round: 101",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scarcity_ray import insights
 from scarcity_ray.actors.by_hand import lone_federation
-from scarcity_ray.actors.gate import judge
+from scarcity_ray.actors.gate import Misfit, judge, require_payload
 from scarcity_ray.federation import Federation
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
 from scarcity_ray.training.chunks import chunks
@@ -48,7 +48,7 @@ class Report:
     """What one actor says after a round: sums over its clients, and some numbers of each.
 
     ids: int64 `[n]`, the clients that worked. loss: float64 `[n]`, the mean loss each met in local training, in the user's unit.
-    rejected: why a client's update did not enter, by client id. insights: its clients' insights, in an insight round.
+    rejected: why a client's update or insight did not enter, by client id. insights: its clients' insights, in an insight round.
     """
 
     ids: Ids
@@ -139,7 +139,8 @@ class Client:
         def train(chunk: Ids, task: Task) -> None:
             mine = self._recall(chunk)
             uploads, kept = strategy.update(task, server, mine)
-            verdict = judge(chunk, uploads, server, kept)
+            alone = [[strategy.total_weight(rows)] for rows in self.train.counts[chunk][:, None]]
+            verdict = judge(chunk, uploads, server, kept, mine, torch.tensor(alone, dtype=torch.float64))
             good = verdict.good
             chosen = slice(None) if good.all() else torch.from_numpy(good)
             for name, (value, weight, *to) in uploads.items() if good.any() else ():
@@ -149,7 +150,7 @@ class Client:
             self._remember(chunk, kept, good)
             parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
 
-        self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train)
+        self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train, parts)
         return _report(parts, sums=sums)
 
     # -- a round of insights -----------------------------------------------------------------------------------------
@@ -164,6 +165,7 @@ class Client:
         ids = self.ids if ids is None else ids
         steps = guidance.each["steps"][ids] if "steps" in guidance.each else np.zeros(len(ids), dtype=np.int64)
         parts, batches, scale = [], [], self.federation.label_scale**2
+        sizes = strategy.payload(self.problem, round)
         nothing = torch.zeros_like(self.problem.row)[None]  # what a client has before it has a model
         seen = strategy.view(self.problem, guidance, self.train)
         held = strategy.view(self.problem, guidance, self.validation)
@@ -173,18 +175,19 @@ class Client:
             mine = self._recall(chunk)
             before = strategy.answer(guidance, mine)
             payload, kept = strategy.act(task, guidance, mine)
+            verdict = judge(chunk, {}, {}, kept, mine)
+            require_payload(payload, sizes, len(chunk))
             after = strategy.answer(guidance, kept)
-            verdict = judge(chunk, {}, {}, kept)
             seconds = (time.perf_counter() - started) / len(chunk)
             if seen is not self.train:
                 task = Task(self.problem, seen, chunk, round, task.plan.steps, norms=True)
             columns = scalar_columns(task, nothing if before is None else before, nothing if after is None else after, seconds, held)
             batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in payload.items()})
-            batches.append(batch)
+            batches.append(batch.filter(pa.array(np.isin(batch["client_id"], chunk[verdict.good]))))
             self._remember(chunk, kept, verdict.good)
             parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
 
-        self._by_chunk(round, ids, steps, act, norms=True)
+        self._by_chunk(round, ids, steps, act, parts, norms=True)
         return _report(parts, insights=insights.merge(batches) if batches else None)
 
     def receive(self, round: int, guidance: Guidance, ids: Ids | None = None) -> None:
@@ -248,8 +251,19 @@ class Client:
         answer: Tensor | None = strategy.answer(server, self._recall(ids))
         return answer
 
-    def _by_chunk(self, round: int, ids: Ids, steps: NDArray[np.int64], work: Callable[[Ids, Task], None], norms: bool = False) -> None:
-        """Does `work(chunk, task)` chunk by chunk. A chunk that raises is tried again client by client, to name one."""
+    def _by_chunk(
+        self,
+        round: int,
+        ids: Ids,
+        steps: NDArray[np.int64],
+        work: Callable[[Ids, Task], None],
+        parts: list[Any] | None = None,
+        norms: bool = False,
+    ) -> None:
+        """Does `work(chunk, task)` chunk by chunk. A chunk that raises is tried again client by client, to name one.
+
+        parts: takes what there is to say of a client whose messages do not fit: the others of its chunk lose nothing by it.
+        """
         guided = dict(zip(ids.tolist(), steps.tolist(), strict=True))
 
         def task(chunk: Ids) -> Task:
@@ -264,8 +278,11 @@ class Client:
                     try:
                         work(alone, task(alone))
                     except Exception as cause:
-                        raise ClientFailure(int(client), f"{type(cause).__name__}: {cause}") from cause
-                raise ClientFailure(int(chunk[0]), f"{type(error).__name__}: {error}") from error
+                        if parts is None or not isinstance(cause, Misfit):
+                            raise ClientFailure(int(client), f"{type(cause).__name__}: {cause}") from cause
+                        parts.append((alone, np.full(1, np.nan), torch.tensor([guided[int(client)]]), {int(client): str(cause)}))
+                if not isinstance(error, Misfit):
+                    raise ClientFailure(int(chunk[0]), f"{type(error).__name__}: {error}") from error
 
     def _places(self, ids: Ids) -> Tensor:
         return torch.from_numpy(np.searchsorted(self.ids, ids))

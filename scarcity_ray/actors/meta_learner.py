@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scarcity_ray.insights import SCHEMA, Rejection, gate, schema
+from scarcity_ray.insights import SCHEMA, Rejection, Sent, gate, merge, schema
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson
 from scarcity_ray.training.problem import Problem
 
@@ -181,7 +181,7 @@ class MetaLearner:
 
     def learn(self, insights: pa.RecordBatch | Iterable[Any], round: int | None = None) -> tuple[Lesson, pa.RecordBatch, list[Rejection]]:
         """As `aggregate`; also the insights that were kept, by client id (without payload where it is past KEPT_BYTES), and
-        why others were not."""
+        why others were not. insights: also a list of Sent, of which each sender is heard for its own clients alone."""
         history = self.insight_history
         number = max(history.rounds, default=0) + 1 if round is None else round
         known = payload = None
@@ -189,7 +189,10 @@ class MetaLearner:
             payload = self.strategy.payload(self.problem, number)
         if self.problem is not None:
             known = range(self.problem.population)
-        good, rejections = gate(insights, payload=payload, run=self.run or None, round=round, clients=known)
+        several = isinstance(insights, list) and len(insights) > 0 and all(isinstance(one, Sent) for one in insights)
+        sent: Iterable[Sent] = insights if several else [Sent(known, insights)]
+        gated = [gate(one.insights, payload=payload, run=self.run or None, round=round, clients=one.clients) for one in sent]
+        good, rejections = merge(batch for batch, _ in gated), [rejection for _, found in gated for rejection in found]
         if round is None:
             place = good.schema.get_field_index("round")
             good = good.set_column(place, good.schema.field(place), pa.array(np.full(len(good), number, dtype=np.int32)))

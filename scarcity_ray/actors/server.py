@@ -19,6 +19,7 @@ from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.cohort import cohort, deal
 from scarcity_ray.fleet import Fleet, LocalFleet
+from scarcity_ray.insights import Rejection, Sent
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
 from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
@@ -33,8 +34,8 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: why, by client
-    id (None where an insight did not tell). diverged: not one update could be used. done: the strategy has nothing more
+    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: whose
+    update or insight did not enter (None where an insight did not tell), and why. diverged: not one update could be used. done: the strategy has nothing more
     to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
     """
 
@@ -43,7 +44,7 @@ class RoundResult:
     clients: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
-    rejected: dict[Any, str] = field(default_factory=dict)
+    rejected: list[Rejection] = field(default_factory=list)
     diverged: bool = False
     done: bool = False
     held: dict[str, Any] | None = None
@@ -222,7 +223,8 @@ class Server:
             self.aggregate_models(reports)
         members = ids if len(samples) == len(self.home) else np.arange(len(self.home))
         self._count_bytes(members, *strategy.traffic(self.problem))
-        result = self._result(report, self.state, evaluated, test)
+        heard = ~np.isin(report.ids, list(report.rejected))
+        result = self._result(report, heard, list(report.rejected.items()), self.state, evaluated, test)
         result.diverged = diverged
         return result
 
@@ -258,8 +260,8 @@ class Server:
         down = self._untold
         reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
         report = _joined(list(reports.values()))
-        batch = insights.merge([r.insights for r in reports.values() if r.insights is not None])
-        lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (batch, self.round)})[0]
+        sent = [Sent(orders[actor][0], one.insights) for actor, one in reports.items() if one.insights is not None]
+        lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round)})[0]
         heads = {}
         if lesson.experts:
             assert self.experts is not None
@@ -271,8 +273,9 @@ class Server:
             self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
             down, self._untold = down + self._untold, 0
         self._count_bytes(ids, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
-        report.rejected |= dict(rejections)
-        result = self._result(report, self.guidance, evaluated, test or lesson.done)
+        heard = np.isin(report.ids, accepted["client_id"].to_numpy())
+        rejected = [*report.rejected.items(), *rejections]
+        result = self._result(report, heard, rejected, self.guidance, evaluated, test or lesson.done)
         if result.clients is not None:
             result.clients |= {name: values[result.clients["client_id"]] for name, values in lesson.clients.items()}
         result.insights, result.learned = accepted, lesson.learned
@@ -315,26 +318,35 @@ class Server:
         self.uplink[ids] += up
         self.downlink[ids] += down
 
-    def _result(self, report: Report, answer: State | Guidance, evaluated: Ids | None, test: bool) -> RoundResult:
+    def _result(
+        self,
+        report: Report,
+        heard: NDArray[np.bool_],
+        rejected: Sequence[Rejection],
+        answer: State | Guidance,
+        evaluated: Ids | None,
+        test: bool,
+    ) -> RoundResult:
+        """heard: which of the report's clients entered the round."""
         sent = int(self.uplink.sum()), int(self.downlink.sum())
         row: dict[str, Any] = {
             "round": self.round,
             "clients": len(report.ids),
-            "rejected": len(report.rejected),
-            "train_loss": self._train_loss(report),
+            "rejected": len(rejected),
+            "train_loss": self._train_loss(report, heard),
             "uplink_bytes": sent[0] - self._counted[0],
             "downlink_bytes": sent[1] - self._counted[1],
         }
         self._counted = sent
-        result = RoundResult(row, int(report.steps.sum()), rejected=report.rejected)
+        result = RoundResult(row, int(report.steps.sum()), rejected=list(rejected))
         if test:
             result.clients = self._evaluate(np.flatnonzero(self.home >= 0) if evaluated is None else evaluated, answer)
             row |= metrics.evaluation(result.clients["test_loss"], result.clients["test_accuracy"], result.clients["num_test"])
         return result
 
-    def _train_loss(self, report: Report) -> float | None:
-        """The mean of the losses met, weighted by training rows, over the clients that trained and were not rejected."""
-        met = ~np.isnan(report.loss) & ~np.isin(report.ids, list(report.rejected))
+    def _train_loss(self, report: Report, heard: NDArray[np.bool_]) -> float | None:
+        """The mean of the losses met, weighted by training rows, over the clients that trained and were heard."""
+        met = ~np.isnan(report.loss) & heard
         weight = self.problem.samples[report.ids[met]].astype(np.float64)
         return float((weight * report.loss[met]).sum() / weight.sum()) if weight.sum() else None
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scarcity_ray.reporting.reading import BrokenFile
+from scarcity_ray.reporting.reading import BrokenFile, believing, inside
 from scarcity_ray.reporting.sealed import load_sealed, save_sealed
 
 FOLDER = "checkpoints"
@@ -52,10 +52,8 @@ class Checkpoint:
     def of(cls, path: Path) -> Checkpoint:
         """Reads the file. Raises BrokenFile."""
         tensors, metadata = load_sealed(path)
-        try:
+        with believing(path):
             return cls(**{name: _unpack(value, tensors) for name, value in metadata["checkpoint"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BrokenFile(path, f"it holds no checkpoint ({type(error).__name__}: {error})") from error
 
 
 class Checkpoints:
@@ -90,7 +88,7 @@ class Checkpoints:
     def _found(self) -> list[tuple[int, str, int, int, Path]]:
         found = []
         for path in sorted(self.folder.glob("*.safetensors")):
-            if match := _NAME.fullmatch(path.name):
+            if match := _NAME.fullmatch(inside(self.folder, path.name).name):
                 number, strategy, seed, round = match.groups()
                 found.append((int(number), strategy, int(seed), int(round), path))
         return found

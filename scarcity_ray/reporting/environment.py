@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,11 +50,15 @@ def source(package: Path = Path(__file__).parents[1]) -> str:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change a result, a line each; what one of them lacks counts too.
 
-    Cores, memory, the revision and the packages that compute nothing are passed over: a result does not depend on them.
+    What a run adds, its `scenario` (compared field by field) and the fingerprint of its `data`, counts where either has it. Cores,
+    memory, the revision and the packages that compute nothing are passed over: a result does not depend on them.
     """
     places: dict[str, tuple[str, ...]] = {f"version of {name}": ("versions", name) for name in ("python", *_COMPUTING)}
     places |= {"scarcity_ray's own modules (SHA-256)": ("source",), "MKL_CBWR": ("variables", "MKL_CBWR")}
     places |= {"processor": ("cpu", "model"), "architecture": ("cpu", "architecture")}
+    fields = dict.fromkeys([*_fields(then.get("scenario")), *_fields(now.get("scenario"))])
+    places |= {".".join(field): ("scenario", *field) for field in fields}
+    places |= {"the clients' data (SHA-256)": ("data",)}
     compared = [(name, _at(then, place), _at(now, place)) for name, place in places.items()]
     return [f"{name}: {_said(one)} then, {_said(other)} now" for name, one, other in compared if one != other]
 
@@ -62,8 +66,24 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _at(environment: Mapping[str, Any], place: tuple[str, ...]) -> Any:
     found: Any = environment
     for name in place:
-        found = found.get(name) if isinstance(found, Mapping) else None
+        found = dict(_inner(found)).get(name)
     return found
+
+
+def _inner(value: Any) -> Iterable[tuple[str, Any]]:
+    """What is in a mapping, or by its number in a list, and in nothing else."""
+    return (
+        value.items() if isinstance(value, Mapping) else ((str(i), one) for i, one in enumerate(value if isinstance(value, list) else ()))
+    )
+
+
+def _fields(scenario: Any) -> Iterator[tuple[str, ...]]:
+    """The places of all plain values in a scenario."""
+    for name, value in _inner(scenario):
+        if isinstance(value, Mapping | list) and value:
+            yield from ((name, *rest) for rest in _fields(value))
+        else:
+            yield (name,)
 
 
 def _said(value: Any) -> str:

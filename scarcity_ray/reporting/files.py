@@ -5,20 +5,58 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
+class Unwritable(OSError):
+    """A file that cannot be written (a full disk, a folder that is none); the message names it and says why."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write to {path}: {os.strerror(error.errno) if error.errno else error}")
+
+
+@contextmanager
+def new_file(path: Path, draft: Path | None = None) -> Iterator[Path]:
+    """Where to write what is to be at `path`: it takes its place when the block ends. Nothing is left of what fails.
+
+    draft: another place for it, on the same disk. Raises Unwritable.
+    """
+    draft = draft or path.with_name(f".{path.name}.new")
+    try:
+        draft.unlink(missing_ok=True)
+        yield draft
+        put_in_place(draft, path)
+    except OSError as error:
+        raise Unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes `path` so that a reader sees the old content or the new, never a part of it."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
+    """Writes `path` so that a reader sees the old content or the new, never a part of it. Raises Unwritable."""
+    with new_file(path) as draft, draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
         file.write(content)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Renames a finished file, so that a power cut too leaves the old or the new whole: content first, then its name."""
+    _settle(draft)
     os.replace(draft, path)
+    _settle(path.parent)
+
+
+def _settle(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def to_json(value: Any) -> str:

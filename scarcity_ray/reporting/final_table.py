@@ -71,9 +71,9 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
         console.print()
         console.print(strangers_table(summary), highlight=False)
         console.print()
-    there = [name for name in ("curves.png", "experts.png") if name == "curves.png" or (directory / name).exists()]
-    plots = " and ".join(f"{directory}/{name}" for name in there)
-    console.print(f"Look at {plots}; all numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
+    plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if (directory / name).exists())
+    look = f"Look at {plots}; all" if plots else "All"
+    console.print(f"{look} numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def experts_in_words(summary: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Iterable
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from scarcity_ray.reporting.files import new_file
 
 ROW_GROUPS = 16
 """Flushes in one part. Each rewrites the part, so this bounds the work of a flush; 1 would leave a file a second."""
@@ -83,11 +84,13 @@ class GrowingTable:
                 self._groups, self._part = [], self._part + 1
 
     def _write(self) -> None:
-        draft = self.path.with_name(f".{self.path.name}.part")
-        with pq.ParquetWriter(draft, self.schema, compression="zstd", write_page_checksum=True) as writer:
+        outside = self.path.with_name(f".{self.path.name}.part")
+        with (
+            new_file(self._folder / f"part-{self._part:08d}.parquet", outside) as draft,
+            pq.ParquetWriter(draft, self.schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
             for group in self._groups:
                 writer.write_table(group, row_group_size=group.num_rows)
-        os.replace(draft, self._folder / f"part-{self._part:08d}.parquet")
 
 
 def _remove(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = "scarcity_ray"
@@ -27,12 +27,23 @@ class _Lines(logging.Formatter):
         return "\n".join(head + line for line in message.splitlines() or [""])
 
 
+class _File(logging.FileHandler):
+    """A file that stops being written to where its disk is full: that is for the tables to say."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a run is not ended, nor its screen filled, for a line in its log."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to(path: Path, level: int = logging.INFO, *, anew: bool = True) -> Iterator[None]:
     """Sends what the package logs to a file at `path` (a new one, or at the end of what is there), and nowhere else, until the
     block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w" if anew else "a", encoding="utf-8")
+    handler = _File(path, mode="w" if anew else "a", encoding="utf-8")
     handler.setFormatter(_Lines())
     logger = logging.getLogger(ROOT)
     before = logger.level, logger.propagate

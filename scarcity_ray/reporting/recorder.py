@@ -79,7 +79,7 @@ class Recorder:
             self._tables[name] = GrowingTable(directory / f"{name}.parquet", schema, rows)
         self._checkpoints = Checkpoints(directory)
         self._next: Checkpoint | None = None
-        self.checkpoint_seconds = 0.0  # what the last one took
+        self._rest, self._took, self._written = 0.0, 0.0, 0.0  # when the last checkpoint was written, and how long it took
         self._failure: BaseException | None = None
         self._writing, self._closing, self._wake = threading.Lock(), threading.Event(), threading.Event()
         self._writer = threading.Thread(target=self._keep_up, name="recorder", daemon=True)
@@ -105,10 +105,13 @@ class Recorder:
         for piece in rows.to_batches() if isinstance(rows, pa.Table) else [rows]:
             self._take("insights", strategy, seed, tables.insight_rows(piece, schema, strategy, seed))
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Takes a checkpoint, to be written once all rows taken so far are on disk; a newer one takes the place of one that waits."""
+    def checkpoint(self, checkpoint: Checkpoint, rest: float = 0.0) -> None:
+        """Takes a checkpoint, to be written once all rows taken so far are on disk; a newer one takes the place of one that waits.
+
+        rest: so many times the seconds that the last one took pass before the next is written; a flush does not wait.
+        """
         self._check()
-        self._next = checkpoint
+        self._next, self._rest = checkpoint, rest
         self._wake.set()
 
     def rows(self, table: str, strategy: str, seed: int) -> pa.Table:
@@ -155,15 +158,19 @@ class Recorder:
             self._writer.join()
             self.flush()
 
-    def _put(self) -> None:
+    def _put(self, *, at_once: bool = True) -> None:
         with self._writing:
-            checkpoint, self._next = self._next, None  # first, so that its rows are among those that are written now
+            rests = not at_once and time.perf_counter() < self._written + self._rest * self._took
+            checkpoint = None if rests else self._next  # before the rows, so that its own are among them
             for table in self._tables.values():
                 table.flush()
             if checkpoint is not None:
                 began = time.perf_counter()
                 self._checkpoints.write(checkpoint)
-                self.checkpoint_seconds = time.perf_counter() - began
+                self._written = time.perf_counter()
+                self._took = self._written - began
+                if self._next is checkpoint:
+                    self._next = None
 
     def _kept(self, name: str, last: Checkpoint) -> Iterator[pa.RecordBatch]:
         """The rows of a table until a checkpoint; those of the strategy that goes on are hashed again."""
@@ -195,11 +202,12 @@ class Recorder:
             while not self._closing.is_set():
                 self._wake.wait(FLUSH_SECONDS)
                 self._wake.clear()
-                self._put()
+                self._put(at_once=False)
                 self._closing.wait(FLUSH_SECONDS / 5)  # short rounds are written down together
         except Exception as failure:
             self._failure = failure
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise OSError(f"cannot write to {self.directory}: {self._failure}") from self._failure
+            known = isinstance(self._failure, OSError)
+            raise self._failure if known else OSError(f"cannot write to {self.directory}: {self._failure}") from self._failure

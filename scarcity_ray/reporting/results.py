@@ -70,6 +70,12 @@ class Results:
             raise BrokenFile(path, "it holds no scenario")
         return document.data
 
+    def runnable(self) -> Path:
+        """The scenario's file, to be run again. Raises RunError where it is broken, or names models to import and `imports` is off."""
+        path = self._file("scenario.yaml")
+        self._refuse_imports(path, self.scenario)
+        return path
+
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, revision, processor: see reporting.environment."""
@@ -196,18 +202,21 @@ class Results:
         return load_sealed(self._model_path(model), most=2 * MODEL_BYTES)
 
     def _rebuilt(self, path: Path, metadata: dict[str, Any]) -> nn.Module:
-        with believing(path):
-            names = [] if self.imports else imports(metadata)
-        if names:
-            raise RunError(
-                f"{path} says that its model comes from {', '.join(names)}: to call that is to run its code, with this file's arguments; "
-                "if you trust both, ask for it: Results.load(run_dir, imports=True)"
-            )
+        self._refuse_imports(path, metadata)
         try:
             with believing(path):
                 return rebuild(metadata)
         except BrokenFile as error:
             raise BrokenFile(path, f"it does not say what module it belongs to: {error.cause}") from error
+
+    def _refuse_imports(self, path: Path, data: dict[str, Any]) -> None:
+        with believing(path):
+            names = [] if self.imports else imports(data)
+        if names:
+            raise RunError(
+                f"{path} says that its model comes from {', '.join(names)}: to call that is to run its code, with this file's arguments; "
+                "if you trust both, ask for it: Results.load(run_dir, imports=True)"
+            )
 
     def _file(self, name: str) -> Path:
         path = inside(self.directory, name)

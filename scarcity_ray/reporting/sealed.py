@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from scarcity_ray.reporting.environment import memory_bytes
+from scarcity_ray.reporting.files import new_file
 from scarcity_ray.reporting.reading import BrokenFile, read_whole
 
 __all__ = ["VERSION", "BrokenFile", "load_sealed", "save_sealed"]
@@ -72,16 +72,10 @@ def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     digest = hashlib.sha256(first)
     for part in parts:
         digest.update(part)
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    try:
-        with draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
-            file.write(first.replace(_BLANK.encode(), digest.hexdigest().encode(), 1))
-            for part in parts:
-                file.write(part)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with new_file(path) as draft, draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
+        file.write(first.replace(_BLANK.encode(), digest.hexdigest().encode(), 1))
+        for part in parts:
+            file.write(part)
 
 
 def load_sealed(path: Path, *, most: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

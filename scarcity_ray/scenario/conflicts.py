@@ -45,6 +45,7 @@ def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
     yield from _models(data, listed)
     for place, strategy in listed:
         yield from _cohort(("strategies", place), strategy, clients)
+        yield from _preparation(("strategies", place), strategy, _count(strategy.get("rounds")) or _count(data.get("rounds")))
     yield from _execution(_section(data, "execution"), clients)
     sample = _count(_section(data, "evaluation").get("clients"))
     if sample and clients and sample > clients:
@@ -96,6 +97,13 @@ def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | N
     count = _count(sampled)
     if count and clients and count > clients:
         yield SpecError((*path, "clients_per_round"), count, f"data.clients is {clients:,}; allowed: at most {clients:,}")
+
+
+def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], rounds: int | None) -> Iterator[SpecError]:
+    trained = _count(_section(strategy, "representation").get("rounds"))
+    if trained and rounds and trained >= rounds:
+        message = f"the strategy has {rounds:,} rounds, and after its trunk's one at least is for what it learns by; raise `rounds`"
+        yield SpecError((*path, "representation", "rounds"), trained, message)
 
 
 def _execution(execution: Mapping[str, Any], clients: int | None) -> Iterator[SpecError]:

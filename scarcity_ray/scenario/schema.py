@@ -16,7 +16,7 @@ from scarcity_ray.spec import Spec
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.training.local import Local
 
-NAME = r"^[A-Za-z0-9_-]+$"
+NAME = r"^[A-Za-z0-9_-]{1,100}$"
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -43,7 +43,7 @@ class HierFedAvg(SampledStrategy):
         return {"edges": (task.local_sgd(server["edges"][edge]), self.weights(task), edge)}, mine
 
     def aggregate(self, server: State, mean: State) -> State:
-        state = {**mean, "round": server["round"] + 1}
+        state = {**server, "edges": mean["edges"], "round": server["round"] + 1}
         if int(state["round"]) % self.period:
             return state
         cloud = (server["share"] @ mean["edges"].double()).to(mean["edges"].dtype)

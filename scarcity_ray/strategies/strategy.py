@@ -35,7 +35,7 @@ class Strategy(Spec):
     """What every strategy may set."""
 
     kind: str
-    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]+$", description="how tables call it; its kind if left out")] = None
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="how tables call it; its kind if left out")] = None
     rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
     local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
     model: Annotated[AnyModel | None, Field(description="the model; the scenario's if left out")] = None

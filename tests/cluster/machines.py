@@ -91,9 +91,11 @@ class Machines:
         inside = Path(f"/proc/{process}/task/{process}/children").read_text().split()[0]
         settings = {"HOME": "/root", "USER": "root", "TERM": "dumb", "PATH": _PATH, "COLUMNS": "200"} | variables
         return subprocess.Popen(
-            ["nsenter", f"--target={inside}", "--all", "--root", "--wdns=/root", "env", "-i"]
-            + [f"{key}={value}" for key, value in settings.items()]
-            + ["bash", "-c", command],
+            [
+                *("nsenter", f"--target={inside}", "--all", "--root", "--wdns=/root", "env", "-i"),
+                *(f"{key}={value}" for key, value in settings.items()),
+                *("bash", "-c", command),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -142,9 +144,11 @@ class Machines:
         (self.folder / name).mkdir()
         with (self.folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", f"{self._tag}-{name}"]
-                + ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"]
-                + ["bash", str(Path(__file__).with_name("boot.sh")), str(self.folder), name, str(VENV), sys.base_prefix, str(ROOT)],
+                [
+                    *("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", f"{self._tag}-{name}"),
+                    *("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"),
+                    *("bash", Path(__file__).with_name("boot.sh"), self.folder, name, VENV, sys.base_prefix, ROOT),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cluster.machines import ROOT, Machines, finish, lacking, wait_until
-from cluster.shipped import write_cluster
+from cluster.runs import SCENARIO, hashes, on_this_machine
+from cluster.shipped import shipped, write
 
 ADDRESSES = {"laptop": "10.77.0.10", "head": "10.77.0.11", "worker1": "10.77.0.12", "worker2": "10.77.0.13"}
 TOKEN = {"RAY_AUTH_MODE": "token"}
@@ -20,26 +18,27 @@ pytestmark = [pytest.mark.cluster, pytest.mark.skipif(lacking() != "", reason=la
 
 def test_up_run_lose_a_worker_fetch_iterate_down(tmp_path: Path) -> None:
     with Machines(ADDRESSES, "10.77.0.1", 24) as machines:
-        workers = [ADDRESSES["worker1"], ADDRESSES["worker2"]]
-        cluster = write_cluster(machines, "local", {"head_ip": ADDRESSES["head"], "worker_ips": workers}, {})
+        config = shipped("local", machines)
+        config["provider"] |= {"head_ip": ADDRESSES["head"], "worker_ips": [ADDRESSES["worker1"], ADDRESSES["worker2"]]}
+        cluster = write(config, machines)
 
         def laptop(command: str, seconds: float = 120) -> str:
             return machines.run("laptop", f"cd {ROOT}; {command}", seconds=seconds, **TOKEN)
 
         laptop("(umask 077; ray get-auth-token --generate)")
-        laptop(f"ray up -y {cluster}", 300)
+        laptop(f"ray up -y {cluster} || ray up -y {cluster}", 400)  # Ray gives a head 30 s to start; a busy machine may take longer
         _await_cpus(machines, 4)
         assert machines.run("worker1", "stat -c %a ~/.ray/auth_token").strip() == "600"
         _refuses_a_wrong_token(machines)
 
-        command = "scarcity-ray run ~/scarcity_ray/scenarios/seed.yaml --set execution.address=auto --out ~/runs/seed"
+        command = f"scarcity-ray run ~/scarcity_ray/{SCENARIO} --out ~/runs/seed"
         run = machines.start("laptop", f"cd {ROOT}; ray exec {cluster} '{command}'", **TOKEN)
         wait_until(lambda: run.poll() is not None or _exists(machines, "~/runs/seed/rounds.parquet/*"), 120, "a first round")
         machines.run("worker1", "pkill -9 -x raylet")
         finish(run, 300)
 
         laptop(f"ray rsync-down {cluster} '~/runs/seed' {machines.folder}/fetched/")
-        assert _hashes(machines.folder / "fetched" / "seed") == _hashes(_on_this_machine(tmp_path / "here"))
+        assert hashes(machines.folder / "fetched" / "seed") == hashes(on_this_machine(tmp_path / "here"))
 
         _await_cpus(machines, 4)  # the lost worker is back
         changed = f"rm -rf ~/changed; mkdir ~/changed; cp -r {ROOT}/scarcity_ray ~/changed; cd ~/changed"
@@ -76,15 +75,3 @@ def _succeeds(machines: Machines, name: str, command: str) -> bool:
 
 def _printed(machines: Machines, name: str, command: str) -> str:
     return machines.start(name, command, **TOKEN).communicate(timeout=60)[0]
-
-
-def _on_this_machine(out: Path) -> Path:
-    """The directory of the same scenario's run in one process, without Ray."""
-    command = [sys.executable, "-m", "scarcity_ray.run", "scenarios/seed.yaml", "--set", "execution.ray=false", "--out", str(out)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return out
-
-
-def _hashes(run: Path) -> dict[str, str]:
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return {name: strategy["result_hash"] for name, strategy in summary["strategies"].items()}

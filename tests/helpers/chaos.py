@@ -11,14 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray  # noqa: F401 - first, as psutil is its own
 import pyarrow as pa
-import psutil
 import pyarrow.parquet as pq
 import yaml
 from conftest import scenario
@@ -35,7 +33,7 @@ ROUNDS = {
     "insight_exchange": 12,
     "gradient_exchange": 8,
     "trunk": 4,
-    "follows": 7,
+    "follows": 5,
 }
 """What each strategy of the scenario plays, in their order."""
 
@@ -46,10 +44,10 @@ ACTORS = ("Client", "Server", "MetaLearner", "Expert")
 GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("driver", "hung"), ("node",))
 """What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes."""
 
-GIVE_UP_AFTER = 12.0
+GIVE_UP_AFTER = 20.0
 """Seconds until a hung Client is given up: more than an actor takes to start on a busy machine."""
 
-_SPARED = 3  # rounds at the end: whoever dies is missed in those
+_SPARED = 2  # rounds at the end: whoever dies is missed in those
 _NOTICED = 120.0  # seconds
 _POLL = 0.01
 
@@ -57,7 +55,7 @@ _POLL = 0.01
 def disturbed(**execution: Any) -> dict[str, Any]:
     """The scenario: every family of strategies, on clients whose data change at round 4."""
     turned = {"transforms": [{"kind": "rotate", "groups": 3}], "drift": {"round": 4, "share": 0.5}}
-    features = {"kind": "random_fourier", "features": 20}
+    features = {"kind": "random_fourier", "features": 8}
     strategies: list[dict[str, Any]] = [
         {"kind": "fed_avg", "fraction": 0.5},
         {"kind": "local_only"},
@@ -67,8 +65,8 @@ def disturbed(**execution: Any) -> dict[str, Any]:
         {"kind": "reptile"},
         {"kind": "insight_exchange"},
         {"kind": "gradient_exchange", "dimensions": 20},
-        {"kind": "sf_hfe", "name": "trunk", "representation": {"kind": "trunk", "rounds": 3}},
-        {"kind": "sf_hfe", "name": "follows", "experts": 2, "forgetting": 0.5, "differences": "slopes", "representation": features},
+        {"kind": "sf_hfe", "name": "trunk", "experts": 1, "differences": "slopes", "representation": {"kind": "trunk", "rounds": 3}},
+        {"kind": "sf_hfe", "name": "follows", "experts": 2, "forgetting": 0.5, "personal": False, "representation": features},
     ]
     played = [strategy | {"rounds": rounds} for strategy, rounds in zip(strategies, ROUNDS.values(), strict=True)]
     return scenario(data=scenario()["data"] | turned, strategies=played, execution=execution)
@@ -124,7 +122,7 @@ def play(plan: Schedule, folder: Path) -> Outcome:
     with ExitStack() as stack:
         # Ray's sockets are in it, and their paths may have 107 letters; no other cluster of this machine is found there.
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ch", ignore_cleanup_errors=True))
-        stack.callback(_end, lambda process: any(f"{temporary}/" in part for part in process.cmdline()))
+        stack.callback(_end_all_of, temporary)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment |= {"RAY_TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"}
         nodes = stack.enter_context(_nodes(environment)) if plan.cluster else None
@@ -135,10 +133,10 @@ class _Play:
     def __init__(self, plan: Schedule, folder: Path, environment: dict[str, str], nodes: _Nodes | None) -> None:
         self.plan, self.environment, self.nodes = plan, environment, nodes
         self.run, self.said = folder / "run", folder / "said.txt"
-        where = {"address": nodes.address} if nodes else {"cpus": 2}
+        where = {"address": nodes.address, "wait_for_cluster": 20.0} if nodes else {}
         every = plan.checkpoint_every if plan.checkpoint_every == "auto" else int(plan.checkpoint_every)
         patience = {"give_up_after": GIVE_UP_AFTER} if any(fault.kind == "hung" for fault in plan.faults) else {}
-        content = disturbed(ray=True, checkpoint_every=every, **where, **patience)
+        content = disturbed(ray=True, cpus=2, checkpoint_every=every, **where, **patience)
         (folder / "scenario.yaml").write_text(yaml.safe_dump(content))
         self.driver = self._start("run", str(folder / "scenario.yaml"), "--out", str(self.run))
         self.noticed = 0
@@ -156,10 +154,8 @@ class _Play:
     def _strike(self, fault: Fault) -> None:
         before = self._attempts()
         if fault.kind == "driver":
-            own = psutil.Process(self.driver.pid).children(recursive=True)
             self.driver.kill()
             self.driver.wait()
-            psutil.wait_procs(own, timeout=30)  # its Ray follows it
             self.noticed = 0  # what it had not written down is not known any more
             self.driver = self._start("resume", str(self.run))
             return
@@ -206,14 +202,8 @@ class _Play:
 
     def _actors(self, title: str) -> list[int]:
         """The processes of a class of actors, oldest first."""
-        found = []
-        for process in psutil.Process(self.nodes.pid if self.nodes else self.driver.pid).children(recursive=True):
-            try:
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}"):
-                    found.append(process.pid)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return sorted(found)
+        family = _descendants(self.nodes.pid if self.nodes else self.driver.pid)
+        return sorted(pid for pid in family if _command(pid).startswith(f"ray::{title}"))
 
 
 class _Nodes:
@@ -253,14 +243,29 @@ def _nodes(environment: dict[str, str]) -> Iterator[_Nodes]:
         process.communicate(timeout=60)  # the end of what it reads is its own
 
 
-def _end(mine: Callable[[psutil.Process], bool]) -> None:
-    """Ends what a run has left, which should be nothing."""
-    for process in psutil.process_iter():
-        try:
-            if mine(process):
-                process.kill()
-        except psutil.Error:
-            continue
+def _descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _end_all_of(folder: str) -> None:
+    """Ends what is left of the Ray in a folder: a stopped process does not notice that its raylet is gone."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"RAY_TMPDIR={folder}".encode() in (path / "environ").read_bytes():  # all that it started have it
+                os.kill(int(path.name), signal.SIGKILL)
 
 
 def _host() -> None:

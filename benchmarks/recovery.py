@@ -1,0 +1,117 @@
+"""How long does a run stand still when something dies, and what does it cost to be ready for it?
+
+faults: an MLP on digits, two Client actors; in the middle of the run a process is killed (SIGKILL; hung: SIGSTOP, with
+`give_up_after` 20 s), and the seconds are taken from there to the end of the next round that is finished, beside those of a
+round that nothing befalls. By rows of rounds.parquet, which reach the disk up to half a second late.
+checkpoints: rounds of w1.yaml and w4.yaml with a checkpoint after each and where the run sees fit (auto), against the same run
+that makes none; the three side by side, again and again; medians of rounds, and of the repeats.
+
+    python benchmarks/recovery.py                      # about fifteen minutes on 2 quiet cores
+    python benchmarks/recovery.py --quick              # one of each
+    python benchmarks/recovery.py --only checkpoints
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import HERE, cores, show, write_json
+from _disturb import FAULTS, stands_still
+
+from scarcity_ray import simulate
+from scarcity_ray.ray_fleet import RayLauncher
+from scarcity_ray.scenario import load
+
+BAR = 0.05
+"""The most of a round that checkpoints of fed_avg may take."""
+
+NEVER = 1_000_000
+SETTINGS = {"none": NEVER, "every round": 1, "auto": "auto"}
+
+
+def faults(kinds: list[str], repeats: int) -> list[dict[str, Any]]:
+    """A line for each kind of fault."""
+    found = []
+    for kind in kinds:
+        seen = [stands_still(kind) for _ in range(repeats)]
+        seconds = [one["seconds"] for one in seen]
+        middle = {"seconds": float(np.median(seconds)), "least": min(seconds), "most": max(seconds)}
+        found.append({"fault": kind, **middle, "round_seconds": float(np.median([one["round_seconds"] for one in seen]))})
+        show_faults(found[-1:])
+    return found
+
+
+def show_faults(lines: list[dict[str, Any]]) -> None:
+    """What a fault costs, beside a round."""
+    rows = [
+        [one["fault"], f"{one['seconds']:.1f}", f"{one['least']:.1f}-{one['most']:.1f}", f"{one['round_seconds']:.3f}"] for one in lines
+    ]
+    show("seconds from a fault to the next finished round", ["fault", "seconds", "range", "a round"], rows)
+
+
+def checkpoints(workload: str, repeats: int, rounds: int) -> dict[str, Any]:
+    """A round's seconds without checkpoints, with one after each, and with those of `auto`; their median share beyond none."""
+    seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    launcher = RayLauncher(cores(), "local")  # one for all runs, so that they lie closer together
+    try:
+        for repeat in range(repeats):
+            for name in list(SETTINGS)[:: 1 if repeat % 2 == 0 else -1]:  # the machine's other work comes and goes
+                seconds[name].append(round_seconds(workload, SETTINGS[name], rounds))
+    finally:
+        launcher.close()
+    none = np.array(seconds["none"])
+    shares = {name: float(np.median(np.array(values) / none)) - 1 for name, values in seconds.items() if name != "none"}
+    return {
+        "workload": workload,
+        "seconds": {name: float(np.median(values)) for name, values in seconds.items()},
+        "shares": shares,
+        "all": seconds,
+    }
+
+
+def round_seconds(workload: str, every: int | str, rounds: int) -> float:
+    """The median of a run's rounds but the first, which warms up."""
+    settings = [f"execution.checkpoint_every={every}", f"rounds={rounds}", f"evaluation.every={rounds}", "execution.address=local"]
+    loaded = load(HERE / "workloads" / f"{workload}.yaml", settings)
+    with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
+        table = simulate(loaded.scenario, base_dir=loaded.base_dir, out=Path(folder) / "run").rounds
+    return float(np.median(table["seconds"].to_numpy()[1:]))
+
+
+def show_checkpoints(lines: list[dict[str, Any]]) -> None:
+    """What checkpoints cost, and whether that stays below the bar."""
+    rows = []
+    for line in lines:
+        for name, share in line["shares"].items():
+            values = line["seconds"]["none"], line["seconds"][name]
+            said = "yes" if share < BAR else "NO"
+            rows.append([f"{line['workload']}, {name}", *(f"{1e3 * value:,.1f}" for value in values), f"{100 * share:+.1f} %", said])
+    show(f"milliseconds of a round, below {100 * BAR:g} %?", ["checkpoints", "none", "with", "more", "holds"], rows)
+
+
+def main() -> None:
+    """Measures, prints the tables, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[*FAULTS, "checkpoints"], action="append", help="which measurement; repeatable (default: all)")
+    parser.add_argument("--quick", action="store_true", help="one of each, and fewer rounds")
+    parser.add_argument("--json", type=Path, default=Path("recovery.json"), help="where the figures go (default recovery.json)")
+    options = parser.parse_args()
+    wanted = options.only or [*FAULTS, "checkpoints"]
+    figures: dict[str, Any] = {"benchmark": "recovery", "cores": cores(), "quick": options.quick}
+    lines = faults([kind for kind in FAULTS if kind in wanted], 1 if options.quick else 3)
+    if lines:
+        show_faults(lines)
+        figures["faults"] = lines
+    if "checkpoints" in wanted:
+        repeats, rounds = (3, {"w1": 30, "w4": 6}) if options.quick else (7, {"w1": 60, "w4": 12})
+        figures["checkpoints"] = [checkpoints(workload, repeats, count) for workload, count in rounds.items()]
+        show_checkpoints(figures["checkpoints"])
+    write_json(options.json, figures)
+
+
+if __name__ == "__main__":
+    main()
