@@ -41,7 +41,7 @@ def faults(kinds: list[str], repeats: int) -> list[dict[str, Any]]:
         seconds = [one["seconds"] for one in seen]
         middle = {"seconds": float(np.median(seconds)), "least": min(seconds), "most": max(seconds)}
         found.append({"fault": kind, **middle, "round_seconds": float(np.median([one["round_seconds"] for one in seen]))})
-        show_faults(found[-1:])
+        print(f"{kind}: {middle['seconds']:.1f} s", flush=True)
     return found
 
 

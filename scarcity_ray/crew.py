@@ -110,7 +110,8 @@ def _cpus(slots: Sequence[Slot] | None) -> int:
 
 
 def crew_for(plan: Plan, tell: Callable[[str], None]) -> Crew:
-    """The crew of a plan, with Ray or without, as its scenario says. Raises SpecError where no cluster answers, or has no room."""
+    """The crew of a plan, with Ray or without, as its scenario says. Raises SpecError where no cluster answers, or has no room;
+    WorkerError where Ray does not start."""
     execution = plan.scenario.execution
     if not execution.ray:
         return Crew(LocalLauncher(), plan, tell)

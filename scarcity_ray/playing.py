@@ -76,7 +76,10 @@ class Run:
         self.progress = progress
         self.tally = Tally(self.scenario.name, plan.federation.task, plan.federation.clients)
         facts, schema = facts_of(self.scenario, plan), tables.insights(insights.SCHEMA, insights.PAYLOADS)
-        self.crew = crew_for(plan, progress.message)  # first: where there is no room for it, nothing is written
+        try:
+            self.crew = crew_for(plan, progress.message)  # first: where there is no room for it, nothing is written
+        except WorkerError as error:
+            raise RunFailed(in_words(error), self.directory) from error
         try:
             with log_to(self.directory / "logs" / "scarcity.log", anew=self.last is None):
                 self.recorder = Recorder(self.directory, resolved(_anchored(self.scenario, self.base_dir)), facts, schema, self.last)

@@ -187,7 +187,8 @@ def _as_it_is() -> Iterator[None]:
 class RayLauncher:
     """Starts Ray on this machine, or joins a cluster, and launches actors there; `close` ends what it started.
 
-    cpus: how many this run may take, and no more. address: see `execution.address`. Raises SpecError where no cluster answers.
+    cpus: how many this run may take, and no more. address: see `execution.address`. Raises SpecError where no cluster answers,
+    WorkerError where Ray does not start here.
     """
 
     store = (ray.put, ray.get)
@@ -210,15 +211,18 @@ class RayLauncher:
             # Loopback only, and a token of this run's own that lies in no file: other users of this machine reach loopback too.
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
             Config.initialize("")  # it has read the mode when it was imported
-            with _as_it_is():
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
+            try:
+                with _as_it_is():
+                    ray.init(
+                        address="local",
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        _node_ip_address="127.0.0.1",
+                        logging_level=logging.ERROR,
+                        log_to_driver=False,
+                    )
+            except Exception as error:  # of many types: a machine too busy to start it in time, no room for its files
+                raise WorkerError("Ray", "init", f"Ray did not start on this machine: {in_words(error)}", str(error)) from error
 
     def put(self, value: Any) -> Any:
         return ray.put(value)

@@ -78,8 +78,9 @@ def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | 
             Run(scenario, base_dir, Path(folder)).play(plan, progress)
             return Verdict(before.table("rounds").num_rows, _first(before, Results(Path(folder)), scenario), changed)
     chosen = _chosen(before, scenario, rounds)
-    crew = crew_for(plan, progress.message)
+    crew = None
     try:
+        crew = crew_for(plan, progress.message)
         for number, last in enumerate(chosen, start=1):
             seeded = plan if last.seed == plan.seed else prepare(scenario, base_dir, last.seed)
             if (found := _repeated(before, crew, seeded, last)) is not None:
@@ -88,7 +89,8 @@ def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | 
     except WorkerError as error:
         raise RunFailed(in_words(error), None) from error
     finally:
-        crew.join()
+        if crew is not None:
+            crew.join()
 
 
 def _repeated(before: Results, crew: Crew, plan: Plan, last: Checkpoint) -> Difference | None:

@@ -79,7 +79,9 @@ def test_a_plot_that_cannot_be_drawn_fails_no_run(tmp_path: Path) -> None:
     assert Results.load(tmp_path / "run").summary["strategies"]["fed_avg"]["status"] == "finished"
 
 
-@pytest.mark.parametrize(("out", "why"), [("file", "Not a directory"), ("file/run", "Not a directory"), ("sealed/run", "Permission denied")])
+@pytest.mark.parametrize(
+    ("out", "why"), [("file", "Not a directory"), ("file/run", "Not a directory"), ("sealed/run", "Permission denied")]
+)
 def test_a_place_that_is_none_is_named(tmp_path: Path, out: str, why: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "sealed").mkdir(mode=0o500)

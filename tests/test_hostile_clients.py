@@ -124,10 +124,10 @@ LIES: list[Lie] = [
         lambda *sent: None,
         lambda *sent: "x" * 10**6,
     )),
-    lambda uploads, place: {"y": sent for sent in uploads.values()},
-    lambda uploads, place: {"x" * 10**5: sent for sent in uploads.values()},
-    lambda uploads, place: {7: sent for sent in uploads.values()},
-    lambda uploads, place: {**uploads, "y": next(iter(uploads.values()))},
+    lambda uploads, place: {"y": uploads["x"]},
+    lambda uploads, place: {"x" * 10**5: uploads["x"]},
+    lambda uploads, place: {7: uploads["x"]},
+    lambda uploads, place: {**uploads, "y": uploads["x"]},
     lambda uploads, place: {**uploads, None: None},
     lambda uploads, place: {"x": uploads},
     lambda uploads, place: [uploads],
@@ -519,9 +519,7 @@ class Treacherous(torch.nn.Module):
 """
 
 
-def test_a_module_that_spoils_every_update_ends_its_strategy_and_keeps_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_that_spoils_every_update_ends_its_strategy_and_keeps_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scarcity_ray.simulation import RunFailed
 
     (tmp_path / "treacherous.py").write_text(TREACHEROUS)

@@ -141,6 +141,7 @@ def test_the_best_of_several_is_named_and_yardsticks_and_diverged_ones_are_not()
 def test_the_table_fits_in_80_columns(tmp_path, seeds):
     summary = two([0.5, 0.5], [0.6, 0.8], seeds=seeds)
     console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    (tmp_path / "curves.png").touch()
     show_final(console, summary, tmp_path)
     text = console.export_text()
     assert "seconds" in text

@@ -172,7 +172,7 @@ def test_after_an_interrupt_or_a_failure_it_goes_on(error: BaseException, told: 
         assert ended.value.directory == tmp_path / "run"  # type: ignore[attr-defined]
         assert "interrupted" in {one["status"] for one in statuses(tmp_path / "run")}
         TROUBLE.update(steps=0, error=None)
-        resume(tmp_path / "run")
+        resume(tmp_path / "run", imports=True)
         assert same(tmp_path / "run", tmp_path / "whole")
 
 
@@ -206,7 +206,7 @@ def test_at_most_so_many_rounds_are_repeated(every: int, tmp_path: Path) -> None
     assert last.round == done // every * every
     assert set(last.memory) == {"v"}
     TROUBLE.update(steps=0, error=None)
-    resume(tmp_path / "run")
+    resume(tmp_path / "run", imports=True)
     assert -TROUBLE["steps"] == pytest.approx(steps * (8 - last.round) / 8, rel=0.15)
     assert same(tmp_path / "run", tmp_path / "whole")
 

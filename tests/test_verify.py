@@ -57,14 +57,16 @@ def test_a_finished_run_is_confirmed(finished: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("rounds", [1, 3, 99])
 def test_single_rounds_are_confirmed(finished: Path, rounds: int) -> None:
     found = verify(finished, rounds)
-    assert (found.rounds, found.difference, found.changed) == (min(rounds, 4), None, [])
+    # The first round of each strategy can always be repeated; one after it where its checkpoint was not overtaken by the next.
+    assert min(rounds, 2) <= found.rounds <= min(rounds, 4)
+    assert (found.difference, found.changed) == (None, [])
 
 
 @pytest.mark.parametrize("rounds", [None, 4])
 @pytest.mark.parametrize(("table", "column", "place", "value", "where"), [
-    ("rounds", "train_loss", 1, 0.5, "fed_avg, seed 3, round 2, rounds.train_loss: 0.5 then, "),
+    ("rounds", "train_loss", 0, 0.5, "fed_avg, seed 3, round 1, rounds.train_loss: 0.5 then, "),
     ("rounds", "uplink_bytes", 2, 7, "insight_exchange, seed 3, round 1, rounds.uplink_bytes: 7 then, "),
-    ("clients", "test_loss", 20, 0.25, "fed_avg, seed 3, round 2, client 8, clients.test_loss: 0.25 then, "),
+    ("clients", "test_loss", 8, 0.25, "fed_avg, seed 3, round 1, client 8, clients.test_loss: 0.25 then, "),
     ("insights", "mean_grad", 5, 0.125, "insight_exchange, seed 3, round 1, client 5, insights.mean_grad: 0.125 then, "),
 ])  # fmt: skip
 def test_an_altered_value_is_named(run: Path, rounds: int | None, table: str, column: str, place: int, value: Any, where: str) -> None:
@@ -141,7 +143,7 @@ def test_an_unfinished_run_is_held_against_as_far_as_it_came(
     content, tired = scenario(rounds=2, model={"kind": "import", "path": "tired:Tired"}, execution=EVERY), Path("tired")
     simulate(content, out="whole")
     tired.touch()
-    with pytest.raises(RunFailed, match="client [0-9]+: KeyError: 'no more'"):
+    with pytest.raises(RunFailed, match=r"client [0-9]+: KeyError: 'no more'"):
         simulate(content, out="run")
     log = Path("run/logs/scarcity.log").read_text()
     assert "attempt" not in log

@@ -34,9 +34,9 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: whose
-    update or insight did not enter (None where an insight did not tell), and why. diverged: not one update could be used. done: the strategy has nothing more
-    to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
+    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: whose update or
+    insight did not enter (None where an insight did not tell), and why. diverged: not one update could be used. done: the
+    strategy has nothing more to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
     """
 
     row: dict[str, Any]
