@@ -21,6 +21,7 @@ from scarcity_ray.strategies.strategy import InsightStrategy, Strategy
 REVIVED_SECONDS = 60.0
 """How long dead actors may take to come back where they were; after that all are launched anew, where there is room."""
 
+_START_SECONDS = 300.0
 _LOOK_SECONDS = 5.0  # from one look at the nodes of the cluster to the next
 _CALLS = 10  # more than the Server makes one after the other in a round: so much longer than they it may be silent
 
@@ -100,6 +101,8 @@ class Crew:
         self.meta = launch(MetaLearner, [(None, None, "", *self.launcher.store)], patience=patience) if learners else None
         self.experts = launch(Expert, [(0,)], patience=patience) if experts else None
         self.server: Fleet = launch(Server, [(0, LocalFleet([]))], patience=_CALLS * patience)
+        for fleet in self._fleets():
+            fleet.revive(_START_SECONDS)  # importing torch takes a busy machine its time: no patience is lost on it
 
     def _fleets(self) -> list[Fleet]:
         return [fleet for fleet in (self.server, self.clients, self.meta, self.experts) if fleet is not None]
