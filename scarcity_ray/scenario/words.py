@@ -129,8 +129,8 @@ def _fits(branch: Schema, value: Any) -> bool:
 
 
 def _text(branch: Schema) -> str:
-    if branch.get("pattern") == r"^[A-Za-z0-9_-]+$":
-        return "letters, digits, _ and -"
+    if branch.get("pattern") == r"^[A-Za-z0-9_-]{1,100}$":
+        return "letters, digits, _ and -, at most 100"
     return (
         f"text of the form {branch['pattern']}" if "pattern" in branch else "text that is not empty" if branch.get("minLength") else "text"
     )

@@ -44,8 +44,8 @@ ACTORS = ("Client", "Server", "MetaLearner", "Expert")
 GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("driver", "hung"), ("node",))
 """What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes."""
 
-GIVE_UP_AFTER = 20.0
-"""Seconds until a hung Client is given up: more than an actor takes to start on a busy machine."""
+GIVE_UP_AFTER = 10.0
+"""Seconds until a hung Client is given up."""
 
 _SPARED = 2  # rounds at the end: whoever dies is missed in those
 _NOTICED = 120.0  # seconds
