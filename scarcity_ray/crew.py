@@ -63,12 +63,15 @@ class Crew:
     def recover(self, plan: Plan) -> None:
         """Brings back whoever died, who meets the federation anew: `begin` comes next. Raises Lost where somebody dies meanwhile."""
         deadline = time.monotonic() + REVIVED_SECONDS
-        while not all(fleet.revive(_LOOK_SECONDS) for fleet in self._fleets()) or self.launcher.nodes() != self.slots:
-            if self.launcher.nodes() != self.slots or time.monotonic() > deadline:
-                for fleet in self._fleets():
-                    fleet.close()
-                self._launch()
+        while True:
+            back = all(fleet.revive(_LOOK_SECONDS) for fleet in self._fleets())
+            changed = self.launcher.nodes() != self.slots
+            if back or changed or time.monotonic() > deadline:
                 break
+        if changed or not back:
+            for fleet in self._fleets():
+                fleet.close()
+            self._launch()
         self.open(plan)
 
     def leave(self) -> None:

@@ -101,9 +101,9 @@ class RayFleet:
         except RayError as error:
             if (full := _out_of_memory(error)) is not None:
                 raise OutOfMemory(self.worker.__name__, method, f"an actor died: memory ran out{full}", str(error)) from None
-            died = "an actor died: " if isinstance(error, RayActorError) else ""
-            kind = Lost if _passing(error) else WorkerError
-            what = "an actor died" if isinstance(error, ActorUnavailableError) else died + in_words(error)
+            kind, what = Lost if _passing(error) else WorkerError, in_words(error)
+            if isinstance(error, RayActorError):  # of one that is on its way back Ray's words say no more than that
+                what = "an actor died" if isinstance(error, ActorUnavailableError) else f"an actor died: {what}"
             raise kind(self.worker.__name__, method, what, str(error)) from None
         return dict(zip(calls, answers, strict=True))
 

@@ -17,10 +17,10 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `chaos` run only where they are asked for: three of their schedules are among the others."""
-    if "chaos" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("chaos")]
+    """Some tests run only where their mark is asked for: `cluster` needs root, and minutes; three schedules of `chaos` are among
+    the others."""
+    asked = config.option.markexpr
+    left_out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in ("chaos", "cluster"))]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 
