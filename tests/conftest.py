@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
 import scarcity_ray  # noqa: F401 - first, because it sets MKL_CBWR before any product
+from scarcity_ray import simulate
 from scarcity_ray.ray_fleet import RayLauncher
 
 # The same examples in every run, and no deadline: tests do not depend on how busy the machine is.
@@ -45,3 +48,19 @@ def scenario(**changes: Any) -> dict[str, Any]:
         "strategies": [{"kind": "fed_avg", "fraction": 0.5}],
         "execution": {"ray": False},
     } | changes
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with an ensemble and a plain model."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    fourier = {"kind": "random_fourier", "features": 16, "bandwidth": 4.0}
+    strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "experts": 2, "representation": fourier}]
+    simulate(scenario(model={"kind": "linear"}, strategies=strategies), out=out)
+    return out
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
