@@ -48,6 +48,7 @@ def _program(
 
 @app.command()
 def run(
+    context: typer.Context,
     scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
@@ -68,13 +69,14 @@ def run(
     # A script's background jobs start with SIGINT ignored, and Python leaves it so; Ctrl-C and `kill -INT` must still reach the run.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _run(scenario, overrides or [], out, force, dry_run)
+        _run(scenario, overrides or [], out, force, dry_run, context.obj)
     except KeyboardInterrupt:
         _leave(INTERRUPTED, "interrupted before the run began; nothing was written")
 
 
 @app.command()
 def resume(
+    context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
     force: Annotated[
         bool,
@@ -94,7 +96,7 @@ def resume(
 
     try:
         with _endings():
-            resume(run_dir, force=force, imports=imports, show=True)
+            resume(run_dir, force=force, imports=imports, show=True, attended=context.obj)
     except ScenarioError as error:
         _refuse(error)
     except Changed as error:
@@ -148,7 +150,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
-def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool) -> None:
+def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool, attended: bool) -> None:
     from scarcity_ray.scenario import ScenarioError, SpecErrors, load
     from scarcity_ray.spec import SpecError
 
@@ -166,7 +168,7 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
             _show_plan(loaded)
             return
         with _endings():
-            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force, show=True)
+            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force, show=True, attended=attended)
     except (SpecError, SpecErrors) as error:
         _refuse(loaded.explain(error))
     except OutputExists as error:
@@ -295,11 +297,13 @@ def _with_command(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """The program `scarcity-ray`; `arguments` are those of the process unless given."""
+    """The program `scarcity-ray`. arguments: those of the process unless given; where they are given, it shares its process with
+    others, and plays runs there."""
     if os.getcwd() not in sys.path:  # as `python -m` does, so that `{kind: import, path: ...}` finds modules beside the user
         sys.path.insert(0, os.getcwd())
-    return app(args=arguments, prog_name="scarcity-ray")
+    return app(args=arguments, prog_name="scarcity-ray", obj=arguments is None)
 
 
 if __name__ == "__main__":
-    main(_with_command(sys.argv[1:]))
+    sys.argv[1:] = _with_command(sys.argv[1:])
+    main()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from scarcity_ray.attending import Vanished, attend
 from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.playing import Run, RunFailed, facts_of
 from scarcity_ray.reporting.checkpoints import Checkpoints
@@ -57,11 +58,14 @@ def simulate(
     out: str | Path | None = None,
     force: bool = False,
     show: bool = False,
+    attended: bool = False,
 ) -> Results:
     """Runs a scenario (checked, as plain data, or a file's path) and returns what it left.
 
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
-    place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal.
+    place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
+    run with Ray is played in a process of its own, and in another should Ray end that; for programs that do nothing else, as
+    this one ends with it.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path):
@@ -71,14 +75,17 @@ def simulate(
         scenario = parse(scenario)
     base_dir = base_dir or Path()
     directory = _directory(scenario, out, force)
+    before = _begun(directory)
+    if attended and _attend(scenario, directory) and _begun(directory) != before:
+        return resume(directory, imports=True, show=show)
     return _played(Run(scenario, base_dir, directory), prepare(scenario, base_dir), show)
 
 
-def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, show: bool = False) -> Results:
+def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, show: bool = False, attended: bool = False) -> Results:
     """Goes on with a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
 
     force: also where something has changed that results depend on; what comes out is then no run of either. imports: also where
-    its scenario names models to import, which is running code that the directory names.
+    its scenario names models to import, which is running code that the directory names. attended: see `simulate`.
     Raises RunError for what is no run or cannot be read, ScenarioError, Changed; RunFailed and Interrupted as `simulate`.
     """
     before = Results.load(run_dir, imports=imports)
@@ -86,6 +93,8 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
     refuse_links(directory)
     loaded = load(before.runnable())
     scenario, base_dir = loaded.scenario, loaded.base_dir
+    if attended:
+        _attend(scenario, directory)
     plan = prepare(scenario, base_dir)
     if not force and (found := differences(before.environment, facts_of(scenario, plan))):
         raise Changed(directory, found)
@@ -99,6 +108,14 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
         for problem in broken:
             Console().print(f"left alone: {problem}", soft_wrap=True, markup=False, highlight=False)
     return _played(run, plan, show)
+
+
+def _attend(scenario: Scenario, directory: Path) -> int:
+    """The process is another when it returns, see `attend`; how many before it have vanished."""
+    try:
+        return attend(print) if scenario.execution.ray else 0
+    except Vanished as error:
+        raise RunFailed(str(error), directory) from None
 
 
 def _played(run: Run, plan: Plan, show: bool) -> Results:
@@ -145,6 +162,15 @@ def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
         number += 1
         path = first.with_name(f"{first.name}-{number}")
     return path
+
+
+def _begun(directory: Path) -> tuple[int, int] | None:
+    """Which run a directory holds: another has another."""
+    try:
+        found = (directory / "scenario.yaml").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _holds_a_run(path: Path) -> bool:

@@ -92,7 +92,7 @@ def test_options_reach_the_simulation(small: Path, calls: SimpleNamespace) -> No
     assert exit_code("run", small, "--set", "rounds=3", "--set", "local.lr=1e-2", "--out", "there", "--force") == 0
     ((scenario, options),) = calls.asked
     assert (scenario.rounds, scenario.local.lr) == (3, 0.01)
-    assert options == {"base_dir": small.parent, "out": Path("there"), "force": True, "show": True}
+    assert options == {"base_dir": small.parent, "out": Path("there"), "force": True, "show": True, "attended": False}
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_DYING_SECONDS = 3.0
 
 
 class Unwritable(OSError):
@@ -57,6 +61,34 @@ def _settle(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Makes a directory, and keeps it to this run while the block lasts.
+
+    Raises Unwritable where another run has it, and keeps it for longer than a process takes to die.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor, deadline = os.open(directory, os.O_RDONLY), time.monotonic() + _DYING_SECONDS
+    try:
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise Unwritable(directory, OSError("another run is being played there"))
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        """On a file system without locks nobody is kept out."""
+    return True
 
 
 def to_json(value: Any) -> str:
