@@ -12,7 +12,7 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import Server
-from scarcity_ray.fleet import Fleet, Launcher, LocalFleet, LocalLauncher
+from scarcity_ray.fleet import Fleet, Launcher, LocalFleet, LocalLauncher, Lost
 from scarcity_ray.plan import Plan
 from scarcity_ray.reporting.checkpoints import Checkpoint
 from scarcity_ray.slots import Slot
@@ -22,7 +22,8 @@ REVIVED_SECONDS = 60.0
 """How long dead actors may take to come back where they were; after that all are launched anew, where there is room."""
 
 _START_SECONDS = 300.0
-_LOOK_SECONDS = 5.0  # from one look at the nodes of the cluster to the next
+_LOOK_SECONDS = 1.0  # from one look at what the actors stand on to the next
+_REVIVE_SECONDS = 5.0  # from one such look to the next while dead ones are waited for
 _CALLS = 10  # more than the Server makes one after the other in a round: so much longer than they it may be silent
 
 
@@ -53,22 +54,28 @@ class Crew:
             told = history() if isinstance(strategy, InsightStrategy) else {}
             self.server.map(Server.restore, {0: (last.held, last.memory, told)})
 
-    def has_grown(self) -> bool:
-        """Whether the cluster has more room now, and the run could use it; looks every few seconds."""
-        if self.slots is None or self.plan.cpus >= self.plan.wanted or time.monotonic() < self._next_look:
-            return False
+    def look(self) -> None:
+        """Raises Lost where the run is to go on with other actors: Ray has died under these, or the cluster has room for more."""
+        if time.monotonic() < self._next_look:
+            return
         self._next_look = time.monotonic() + _LOOK_SECONDS
-        return _cpus(self.launcher.nodes()) > _cpus(self.slots)
+        if self.launcher.fallen():
+            raise Lost("Ray", "look", "Ray itself died")
+        if self.slots is not None and self.plan.cpus < self.plan.wanted and _cpus(self.launcher.nodes()) > _cpus(self.slots):
+            raise Lost("Crew", "look", "the cluster has grown")
 
     def recover(self, plan: Plan) -> None:
         """Brings back whoever died, who meets the federation anew: `begin` comes next. Raises Lost where somebody dies meanwhile."""
         deadline = time.monotonic() + REVIVED_SECONDS
-        while True:
-            back = all(fleet.revive(_LOOK_SECONDS) for fleet in self._fleets())
+        while not (fallen := self.launcher.fallen()):
+            back = all(fleet.revive(_REVIVE_SECONDS) for fleet in self._fleets())
             changed = self.launcher.nodes() != self.slots
             if back or changed or time.monotonic() > deadline:
                 break
-        if changed or not back:
+        if fallen:
+            self.launcher.restart()
+            self._launch()
+        elif changed or not back:
             for fleet in self._fleets():
                 fleet.close()
             self._launch()

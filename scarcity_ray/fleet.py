@@ -100,6 +100,12 @@ class Launcher(Protocol):
         """One actor `worker(*order)` for each order, each holding that many CPUs. patience: seconds without an answer after
         which an actor hangs. slots: the nodes they are dealt to; anywhere if left out."""
 
+    def fallen(self) -> bool:
+        """Whether what all fleets stand on has died, and they with it: none of them comes back."""
+
+    def restart(self) -> None:
+        """Begins anew after a fall, without fleets. Raises WorkerError where that is not in its power."""
+
     def close(self) -> None:
         """Ends what was launched."""
 
@@ -165,6 +171,12 @@ class LocalLauncher:
 
     def put(self, value: Any) -> Any:
         return value
+
+    def fallen(self) -> bool:
+        return False
+
+    def restart(self) -> None:
+        """Nothing falls."""
 
     def close(self) -> None:
         """Nothing outlives the run."""

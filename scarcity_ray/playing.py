@@ -29,7 +29,7 @@ from scarcity_ray.plan import Plan, prepare
 from scarcity_ray.randomness import hash64
 from scarcity_ray.reporting.checkpoints import Checkpoint
 from scarcity_ray.reporting.environment import environment
-from scarcity_ray.reporting.files import Unwritable
+from scarcity_ray.reporting.files import Unwritable, held
 from scarcity_ray.reporting.hashing import fingerprint
 from scarcity_ray.reporting.log import get_logger, log_to
 from scarcity_ray.reporting.progress import Progress
@@ -81,7 +81,7 @@ class Run:
         except WorkerError as error:
             raise RunFailed(in_words(error), self.directory) from error
         try:
-            with log_to(self.directory / "logs" / "scarcity.log", anew=self.last is None):
+            with held(self.directory), log_to(self.directory / "logs" / "scarcity.log", anew=self.last is None):
                 self.recorder = Recorder(self.directory, resolved(_anchored(self.scenario, self.base_dir)), facts, schema, self.last)
                 self._play_all(plan)
         except OSError as error:
@@ -185,8 +185,8 @@ class Run:
             if round > self.recorded:
                 self._record(plan, strategy, result, now - started)
             started = now
-            if round < rounds and not result.done and self.crew.has_grown():
-                raise Lost("Crew", "has_grown", "the cluster has grown")
+            if round < rounds and not result.done:
+                self.crew.look()
             if result.diverged:
                 self.status = "diverged"
             if result.diverged or result.done:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import services, worker
+from ray._private import ray_constants, services, worker
 from ray._private.state import state
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.core.generated import common_pb2, gcs_pb2
@@ -44,6 +44,9 @@ _VARIABLES = {
     "RAY_task_events_report_interval_ms": "0",  # a record of every call, which nobody reads: 12 KB a round
 }
 """For every process of a run, unless the environment says otherwise."""
+
+_RAYS_OWN = {ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER}
+"""Without these no actor lives on; others of Ray's processes only print and count."""
 
 _INLINE = 32 << 10  # bytes of arrays; Ray itself sends arguments of up to 100 KiB inside a call
 
@@ -197,32 +200,46 @@ class RayLauncher:
         # What Ray starts here inherits the variables; the nodes of a cluster are told (which costs each actor a new process).
         for name, value in _VARIABLES.items():
             os.environ.setdefault(name, value)
-        variables = {name: os.environ[name] for name in _VARIABLES}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        self._started = not ray.is_initialized()
+        self._started, self._cpus = not ray.is_initialized(), cpus
         self.cluster = ray_nodes.cluster_address(address) is not None
         if not self._started:
             return
         # What Ray prints of every death on its own is a wall of text about no run in particular: it goes into the log.
         worker.print_to_stdstream = _to_log
         if self.cluster:
-            ray_nodes.join(address, runtime_env={"env_vars": variables})
+            ray_nodes.join(address, runtime_env={"env_vars": {name: os.environ[name] for name in _VARIABLES}})
         else:
-            # Loopback only, and a token of this run's own that lies in no file: other users of this machine reach loopback too.
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
-            Config.initialize("")  # it has read the mode when it was imported
-            try:
-                with _as_it_is():
-                    ray.init(
-                        address="local",
-                        num_cpus=cpus,
-                        include_dashboard=False,
-                        _node_ip_address="127.0.0.1",
-                        logging_level=logging.ERROR,
-                        log_to_driver=False,
-                    )
-            except Exception as error:  # of many types: a machine too busy to start it in time, no room for its files
-                raise WorkerError("Ray", "init", f"Ray did not start on this machine: {in_words(error)}", str(error)) from error
+            self._start()
+
+    def _start(self) -> None:
+        # Loopback only, and a token of this run's own that lies in no file: other users of this machine reach loopback too.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
+        Config.initialize("")  # it has read the mode when it was imported
+        try:
+            with _as_it_is():
+                ray.init(
+                    address="local",
+                    num_cpus=self._cpus,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+        except Exception as error:  # of many types: a machine too busy to start it in time, no room for its files
+            raise WorkerError("Ray", "init", f"Ray did not start on this machine: {in_words(error)}", str(error)) from error
+
+    def fallen(self) -> bool:
+        if self._started and not self.cluster:
+            return any(kind in _RAYS_OWN for kind, _ in worker._global_node.dead_processes())
+        here = ray.get_runtime_context().get_node_id()
+        return not any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
+
+    def restart(self) -> None:
+        if self.cluster or not self._started:
+            raise WorkerError("Ray", "restart", "the node of the cluster that this program is on has died")
+        ray.shutdown()
+        self._start()
 
     def put(self, value: Any) -> Any:
         return ray.put(value)

@@ -41,8 +41,12 @@ LEARNING, EXPERTS = ("insight_exchange", "gradient_exchange", "trunk", "follows"
 """The strategies that call the MetaLearner, and Experts."""
 
 ACTORS = ("Client", "Server", "MetaLearner", "Expert")
-GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("driver", "hung"), ("node",))
-"""What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes."""
+OWN = {"raylet": "raylet/raylet", "head": "gcs/gcs_server"}
+"""Ray's own processes, by what they are called."""
+
+GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("process", "hung", "raylet"), ("node",))
+"""What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes. A run's process is followed by
+another of the same program; the driver is that program, and is gone on with by `resume`."""
 
 GIVE_UP_AFTER = 10.0
 """Seconds until a hung Client is given up."""
@@ -95,7 +99,8 @@ def schedule(seed: int) -> Schedule:
     """The schedule of a seed."""
     chosen, ground = random.Random(seed), seed % len(GROUNDS)
     cluster = GROUNDS[ground] == ("node",)
-    kinds = [*GROUNDS[ground], *chosen.choices((*ACTORS, "driver"), k=chosen.randint(0, 2))]
+    others = (*ACTORS, "driver", "process") if cluster else (*ACTORS, "driver", "process", *OWN)
+    kinds = [*GROUNDS[ground], *chosen.choices(others, k=chosen.randint(0, 2))]
     faults = [Fault(kind, chosen.choice(_when(kind)), chosen.randrange(8)) for kind in kinds]
     return Schedule(seed, cluster, chosen.choice(["auto", "1", "3", "7"]), tuple(sorted(faults, key=lambda fault: fault.after)))
 
@@ -159,22 +164,31 @@ class _Play:
             self.noticed = 0  # what it had not written down is not known any more
             self.driver = self._start("resume", str(self.run))
             return
+        if fault.kind == "process":
+            known = self._followed()
+            os.kill(self._victim(fault), signal.SIGKILL)
+            self._wait(lambda: self._followed() > known, "another process of the run")
+            self.noticed = 0
+            return
         if fault.kind == "node":
             assert self.nodes is not None
             self.nodes.kill(fault.which)
         else:
-            stopped = fault.kind == "hung"
-            victims: list[int] = []
-            while not victims:  # one that died just before is on its way back
-                assert self.driver.poll() is None, self.said.read_text()
-                victims = self._actors("Client" if stopped else fault.kind)
-            os.kill(victims[fault.which % len(victims)], signal.SIGSTOP if stopped else signal.SIGKILL)
-        if fault.kind not in ("MetaLearner", "Expert"):  # every round needs the others
+            os.kill(self._victim(fault), signal.SIGSTOP if fault.kind == "hung" else signal.SIGKILL)
+        if fault.kind not in ("MetaLearner", "Expert", *OWN):  # every round needs the others
             self._wait(lambda: self._attempts() > before, f"the loss of a {fault.kind}")
             self.noticed += 1
         if fault.kind == "node":
             assert self.nodes is not None
             self.nodes.add()
+
+    def _victim(self, fault: Fault) -> int:
+        """A process that can be struck; one that died just before is on its way back."""
+        title = OWN.get(fault.kind) or f"ray::{'Client' if fault.kind == 'hung' else fault.kind}"
+        while True:
+            assert self.driver.poll() is None, self.said.read_text()
+            if victims := _children(self.driver.pid) if fault.kind == "process" else self._processes(title):
+                return victims[fault.which % len(victims)]
 
     def _wait(self, reached: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _NOTICED
@@ -200,10 +214,13 @@ class _Play:
         log = self.run / "logs" / "scarcity.log"
         return log.read_text().count("; attempt ") if log.exists() else 0
 
-    def _actors(self, title: str) -> list[int]:
-        """The processes of a class of actors, oldest first."""
+    def _followed(self) -> int:
+        return self.said.read_text().count("another goes on with it")
+
+    def _processes(self, title: str) -> list[int]:
+        """The processes of the run, or of its cluster, that are called so, oldest first."""
         family = _descendants(self.nodes.pid if self.nodes else self.driver.pid)
-        return sorted(pid for pid in family if _command(pid).startswith(f"ray::{title}"))
+        return sorted(pid for pid in family if title in _command(pid).partition("\0")[0])
 
 
 class _Nodes:
@@ -243,14 +260,17 @@ def _nodes(environment: dict[str, str]) -> Iterator[_Nodes]:
         process.communicate(timeout=60)  # the end of what it reads is its own
 
 
-def _descendants(pid: int) -> list[int]:
-    """All processes below one."""
+def _children(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            for child in map(int, task.read_text().split()):
-                found += [child, *_descendants(child)]
+            found += map(int, task.read_text().split())
     return found
+
+
+def _descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    return [one for child in _children(pid) for one in (child, *_descendants(child))]
 
 
 def _command(pid: int) -> str:
