@@ -22,6 +22,7 @@ from scarcity_ray.reporting.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.reporting.environment import differences
 from scarcity_ray.reporting.progress import Progress
 from scarcity_ray.reporting.reading import refuse_links
+from scarcity_ray.reporting.recorder import model_file
 from scarcity_ray.reporting.results import TABLES, Results
 from scarcity_ray.scenario import Scenario, load
 from scarcity_ray.tables import wall_clock
@@ -142,7 +143,30 @@ def _first(before: Results, again: Results, scenario: Scenario) -> Difference | 
             hashes = [_hash(results, name, seed) for results in (before, again)]
             if hashes[0] is not None and hashes[0] != hashes[1]:
                 return Difference(name, seed, None, None, "the trained model (result hash)", *hashes)
+            file = model_file(name, None if seed == scenario.seed else seed)
+            if hashes[0] is not None and (differs := _of_model(before, again, file.removesuffix(".safetensors"))) is not None:
+                return Difference(name, seed, None, None, f"models/{file}{differs[0]}", *differs[1:])
     return None
+
+
+def _of_model(before: Results, again: Results, model: str) -> tuple[str, str, str] | None:
+    """The first part of a saved model that differs, in words: which, then, now. The summary has the hash of what was saved, and not
+    of what the file holds by now."""
+    if model not in again.models:
+        return None
+    if model not in before.models:
+        return "", "missing", "there"
+    then, now = before.tensors(model), again.tensors(model)
+    if then.keys() != now.keys():
+        return "", ", ".join(then), ", ".join(now)
+    for name in now:
+        old, new = then[name], now[name]
+        if (old.dtype, old.shape) != (new.dtype, new.shape):
+            return f", {name}", f"{old.dtype}, {list(old.shape)}", f"{new.dtype}, {list(new.shape)}"
+        places = (old != new) & ~((old != old) & (new != new))  # NaN is itself here
+        if places.any():
+            return f", {name}", str(old[places][0].item()), str(new[places][0].item())
+    return None if before.metadata(model) == again.metadata(model) else (", what is told of it", "another", "this")
 
 
 def _hash(results: Results, name: str, seed: int) -> str | None:

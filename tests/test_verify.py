@@ -13,6 +13,7 @@ import pytest
 from conftest import scenario
 
 from scarcity_ray import simulate
+from scarcity_ray.reporting.sealed import load_sealed, save_sealed
 from scarcity_ray.run import main
 from scarcity_ray.simulation import RunFailed
 from scarcity_ray.verification import verify
@@ -101,6 +102,27 @@ def test_an_altered_hash_is_named(run: Path) -> None:
     difference = verify(run).difference
     assert difference is not None
     assert str(difference).startswith(f"insight_exchange, seed 3, the trained model (result hash): '{'0' * 64}' then, ")
+
+
+@pytest.mark.parametrize(("change", "differs"), [
+    (lambda tensors, told: tensors["0.bias"].__setitem__(2, 7.0), ", 0.bias: '7.0' then, '"),
+    (lambda tensors, told: tensors.update({"0.bias": tensors["0.bias"].double()}),
+     ", 0.bias: 'torch.float64, [12]' then, 'torch.float32, [12]' now"),
+    (lambda tensors, told: tensors.pop("0.bias"), ": "),
+    (lambda tensors, told: told["encoding"].update(classes=list(range(10))[::-1]), ", what is told of it: 'another' then, 'this' now"),
+])  # fmt: skip
+def test_an_altered_model_is_named(run: Path, change: Any, differs: str) -> None:
+    """Sealed again, as whoever can write the file can; the summary still has the hash of what was trained."""
+    file = run / "models/fed_avg.safetensors"
+    tensors, told = load_sealed(file)
+    change(tensors, told)
+    save_sealed(file, tensors, told)
+    assert str(verify(run).difference).startswith(f"fed_avg, seed 3, models/fed_avg.safetensors{differs}")
+
+
+def test_a_missing_model_is_named(run: Path) -> None:
+    (run / "models/fed_avg.safetensors").unlink()
+    assert str(verify(run).difference) == "fed_avg, seed 3, models/fed_avg.safetensors: 'missing' then, 'there' now"
 
 
 def test_seconds_may_differ(run: Path) -> None:
