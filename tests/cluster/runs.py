@@ -12,9 +12,10 @@ from cluster.machines import ROOT
 SCENARIO = "scenarios/seed.yaml"
 
 
-def on_this_machine(out: Path) -> Path:
-    """Runs it here in one process, without Ray, and returns `out`."""
-    command = [sys.executable, "-m", "scarcity_ray.run", SCENARIO, "--set", "execution.ray=false", "--out", str(out)]
+def on_this_machine(out: Path, rounds: int = 5) -> Path:
+    """Runs it here in one process, without Ray, and returns `out`. rounds: of each strategy."""
+    changes = ("--set", "execution.ray=false", "--set", f"rounds={rounds}")
+    command = [sys.executable, "-m", "scarcity_ray.run", SCENARIO, *changes, "--out", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
@@ -11,6 +12,9 @@ from cluster.runs import SCENARIO, hashes, on_this_machine
 from cluster.shipped import shipped, write
 
 ADDRESSES = {"laptop": "10.77.0.10", "head": "10.77.0.11", "worker1": "10.77.0.12", "worker2": "10.77.0.13"}
+ROUNDS = 300
+"""Of each strategy: enough that what is to die in the middle of them does."""
+
 TOKEN = {"RAY_AUTH_MODE": "token"}
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(lacking() != "", reason=lacking())]
@@ -31,16 +35,28 @@ def test_up_run_lose_a_worker_fetch_iterate_down(tmp_path: Path) -> None:
         assert machines.run("worker1", "stat -c %a ~/.ray/auth_token").strip() == "600"
         _refuses_a_wrong_token(machines)
 
-        command = f"scarcity-ray run ~/scarcity_ray/{SCENARIO} --out ~/runs/seed"
-        run = machines.start("laptop", f"cd {ROOT}; ray exec {cluster} '{command}'", **TOKEN)
-        wait_until(lambda: run.poll() is not None or _exists(machines, "~/runs/seed/rounds.parquet/*"), 120, "a first round")
+        def begun(name: str) -> Popen[str]:
+            command = f"scarcity-ray run ~/scarcity_ray/{SCENARIO} --set rounds={ROUNDS} --out ~/runs/{name}"
+            run = machines.start("laptop", f"cd {ROOT}; ray exec {cluster} '{command}'", **TOKEN)
+            wait_until(lambda: run.poll() is not None or _exists(machines, f"~/runs/{name}/checkpoints/*"), 120, "a first round")
+            return run
+
+        run = begun("lost_worker")
         machines.run("worker1", "pkill -9 -x raylet")
         finish(run, 300)
 
-        laptop(f"ray rsync-down {cluster} '~/runs/seed' {machines.folder}/fetched/")
-        assert hashes(machines.folder / "fetched" / "seed") == hashes(on_this_machine(tmp_path / "here"))
-
         _await_cpus(machines, 4)  # the lost worker is back
+        run = begun("lost_driver")
+        machines.run("head", "pkill -9 -f '[s]carcity-ray run'")
+        run.communicate(timeout=60)
+        assert run.returncode != 0
+        laptop(f"ray exec {cluster} 'scarcity-ray resume ~/runs/lost_driver'", 300)
+
+        laptop(f"ray rsync-down {cluster} '~/runs/' {machines.folder}/fetched/")
+        expected = hashes(on_this_machine(tmp_path / "here", ROUNDS))
+        for name in ("lost_worker", "lost_driver"):
+            assert hashes(machines.folder / "fetched" / name) == expected
+
         changed = f"rm -rf ~/changed; mkdir ~/changed; cp -r {ROOT}/scarcity_ray ~/changed; cd ~/changed"
         version = "sed -i 's/^__version__ = .*/__version__ = \"7.7.7\"/' scarcity_ray/__init__.py"
         machines.start("laptop", f"cd {ROOT}; ray dashboard {cluster}", **TOKEN)
