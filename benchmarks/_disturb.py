@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from _common import HERE, descendants
 from _nodes import Nodes, environment
 
-FAULTS = ("Client", "Server", "MetaLearner", "Expert", "node", "hung", "driver")
-"""Actors by their class; a node of two; a Client that answers no more; the program itself, gone on with by `resume`."""
+FAULTS = ("Client", "Server", "MetaLearner", "Expert", "node", "raylet", "hung", "process", "driver")
+"""Actors by their class; a node of two; Ray's own on this machine; a Client that answers no more; the run's process, which the
+program follows by another; the program itself, gone on with by `resume`."""
 
 _PATIENCE = 20.0  # seconds until a hung Client is given up; more than an actor takes to start
 _AFTER = 12  # rounds that are on disk when something dies
@@ -73,8 +74,9 @@ def stands_still(kind: str) -> dict[str, float]:
                 driver = _start([*program, "resume", str(run)], around)
             else:
                 _strike(kind, driver.pid, nodes)
-                _wait(driver, lambda: "; attempt " in _log(run))
-                time.sleep(_WRITTEN)  # no actor is back as soon
+                if kind != "process":  # what that has not written down it cannot write any more
+                    _wait(driver, lambda: "; attempt " in _log(run))
+                    time.sleep(_WRITTEN)  # no actor is back as soon
                 done = _rounds(run)
             _wait(driver, lambda: _rounds(run) > done)
             return {"seconds": time.monotonic() - struck, "round_seconds": quiet}
@@ -91,7 +93,8 @@ def _strike(kind: str, driver: int, nodes: Nodes | None) -> None:
     if nodes is not None:
         os.kill(nodes.raylets[0], signal.SIGKILL)
         return
-    victims = [pid for pid in descendants(driver) if _title(pid).startswith("ray::Client" if kind == "hung" else f"ray::{kind}")]
+    called = {"hung": "ray::Client", "raylet": "raylet/raylet", "process": sys.executable}.get(kind, f"ray::{kind}")
+    victims = [pid for pid in descendants(driver) if called in _title(pid).partition("\0")[0]]
     os.kill(min(victims), signal.SIGSTOP if kind == "hung" else signal.SIGKILL)
 
 

@@ -6,7 +6,7 @@ chem97: 2,410 schools, beside the statistician's mixed model on everybody's rows
 fedem: FedEM's mixture of linear models. meta: Reptile and Per-FedAvg. scale: 5,000 clients.
 Everything runs in this process and one for each core, without Ray: figures do not depend on it.
 
-    python benchmarks/ensemble.py                    # everything: 20 to 40 minutes on 2 quiet cores, by the processor
+    python benchmarks/ensemble.py                    # everything: under half an hour on 2 quiet cores
     python benchmarks/ensemble.py --quick            # fewer seeds, smaller grids: under two minutes
     python benchmarks/ensemble.py --only digits --only chem97
 """
