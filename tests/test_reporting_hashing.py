@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,19 @@ def test_the_hash_depends_on_every_value():
         digest(),
     }
     assert len(found) == 8
+
+
+def test_rows_that_were_on_disk_count_as_before(tmp_path):
+    values = {"bytes": pa.array([[1.0], None, []], pa.list_(pa.float32())), "deep": [[[1], [2, 3]], None, []]}
+    fixed = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.field("item", pa.float32(), nullable=False), 2))
+    before = pa.table({**values, "fixed": fixed})
+    for options in ({}, {"store_schema": False}, {"use_compliant_nested_type": False}):
+        pq.write_table(before, tmp_path / "rows.parquet", **options)
+        (after,) = pq.read_table(tmp_path / "rows.parquet").to_batches()
+        if "store_schema" not in options:
+            assert digest(after) == digest(*before.to_batches())
+        lists = ["bytes", "deep"]
+        assert digest(after.select(lists)) == digest(*before.select(lists).to_batches())
 
 
 def test_the_order_of_rows_counts_and_wall_clock_does_not():

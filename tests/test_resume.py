@@ -21,6 +21,8 @@ import yaml
 from conftest import scenario
 
 from scarcity_ray import Results, simulate
+from scarcity_ray.actors.server import RoundResult
+from scarcity_ray.playing import Run
 from scarcity_ray.reporting.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.run import main
 from scarcity_ray.simulation import Changed, Interrupted, RunFailed, resume
@@ -103,6 +105,38 @@ def test_after_a_kill_it_ends_as_if_nothing_had_happened(moment: int, moments: l
     assert before < rounds(whole)
     resume(directory)
     assert same(directory, whole)
+
+
+EXCHANGES = [
+    {"kind": "insight_exchange"},
+    {"kind": "gradient_exchange", "dimensions": 20},
+    {"kind": "prototypes", "representation": {"kind": "trunk", "rounds": 2}},
+    {"kind": "sf_hfe", "experts": 2, "forgetting": 0.5, "representation": {"kind": "random_fourier", "features": 8}},
+]
+
+
+@pytest.mark.parametrize("strategy", EXCHANGES, ids=lambda strategy: strategy["kind"])
+def test_within_any_round_of_an_exchange_it_goes_on(strategy: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history and the hash are made of rows that were on disk, and of those that follow."""
+    content = scenario(strategies=[strategy], rounds=3, execution={"ray": False, "checkpoint_every": 1})
+    simulate(content, out=tmp_path / "whole")
+    played = rounds(tmp_path / "whole")
+    assert played >= 2
+    save = Run._record
+    for cut_after in range(1, played):
+
+        def record(run: Run, plan: Any, strategy: Any, result: RoundResult, seconds: float, last: int = cut_after) -> None:
+            save(run, plan, strategy, result, seconds)
+            if result.row["round"] == last:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "_record", record)
+            with pytest.raises(Interrupted):
+                simulate(content, out=tmp_path / "run", force=True)
+        assert rounds(tmp_path / "run") == cut_after
+        resume(tmp_path / "run")
+        assert same(tmp_path / "run", tmp_path / "whole")
 
 
 def truncated(content: bytes) -> bytes:

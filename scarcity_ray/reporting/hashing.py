@@ -66,7 +66,7 @@ class ResultHash:
 
     def _take(self, name: str, array: pa.Array) -> None:
         """Which entries are null, then those that are not: what lies in memory under a null is nobody's business."""
-        name = f"{name}:{array.type}"
+        name = f"{name}:{_kind(array.type)}"
         self._stream(f"{name}?").update(array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
         present = array.drop_null()
         if pa.types.is_fixed_size_list(array.type):
@@ -80,6 +80,13 @@ class ResultHash:
         else:
             numbers = present.to_numpy(zero_copy_only=False)
             self._stream(name).update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+
+
+def _kind(type: pa.DataType) -> str:
+    """A type by what it holds: Arrow calls the entries of a list "item" and Parquet "element", and after a kill rows come from both."""
+    if pa.types.is_fixed_size_list(type):
+        return f"{type.list_size} of {_kind(type.value_type)}"
+    return f"list of {_kind(type.value_type)}" if pa.types.is_list(type) else str(type)
 
 
 def fingerprint(federation: Federation) -> str:
