@@ -51,6 +51,7 @@ _RAYS_OWN = {ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_S
 _INLINE = 32 << 10  # bytes of arrays; Ray itself sends arguments of up to 100 KiB inside a call
 
 
+_STARTS = 2  # Ray gives itself half a minute to start, which a busy machine may not grant it
 _PING_SECONDS = 0.1  # between two questions to an actor that is on its way back
 
 
@@ -216,18 +217,23 @@ class RayLauncher:
         # Loopback only, and a token of this run's own that lies in no file: other users of this machine reach loopback too.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
         Config.initialize("")  # it has read the mode when it was imported
-        try:
-            with _as_it_is():
-                ray.init(
-                    address="local",
-                    num_cpus=self._cpus,
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
-        except Exception as error:  # of many types: a machine too busy to start it in time, no room for its files
-            raise WorkerError("Ray", "init", f"Ray did not start on this machine: {in_words(error)}", str(error)) from error
+        for attempt in range(1, _STARTS + 1):
+            try:
+                with _as_it_is():
+                    ray.init(
+                        address="local",
+                        num_cpus=self._cpus,
+                        include_dashboard=False,
+                        _node_ip_address="127.0.0.1",
+                        logging_level=logging.ERROR,
+                        log_to_driver=False,
+                    )
+                return
+            except Exception as error:  # of many types: a machine too busy to start it in time, no room for its files
+                ray.shutdown()
+                if attempt == _STARTS:
+                    raise WorkerError("Ray", "init", f"Ray did not start on this machine: {in_words(error)}", str(error)) from error
+                _log.warning("Ray did not start, and is tried again: %s", error)
 
     def fallen(self) -> bool:
         if self._started and not self.cluster:

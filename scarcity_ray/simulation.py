@@ -64,7 +64,7 @@ def simulate(
 
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
     place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
-    run with Ray is played in a process of its own, and in another should Ray end that; for programs that do nothing else, as
+    run with Ray is played in a process of its own, and in another should that be killed; for programs that do nothing else, as
     this one ends with it.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """

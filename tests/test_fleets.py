@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ray
 
 from scarcity_ray import Router
 from scarcity_ray.fleet import LocalLauncher, WorkerError
@@ -32,3 +33,25 @@ def test_in_this_process() -> None:
 
 def test_as_ray_actors(ray_session: RayLauncher) -> None:
     grows_and_shrinks(ray_session)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_ray_gets_a_second_chance_to_start(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that is too busy for the first."""
+    left = [RuntimeError("The current node timed out during startup.")] * failures
+    happened: list[str] = []
+
+    def init(**settings: object) -> None:
+        happened.append("init")
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: happened.append("shutdown"))
+    if failures == 2:
+        with pytest.raises(WorkerError, match=r"Ray did not start on this machine: RuntimeError: The current node timed out"):
+            RayLauncher(1, "local")
+    else:
+        RayLauncher(1, "local")
+    assert happened == [["init"], ["init", "shutdown", "init"], ["init", "shutdown"] * 2][failures]
