@@ -7,7 +7,7 @@ checkpoints: rounds of w1.yaml and w4.yaml with a checkpoint after each and wher
 that makes none; the three side by side, again and again; medians of rounds, and of the repeats. Beside them what one takes by
 itself, which noise does not hide: to be written to this disk and settled there, while the next round goes on.
 
-    python benchmarks/recovery.py                      # about fifteen minutes on 2 quiet cores
+    python benchmarks/recovery.py                      # 15 to 35 minutes on 2 quiet cores, by the processor
     python benchmarks/recovery.py --quick              # one of each
     python benchmarks/recovery.py --only checkpoints
 """

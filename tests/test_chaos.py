@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.chaos import ACTORS, GROUNDS, OWN, ROUNDS, disturbed, play, schedule
+from helpers.chaos import ACTORS, GROUNDS, OWN, ROUNDS, Outcome, disturbed, play, schedule
+from helpers.side_by_side import side_by_side
 
 from scarcity_ray import Results, simulate
 from scarcity_ray.tables import wall_clock
@@ -37,9 +39,8 @@ def rows(results: Results, name: str) -> pa.Table:
     return table.drop_columns([column for column in table.column_names if wall_clock(column)])
 
 
-def survives(seed: int, undisturbed: Results, folder: Path) -> None:
+def survived(seed: int, outcome: Outcome, undisturbed: Results) -> None:
     plan = schedule(seed)
-    outcome = play(plan, folder)
     assert outcome.code == 0, f"{plan}: {outcome.said}"
     ended = Results.load(outcome.directory)
     assert lasting(ended.summary) == lasting(undisturbed.summary), plan  # result hashes are in it
@@ -49,16 +50,21 @@ def survives(seed: int, undisturbed: Results, folder: Path) -> None:
     assert ended.summary["recovered"] >= outcome.noticed, plan
 
 
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Future[Outcome]]:
+    return side_by_side(lambda seed: play(schedule(seed), tmp_path_factory.mktemp("disturbed")), range(IN_THE_SUITE))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(IN_THE_SUITE))
-def test_a_disturbed_run_ends_as_if_nothing_had_happened(seed: int, undisturbed: Results, tmp_path: Path) -> None:
-    survives(seed, undisturbed, tmp_path)
+def test_a_disturbed_run_ends_as_if_nothing_had_happened(seed: int, undisturbed: Results, played: dict[int, Future[Outcome]]) -> None:
+    survived(seed, played[seed].result(), undisturbed)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(IN_ALL))
 def test_so_does_every_other(seed: int, undisturbed: Results, tmp_path: Path) -> None:
-    survives(seed, undisturbed, tmp_path)
+    survived(seed, play(schedule(seed), tmp_path), undisturbed)
 
 
 def test_a_seed_is_a_schedule() -> None:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ import numpy as np
 import pytest
 import ray
 from conftest import scenario
+from helpers.side_by_side import side_by_side
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.cluster_utils import FAKE_HEAD_NODE_ID, Cluster
 
 from scarcity_ray import ray_nodes
+from scarcity_ray.fleet import WorkerError
 from scarcity_ray.plan import ACTOR_BYTES, Plan, prepare
+from scarcity_ray.ray_fleet import RayLauncher
 from scarcity_ray.scenario import SpecErrors, parse
 from scarcity_ray.slots import Slot, cpus_each, spread
 from scarcity_ray.spec import SpecError
@@ -45,7 +48,7 @@ def ended(probe: Callable[[], None]) -> None:
         code = f"import test_nodes; test_nodes.{probe.__name__}()"
         try:
             done = subprocess.run(
-                [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, timeout=120
+                [sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, timeout=240
             )
         finally:
             import psutil  # Ray's own
@@ -128,6 +131,14 @@ def on_two_nodes() -> None:
             time.sleep(0.1)
         assert {node["Alive"] for node in ray.nodes()} == {True, False}
 
+        launcher = RayLauncher(1, "auto")
+        assert not launcher.fallen()
+        cluster.head_node.kill_raylet()  # that of the node that this process is on
+        while not launcher.fallen():
+            time.sleep(0.1)
+        with pytest.raises(WorkerError, match="the node of the cluster that this program is on has died"):
+            launcher.restart()
+
 
 def dry_run() -> list[str]:
     """The plan that the program prints on a cluster, of a scenario that says nothing of one."""
@@ -204,10 +215,18 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+PROBES = (on_two_nodes, on_a_cluster_that_grows, on_an_autoscaler)
+
+
+@pytest.fixture(scope="module")
+def probed() -> dict[Callable[[], None], Future[None]]:
+    return side_by_side(ended, PROBES)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("probe", [on_two_nodes, on_a_cluster_that_grows, on_an_autoscaler], ids=lambda probe: probe.__name__)
-def test_nodes(probe: Callable[[], None]) -> None:
-    ended(probe)
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
+def test_nodes(probe: Callable[[], None], probed: dict[Callable[[], None], Future[None]]) -> None:
+    probed[probe].result()
 
 
 @pytest.mark.parametrize(

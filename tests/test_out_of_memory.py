@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import scenario
+from helpers.side_by_side import side_by_side
 
 from scarcity_ray.fleet import Lost, OutOfMemory, WorkerError, remedy
 
@@ -56,15 +58,15 @@ def run(folder: Path, endless: bool) -> list[str]:
     return done.stderr.splitlines()
 
 
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short path: Ray's sockets lie below it."""
-    return tmp_path_factory.mktemp("oom")
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Future[list[str]]]:
+    """What the program says, by whether its model is endless. The folders' paths are short: Ray's sockets lie below them."""
+    return side_by_side(lambda endless: run(tmp_path_factory.mktemp("oom"), endless), [True, False])
 
 
 @pytest.mark.slow
-def test_who_takes_all_memory_is_told_in_two_lines(folder: Path) -> None:
-    cause, advice, kept = run(folder, endless=True)[:3]
+def test_who_takes_all_memory_is_told_in_two_lines(said: dict[bool, Future[list[str]]]) -> None:
+    cause, advice, kept = said[True].result()[:3]
     used = r"memory ran out, [\d.]+[KMG]B of [\d.]+[KMG]B in use"
     assert re.fullmatch(rf"the run failed: an actor died: {used} \(5 times in a row\) \(in (Client|Server)\.\w+\)", cause)
     assert advice == REMEDY
@@ -72,9 +74,9 @@ def test_who_takes_all_memory_is_told_in_two_lines(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_who_is_killed_again_and_again_may_have_taken_all_memory(folder: Path) -> None:
+def test_who_is_killed_again_and_again_may_have_taken_all_memory(said: dict[bool, Future[list[str]]]) -> None:
     """The kernel tells nobody whom it ended, or why."""
-    cause, advice = run(folder, endless=False)[:2]
+    cause, advice = said[False].result()[:2]
     assert cause == "the run failed: an actor died (5 times in a row) (in Client.local_train)"
     assert advice == f"where actors die again and again, memory has run out, as a rule: {REMEDY}"
 

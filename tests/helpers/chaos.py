@@ -48,7 +48,7 @@ GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("process", "hung", "raylet"), (
 """What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes. A run's process is followed by
 another of the same program; the driver is that program, and is gone on with by `resume`."""
 
-GIVE_UP_AFTER = 10.0
+GIVE_UP_AFTER = 15.0
 """Seconds until a hung Client is given up."""
 
 _SPARED = 2  # rounds at the end: whoever dies is missed in those
