@@ -51,7 +51,7 @@ _RAYS_OWN = {ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_S
 _INLINE = 32 << 10  # bytes of arrays; Ray itself sends arguments of up to 100 KiB inside a call
 
 
-_STARTS = 2  # Ray gives itself half a minute to start, which a busy machine may not grant it
+_STARTS = 3  # Ray gives itself half a minute to start, which a busy machine may not grant it; and it may die meanwhile
 _PING_SECONDS = 0.1  # between two questions to an actor that is on its way back
 
 
