@@ -35,13 +35,15 @@ def attend(tell: Callable[[str], None]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         hears, says = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # until each of the two is ready for them
         attending, runs = os.getpid(), os.fork()
         if not runs:
             os.close(hears)
             _attended(attending, says)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return vanished
         os.close(says)
-        status, asked = _wait(runs)
+        status, asked = _wait(runs, before)
         orderly = os.read(hears, 1)
         os.close(hears)
         if orderly:
@@ -64,8 +66,8 @@ def _attended(attending: int, says: int) -> None:
     atexit.register(os.write, says, b".")
 
 
-def _wait(runs: int) -> tuple[int, int | None]:
-    """The status that a process ends with, and the last signal that was handed on to it."""
+def _wait(runs: int, mask: set[int]) -> tuple[int, int | None]:
+    """The status that a process ends with, and the last signal that was handed on to it. mask: signals to block meanwhile."""
     asked: list[int] = []
 
     def hand_on(number: int, _: object) -> None:
@@ -80,6 +82,7 @@ def _wait(runs: int) -> tuple[int, int | None]:
     handlers: dict[signal.Signals, Callable[..., None]] = {**dict.fromkeys(_FORWARDED, hand_on), signal.SIGTSTP: stop}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores a hang-up, say
     before = {number: signal.signal(number, handlers[number]) for number in heeded}
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         _, status = os.waitpid(runs, 0)
     finally:
