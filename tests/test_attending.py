@@ -22,6 +22,7 @@ import os, signal, sys, time
 from pathlib import Path
 from scarcity_ray.attending import Vanished, attend
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as the program does: a script's background jobs ignore it
 try:
     vanished = attend(lambda line: print("told:", line))
 except Vanished as error:

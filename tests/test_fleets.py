@@ -55,3 +55,13 @@ def test_ray_gets_more_than_one_chance_to_start(failures: int, monkeypatch: pyte
     else:
         RayLauncher(1, "local")
     assert happened == ["init", "shutdown"] * failures + ["init"] * (failures < 3)
+
+
+def test_where_somebody_elses_ray_has_died_it_is_not_started_anew(ray_session: RayLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = RayLauncher(1)
+    assert not launcher.fallen()
+    (here,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [here | {"Alive": False}])
+    assert launcher.fallen()
+    with pytest.raises(WorkerError, match="the node of the cluster that this program is on has died"):
+        launcher.restart()

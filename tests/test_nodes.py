@@ -28,9 +28,7 @@ from hypothesis import strategies as st
 from ray.cluster_utils import FAKE_HEAD_NODE_ID, Cluster
 
 from scarcity_ray import ray_nodes
-from scarcity_ray.fleet import WorkerError
 from scarcity_ray.plan import ACTOR_BYTES, Plan, prepare
-from scarcity_ray.ray_fleet import RayLauncher
 from scarcity_ray.scenario import SpecErrors, parse
 from scarcity_ray.slots import Slot, cpus_each, spread
 from scarcity_ray.spec import SpecError
@@ -130,14 +128,6 @@ def on_two_nodes() -> None:
         while cpus(ray_nodes.slots()) != [1]:  # it is known as dead soon
             time.sleep(0.1)
         assert {node["Alive"] for node in ray.nodes()} == {True, False}
-
-        launcher = RayLauncher(1, "auto")
-        assert not launcher.fallen()
-        cluster.head_node.kill_raylet()  # that of the node that this process is on
-        while not launcher.fallen():
-            time.sleep(0.1)
-        with pytest.raises(WorkerError, match="the node of the cluster that this program is on has died"):
-            launcher.restart()
 
 
 def dry_run() -> list[str]:

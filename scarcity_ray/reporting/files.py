@@ -69,8 +69,9 @@ def held(directory: Path) -> Iterator[None]:
 
     Raises Unwritable where another run has it, and keeps it for longer than a process takes to die.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor, deadline = os.open(directory, os.O_RDONLY), time.monotonic() + _DYING_SECONDS
+    with suppress(FileExistsError):  # a file: it is told by what follows, in better words
+        directory.mkdir(parents=True, exist_ok=True)
+    descriptor, deadline = os.open(directory, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + _DYING_SECONDS
     try:
         while not _locked(descriptor):
             if time.monotonic() > deadline:
