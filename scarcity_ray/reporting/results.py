@@ -116,15 +116,19 @@ class Results:
 
     def tensors(self, model: str) -> dict[str, Tensor]:
         """A model's tensors, by torch's own names and shapes; personal models are `[clients, ...]`, with `client_id`."""
-        return self._saved(model)[0]
+        return self.saved(model)[0]
 
     def metadata(self, model: str) -> dict[str, Any]:
         """What was saved beside a model's tensors."""
-        return self._saved(model)[1]
+        return self.saved(model)[1]
+
+    def saved(self, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Both, `tensors` and `metadata`, by one reading of the file."""
+        return load_sealed(self._model_path(model), most=2 * MODEL_BYTES)
 
     def model(self, model: str, client: int | None = None) -> nn.Module:
         """A saved model as a torch module in evaluation mode; `client` names whose, where every client has its own."""
-        path, (saved, metadata) = self._model_path(model), self._saved(model)
+        path, (saved, metadata) = self._model_path(model), self.saved(model)
         tensors = {name: value for name, value in saved.items() if not name.startswith(ENSEMBLE)}
         module = self._rebuilt(path, metadata)
         shapes = {name: value.shape for name, value in module.state_dict().items()}
@@ -147,7 +151,7 @@ class Results:
 
     def ensemble(self, model: str = "sf_hfe") -> Ensemble:
         """A saved ensemble: experts, router and clients' own heads. Raises RunError for a model that is none."""
-        path, (tensors, metadata) = self._model_path(model), self._saved(model)
+        path, (tensors, metadata) = self._model_path(model), self.saved(model)
         if f"{ENSEMBLE}heads" not in tensors:
             raise RunError(f"{path} holds one model, no ensemble of experts")
         module = self._rebuilt(path, metadata)
@@ -175,7 +179,7 @@ class Results:
 
     def moments(self, model: str, client: int) -> Moments | None:
         """The moments that a client sent for an ensemble; None where they are not kept (see MetaLearner.learn)."""
-        path, (tensors, told) = self._model_path(model), self._saved(model)
+        path, (tensors, told) = self._model_path(model), self.saved(model)
         with believing(path):
             table = self.table("insights", ["num_samples", "moments"], [*_whose(told), ("client_id", "=", client)])
             table = table.filter(table["moments"].is_valid())
@@ -197,9 +201,6 @@ class Results:
         if model not in self.models:
             raise RunError(f"{self.directory} has no model {model!r}; it has {', '.join(self.models) or 'none'}")
         return inside(self.directory, f"models/{model}.safetensors")
-
-    def _saved(self, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return load_sealed(self._model_path(model), most=2 * MODEL_BYTES)
 
     def _rebuilt(self, path: Path, metadata: dict[str, Any]) -> nn.Module:
         self._refuse_imports(path, metadata)
