@@ -20,7 +20,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from scarcity_ray.reporting.environment import environment
+from scarcity_ray.results.environment import environment
 
 HERE = Path(__file__).parent
 _TICK = os.sysconf("SC_CLK_TCK")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from scarcity_ray import Results, plan, simulate
+from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.data import Data
-from scarcity_ray.federation import Federation, Shards
-from scarcity_ray.simulation import RunFailed
+from scarcity_ray.runtime.simulation import RunFailed
 
 Scenario = dict[str, Any]
 Values = NDArray[np.float64]
@@ -190,8 +190,8 @@ def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Results:
     settings = {"name": "ensemble", **scenario, "seed": seed, "execution": {"ray": False}}
     with (
         mock.patch.object(plan, "deal", dealt),
-        mock.patch("scarcity_ray.reporting.curves.draw_curves"),  # nobody looks at these plots, which take longer than a small run
-        mock.patch("scarcity_ray.reporting.experts_plot.draw_experts"),
+        mock.patch("scarcity_ray.report.curves.draw_curves"),  # nobody looks at these plots, which take longer than a small run
+        mock.patch("scarcity_ray.report.experts_plot.draw_experts"),
     ):
         try:
             return simulate(settings, out=out)

@@ -15,8 +15,8 @@ from _ensemble_runs import Bench, Found, Row, Run, figure, of_all, sent
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from scarcity_ray.federation import Shards
-from scarcity_ray.plan import prepare
+from scarcity_ray.core.federation import Shards
+from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import parse
 
 DRAWS = 2000

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from scarcity_ray.cohort import cohort, deal
-from scarcity_ray.plan import prepare
+from scarcity_ray.runtime.placement import deal
+from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import Scenario, load
+from scarcity_ray.schedules.uniform import cohort
 
 State = dict[str, Tensor]
 

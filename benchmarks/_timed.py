@@ -18,9 +18,9 @@ from unittest import mock
 import numpy as np
 import ray
 
-from scarcity_ray import crew, playing, simulation
 from scarcity_ray.actors.client import Client, Report
 from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.runtime import actor_group, loop, simulation
 from scarcity_ray.scenario import parse
 
 
@@ -85,7 +85,7 @@ class TimedServer(Server):
 def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
     """Runs a scenario of one weight strategy in this process and Ray: the split of each round from the second on."""
     times: list[dict[str, Any]] = []
-    record = playing.Run._record
+    record = loop.Run._record
 
     def keep(self: Any, plan: Any, strategy: Any, result: Any, seconds: float) -> None:
         times.append({**result.times, "round": seconds})
@@ -93,9 +93,9 @@ def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
 
     # The classes that become actors, and where the driver hears of a round.
     with (
-        mock.patch.object(crew, "Client", TimedClient),
-        mock.patch.object(crew, "Server", TimedServer),
-        mock.patch.object(playing.Run, "_record", keep),
+        mock.patch.object(actor_group, "Client", TimedClient),
+        mock.patch.object(actor_group, "Server", TimedServer),
+        mock.patch.object(loop.Run, "_record", keep),
     ):
         simulation.simulate(parse(scenario), out=out, force=True)
     splits = []

@@ -23,7 +23,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from scarcity_ray import simulate
-from scarcity_ray.reporting.environment import environment
+from scarcity_ray.results.environment import environment
 
 ROUNDS = 10
 HELD_OUT = {"test_fraction": 0.5, "validation_fraction": 0.25}

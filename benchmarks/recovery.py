@@ -25,8 +25,8 @@ from _common import HERE, cores, show, write_json
 from _disturb import FAULTS, stands_still
 
 from scarcity_ray import simulate
-from scarcity_ray.ray_fleet import RayLauncher
-from scarcity_ray.reporting.checkpoints import FOLDER, Checkpoint
+from scarcity_ray.results.checkpoints import FOLDER, Checkpoint
+from scarcity_ray.runtime.ray_fleet import RayLauncher
 from scarcity_ray.scenario import load
 
 BAR = 0.05

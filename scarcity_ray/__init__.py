@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from scarcity_ray.actors.expert import Expert as Expert
     from scarcity_ray.actors.meta_learner import MetaLearner as MetaLearner
     from scarcity_ray.actors.server import Server as Server
-    from scarcity_ray.reporting.results import Results as Results
-    from scarcity_ray.router import Router as Router
-    from scarcity_ray.simulation import resume as resume
-    from scarcity_ray.simulation import simulate as simulate
-    from scarcity_ray.verification import verify as verify
+    from scarcity_ray.ensemble.router import Router as Router
+    from scarcity_ray.results.results import Results as Results
+    from scarcity_ray.runtime.simulation import resume as resume
+    from scarcity_ray.runtime.simulation import simulate as simulate
+    from scarcity_ray.runtime.verification import verify as verify
 
 _HOMES = {
     "Client": "scarcity_ray.actors.client",
     "Expert": "scarcity_ray.actors.expert",
     "MetaLearner": "scarcity_ray.actors.meta_learner",
-    "Results": "scarcity_ray.reporting.results",
-    "Router": "scarcity_ray.router",
+    "Results": "scarcity_ray.results.results",
+    "Router": "scarcity_ray.ensemble.router",
     "Server": "scarcity_ray.actors.server",
-    "resume": "scarcity_ray.simulation",
-    "simulate": "scarcity_ray.simulation",
-    "verify": "scarcity_ray.verification",
+    "resume": "scarcity_ray.runtime.simulation",
+    "simulate": "scarcity_ray.runtime.simulation",
+    "verify": "scarcity_ray.runtime.verification",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

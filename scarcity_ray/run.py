@@ -89,10 +89,10 @@ def resume(
     Exit code 0: done. 1: the run failed. 2: it cannot be gone on with, and nothing was written. 130: interrupted.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from scarcity_ray.reporting.results import RunError
+    from scarcity_ray.core.spec import SpecError
+    from scarcity_ray.results.results import RunError
+    from scarcity_ray.runtime.simulation import Changed, resume
     from scarcity_ray.scenario import ScenarioError, SpecErrors
-    from scarcity_ray.simulation import Changed, resume
-    from scarcity_ray.spec import SpecError
 
     try:
         with _endings():
@@ -117,12 +117,12 @@ def verify(
 
     Exit code 0: all is the same. 1: the first difference is shown. 2: it cannot be repeated.
     """
-    from scarcity_ray.reporting.progress import Progress
-    from scarcity_ray.reporting.results import RunError
+    from scarcity_ray.core.spec import SpecError
+    from scarcity_ray.report.progress import Progress
+    from scarcity_ray.results.results import RunError
+    from scarcity_ray.runtime.simulation import RunFailed
+    from scarcity_ray.runtime.verification import verify
     from scarcity_ray.scenario import ScenarioError, SpecErrors
-    from scarcity_ray.simulation import RunFailed
-    from scarcity_ray.spec import SpecError
-    from scarcity_ray.verification import verify
 
     try:
         with Progress(True) as progress:
@@ -151,8 +151,8 @@ def schema() -> None:
 
 
 def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool, attended: bool) -> None:
+    from scarcity_ray.core.spec import SpecError
     from scarcity_ray.scenario import ScenarioError, SpecErrors, load
-    from scarcity_ray.spec import SpecError
 
     if force and out is None:
         _leave(REFUSED, "--force replaces the run that --out holds: give --out DIR too (without --out, a second run has a new folder)")
@@ -161,7 +161,7 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
     except ScenarioError as error:
         _refuse(error)
 
-    from scarcity_ray.simulation import OutputExists, simulate
+    from scarcity_ray.runtime.simulation import OutputExists, simulate
 
     try:
         if dry_run:
@@ -178,7 +178,7 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
 @contextmanager
 def _endings() -> Iterator[None]:
     """How a run may end before its end: in words, with what it leaves and how to go on."""
-    from scarcity_ray.simulation import Interrupted, RunFailed
+    from scarcity_ray.runtime.simulation import Interrupted, RunFailed
 
     try:
         yield
@@ -189,7 +189,7 @@ def _endings() -> Iterator[None]:
 
 
 def _left(directory: Path | None) -> list[str]:
-    from scarcity_ray.reporting.checkpoints import FOLDER
+    from scarcity_ray.results.checkpoints import FOLDER
 
     more = directory is not None and any((directory / FOLDER).glob("*"))
     return [_kept(directory), *([f"go on with it: scarcity-ray resume {directory}"] if more else [])]
@@ -217,7 +217,7 @@ def predict(
 ) -> None:
     """Predict new rows with what a run has trained."""
     from scarcity_ray.data.table import TableError
-    from scarcity_ray.reporting.results import Results, RunError
+    from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving.predict import UnknownClient, write_predictions
 
     try:
@@ -238,7 +238,7 @@ def unlearn(
     imports: Imports = False,
 ) -> None:
     """Take a client out of what a run has trained, as if it had never taken part."""
-    from scarcity_ray.reporting.results import Results, RunError
+    from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving import unlearn as forget
 
     try:
@@ -251,12 +251,12 @@ def unlearn(
 
 
 def _show_plan(loaded: Loaded) -> None:
+    from scarcity_ray.runtime.simulation import prepare
     from scarcity_ray.scenario import resolved
-    from scarcity_ray.simulation import prepare
 
     plan = prepare(loaded.scenario, loaded.base_dir)
     if plan.slots is not None:
-        from scarcity_ray.ray_nodes import look
+        from scarcity_ray.runtime.ray_nodes import look
 
         there = look(loaded.scenario.execution.address)
         plan = plan.on(there) if there else plan

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.scenarios import scenario
 from hypothesis import settings
 
 import scarcity_ray  # noqa: F401 - first, because it sets MKL_CBWR before any product
 from scarcity_ray import simulate
-from scarcity_ray.ray_fleet import RayLauncher
+from scarcity_ray.runtime.ray_fleet import RayLauncher
 
 # The same examples in every run, and no deadline: tests do not depend on how busy the machine is.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
@@ -34,20 +34,6 @@ def ray_session() -> Iterator[RayLauncher]:
     launcher = RayLauncher(cpus=2)
     yield launcher
     launcher.close()
-
-
-def scenario(**changes: Any) -> dict[str, Any]:
-    """Twelve clients of digits, three quick rounds, in this process; `changes` replace whole sections."""
-    return {
-        "name": "small",
-        "seed": 3,
-        "rounds": 3,
-        "data": {"source": {"kind": "digits"}, "clients": 12, "partition": {"kind": "quantity_skew", "sigma": 1.2}},
-        "model": {"kind": "mlp", "hidden": [12]},
-        "local": {"epochs": 1, "batch_size": 8, "lr": 0.2},
-        "strategies": [{"kind": "fed_avg", "fraction": 0.5}],
-        "execution": {"ray": False},
-    } | changes
 
 
 @pytest.fixture(scope="session")

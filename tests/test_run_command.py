@@ -15,8 +15,8 @@ import pytest
 
 import scarcity_ray
 from scarcity_ray import run
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scenario import SpecErrors, json_schema, load
-from scarcity_ray.spec import SpecError
 
 ROOT = Path(__file__).parent.parent
 SMALL = """\
@@ -73,10 +73,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise calls.answer
         return SimpleNamespace(slots=None, describe=lambda: [("actors", "1"), ("memory", "little")])
 
-    stand_in = ModuleType("scarcity_ray.simulation")
+    stand_in = ModuleType("scarcity_ray.runtime.simulation")
     for each in (OutputExists, RunFailed, Interrupted, simulate, prepare):
         setattr(stand_in, each.__name__, each)
-    monkeypatch.setitem(sys.modules, "scarcity_ray.simulation", stand_in)
+    monkeypatch.setitem(sys.modules, "scarcity_ray.runtime.simulation", stand_in)
     before = signal.getsignal(signal.SIGINT)
     yield calls
     signal.signal(signal.SIGINT, before)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from scarcity_ray.federation import Federation, Shards
+from scarcity_ray.core.federation import Federation, Shards
 
 
 def lone_federation(client_id: int, train: tuple[Any, Any] | None, test: tuple[Any, Any] | None) -> Federation:

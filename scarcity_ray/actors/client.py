@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray import insights
 from scarcity_ray.actors.by_hand import lone_federation
-from scarcity_ray.actors.gate import Misfit, judge, require_payload
-from scarcity_ray.federation import Federation
-from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
+from scarcity_ray.actors.validation import MalformedUpdate, require_payload, validate_updates
+from scarcity_ray.core import insights
+from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
 from scarcity_ray.training.chunks import chunks
 from scarcity_ray.training.evaluate import evaluate
 from scarcity_ray.training.measures import scalar_columns
@@ -140,15 +140,15 @@ class Client:
             mine = self._recall(chunk)
             uploads, kept = strategy.update(task, server, mine)
             alone = [[strategy.total_weight(rows)] for rows in self.train.counts[chunk][:, None]]
-            verdict = judge(chunk, uploads, server, kept, mine, torch.tensor(alone, dtype=torch.float64))
-            good = verdict.good
+            checked = validate_updates(chunk, uploads, server, kept, mine, torch.tensor(alone, dtype=torch.float64))
+            good = checked.good
             chosen = slice(None) if good.all() else torch.from_numpy(good)
             for name, (value, weight, *to) in uploads.items() if good.any() else ():
                 shares = (weight.double() / total).expand(len(chunk), *weight.shape[1:])
                 rows = (to[0][chosen], len(server[name])) if to else ()
-                sums.add(name, value[chosen], shares[chosen], verdict.largest[name][chosen], *rows)
+                sums.add(name, value[chosen], shares[chosen], checked.largest[name][chosen], *rows)
             self._remember(chunk, kept, good)
-            parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
+            parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
 
         self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train, parts)
         return _report(parts, sums=sums)
@@ -175,7 +175,7 @@ class Client:
             mine = self._recall(chunk)
             before = strategy.answer(guidance, mine)
             payload, kept = strategy.act(task, guidance, mine)
-            verdict = judge(chunk, {}, {}, kept, mine)
+            checked = validate_updates(chunk, {}, {}, kept, mine)
             require_payload(payload, sizes, len(chunk))
             after = strategy.answer(guidance, kept)
             seconds = (time.perf_counter() - started) / len(chunk)
@@ -183,9 +183,9 @@ class Client:
                 task = Task(self.problem, seen, chunk, round, task.plan.steps, norms=True)
             columns = scalar_columns(task, nothing if before is None else before, nothing if after is None else after, seconds, held)
             batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in payload.items()})
-            batches.append(batch.filter(pa.array(np.isin(batch["client_id"], chunk[verdict.good]))))
-            self._remember(chunk, kept, verdict.good)
-            parts.append((chunk, task.train_loss * scale, task.steps, verdict.reasons))
+            batches.append(batch.filter(pa.array(np.isin(batch["client_id"], chunk[checked.good]))))
+            self._remember(chunk, kept, checked.good)
+            parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
 
         self._by_chunk(round, ids, steps, act, parts, norms=True)
         return _report(parts, insights=insights.merge(batches) if batches else None)
@@ -278,10 +278,10 @@ class Client:
                     try:
                         work(alone, task(alone))
                     except Exception as cause:
-                        if parts is None or not isinstance(cause, Misfit):
+                        if parts is None or not isinstance(cause, MalformedUpdate):
                             raise ClientFailure(int(client), f"{type(cause).__name__}: {cause}") from cause
                         parts.append((alone, np.full(1, np.nan), torch.tensor([guided[int(client)]]), {int(client): str(cause)}))
-                if not isinstance(error, Misfit):
+                if not isinstance(error, MalformedUpdate):
                     raise ClientFailure(int(chunk[0]), f"{type(error).__name__}: {error}") from error
 
     def _places(self, ids: Ids) -> Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scarcity_ray.insights import SCHEMA, Rejection, Sent, gate, merge, schema
-from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson
+from scarcity_ray.core.insights import SCHEMA, Rejection, Sent, merge, schema, validate_insights
+from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson
 from scarcity_ray.training.problem import Problem
 
 _log = logging.getLogger(f"{__name__}.MetaLearner")
@@ -191,7 +191,7 @@ class MetaLearner:
             known = range(self.problem.population)
         several = isinstance(insights, list) and len(insights) > 0 and all(isinstance(one, Sent) for one in insights)
         sent: Iterable[Sent] = insights if several else [Sent(known, insights)]
-        gated = [gate(one.insights, payload=payload, run=self.run or None, round=round, clients=one.clients) for one in sent]
+        gated = [validate_insights(one.insights, payload=payload, run=self.run or None, round=round, clients=one.clients) for one in sent]
         good, rejections = merge(batch for batch, _ in gated), [rejection for _, found in gated for rejection in found]
         if round is None:
             place = good.schema.get_field_index("round")

@@ -12,17 +12,18 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from scarcity_ray import insights, metrics
 from scarcity_ray.actors.by_hand import default_model
 from scarcity_ray.actors.client import Client, Ids, Report
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
-from scarcity_ray.cohort import cohort, deal
-from scarcity_ray.fleet import Fleet, LocalFleet
-from scarcity_ray.insights import Rejection, Sent
+from scarcity_ray.core import insights, metrics
+from scarcity_ray.core.insights import Rejection, Sent
+from scarcity_ray.core.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
+from scarcity_ray.runtime.fleet import Fleet, LocalFleet
+from scarcity_ray.runtime.placement import deal
+from scarcity_ray.schedules.uniform import cohort
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
-from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.sums import Sums

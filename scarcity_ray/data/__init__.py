@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from scarcity_ray.core.federation import Array, Encoding, Federation, Shards
+from scarcity_ray.core.randomness import hash64, stream
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.blobs import Blobs
 from scarcity_ray.data.bundled import Bundled, Digits
 from scarcity_ray.data.fedem import FedEM
@@ -25,9 +28,6 @@ from scarcity_ray.data.split import TEST, TRAIN, VALIDATION, split
 from scarcity_ray.data.standardise import Standardised, standardise
 from scarcity_ray.data.table import Table
 from scarcity_ray.data.transforms import Transform
-from scarcity_ray.federation import Array, Encoding, Federation, Shards
-from scarcity_ray.randomness import hash64, stream
-from scarcity_ray.spec import Spec, SpecError
 
 Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from scarcity_ray.core.randomness import hash64, stream
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Pool, refuse_too_large
 from scarcity_ray.data.sizes import Sizes, client_sizes
-from scarcity_ray.randomness import hash64, stream
-from scarcity_ray.spec import Spec, SpecError
 
 _BLOCK = 16  # clients whose means are added at once: few enough for the cache, many enough to spread the call's cost
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from scarcity_ray.core.spec import Spec
 from scarcity_ray.data.pool import Pool
-from scarcity_ray.spec import Spec
 
 
 class Digits(Spec):

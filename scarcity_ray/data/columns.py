@@ -13,9 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Categorical, Classes, Column, Pool, Task
 from scarcity_ray.data.standardise import LONGEST_WORD
-from scarcity_ray.spec import Spec, SpecError
 
 MOST_WORDS = 1000  # categories of one text feature: past it the column is a name or a text, not a category
 _SOURCE = ("data", "source")

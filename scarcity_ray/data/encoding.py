@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scarcity_ray.core.federation import Array, Encoding, Number, Words
 from scarcity_ray.data.columns import holds_numbers, holds_text, not_one, some
 from scarcity_ray.data.pool import Categorical, Column
 from scarcity_ray.data.standardise import spread
 from scarcity_ray.data.table import TableError, open_file, reading
-from scarcity_ray.federation import Array, Encoding, Number, Words
 
 Encoded = tuple[NDArray[np.float32], NDArray[Any] | None, NDArray[np.int64] | None]
 

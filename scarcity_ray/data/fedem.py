@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from scarcity_ray.core.randomness import stream
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Pool, refuse_too_large
-from scarcity_ray.randomness import stream
-from scarcity_ray.spec import Spec, SpecError
 
 CLIENTS = 300
 

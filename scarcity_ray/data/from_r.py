@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.columns import Columns, read
 from scarcity_ray.data.pool import Pool
-from scarcity_ray.spec import SpecError
 
 
 class RDataset(Columns):

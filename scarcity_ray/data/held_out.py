@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.randomness import hash64
-from scarcity_ray.spec import SpecError
+from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.spec import SpecError
 
 
 def participants(clients: int, held_out: float) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Pool, refuse_too_large
-from scarcity_ray.spec import Spec, SpecError
 
 DEVICES, INPUTS, CLASSES = 30, 60, 10
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Task
-from scarcity_ray.spec import Spec, SpecError
 
 Minimum = Annotated[int, Field(ge=1, description="fewest rows a client may hold, all its rows together")]
 

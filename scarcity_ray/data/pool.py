@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.spec import SpecError
+from scarcity_ray.core.spec import SpecError
 
 Task = Literal["classification", "regression"]
 Classes = tuple[bool, ...] | tuple[int, ...] | tuple[str, ...]

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from scarcity_ray.core.randomness import stream
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Pool, refuse_too_large
 from scarcity_ray.data.sizes import Sizes, client_sizes
-from scarcity_ray.randomness import stream
-from scarcity_ray.spec import Spec, SpecError
 
 
 class ShiftedRegression(Spec):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from scarcity_ray.randomness import hash64
-from scarcity_ray.spec import Spec
+from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.spec import Spec
 
 
 class LogNormal(Spec):

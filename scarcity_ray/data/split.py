@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.randomness import hash64
+from scarcity_ray.core.randomness import hash64
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scarcity_ray.core.federation import Array, Number, Words
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.pool import Categorical, Column, Pool
-from scarcity_ray.federation import Array, Number, Words
-from scarcity_ray.spec import SpecError
 
 LONGEST_WORD = 254  # bytes: what fits the length byte beside the mark between two columns
 

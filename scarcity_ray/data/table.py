@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.dataset
 from pydantic import Field
 
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.columns import Columns, read
 from scarcity_ray.data.pool import Pool
-from scarcity_ray.spec import SpecError
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": ",", ".tsv": "\t"}
 _BATCH_ROWS = 65_536

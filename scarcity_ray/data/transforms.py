@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from scarcity_ray.core.randomness import stream
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Task
-from scarcity_ray.randomness import stream
-from scarcity_ray.spec import Spec, SpecError
 
 Groups = Annotated[int, Field(ge=1, description="number of groups; a client's group is client_id % groups, and group 0 stays as it is")]
 Rows = tuple[NDArray[np.float32], NDArray[Any]]

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scarcity_ray.core.randomness import stream
 from scarcity_ray.ensemble.personal import marginal
 from scarcity_ray.ensemble.ridge import Rows
 from scarcity_ray.ensemble.tempering import tempered
-from scarcity_ray.randomness import stream
 
 _POINTS = 50_000  # scores that stand for all rows, alike many for each class of a client
 _LEAST, _MOST = 1e-6, 10.0  # scores estimate codes of 0 and 1: at 10 all classes are as good as alike

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scarcity_ray.core.federation import Shards
 from scarcity_ray.ensemble.density import Densities
 from scarcity_ray.ensemble.gate import Gate
 from scarcity_ray.ensemble.mixture import Mixture, mix_classes, mix_targets
 from scarcity_ray.ensemble.moments import Moments, targets, with_constant
 from scarcity_ray.ensemble.personal import log_likelihood, personal_head, posterior_covariance
 from scarcity_ray.ensemble.ridge import rows_of
-from scarcity_ray.federation import Shards
-from scarcity_ray.router import Router
+from scarcity_ray.ensemble.router import Router
 from scarcity_ray.training.objective import TaskKind
 
 _SAVED = ("heads", "whole", "scale", "noise", "scatters", "covariances", "expert_id", "client_id")

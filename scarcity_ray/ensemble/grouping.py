@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scarcity_ray.core.randomness import stream
 from scarcity_ray.ensemble.fitness import Fitness, in_standard_errors, ranks_of
 from scarcity_ray.ensemble.ridge import Rows
-from scarcity_ray.randomness import stream
 
 _TRIAL_ROWS = (2048, 8192)  # groups are found on half of all rows, but no fewer and no more than these, if there are as many
 _STARTS = 2  # random starts of a split

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scarcity_ray.core.randomness import hash64
 from scarcity_ray.ensemble.moments import Moments, Packing
 from scarcity_ray.ensemble.representation import FourierFeatures
 from scarcity_ray.ensemble.ridge import all_rows, choose_strength
-from scarcity_ray.randomness import hash64
 from scarcity_ray.training.problem import Problem
 
 MULTIPLES = (0.5, 0.7, 1.0, 1.4, 2.0)

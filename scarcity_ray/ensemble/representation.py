@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from scarcity_ray.federation import Shards
-from scarcity_ray.randomness import hash64, stream
-from scarcity_ray.spec import Spec, SpecError
+from scarcity_ray.core.federation import Shards
+from scarcity_ray.core.randomness import hash64, stream
+from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.training.problem import Problem
 
 

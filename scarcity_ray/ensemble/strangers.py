@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scarcity_ray.ensemble.ensemble import Ensemble
-from scarcity_ray.router import Router
+from scarcity_ray.ensemble.router import Router
 
 WAYS = ("router", "oracle", "global", "average")
 

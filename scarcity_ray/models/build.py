@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.models.specs import CNN, MLP, Import, Linear
-from scarcity_ray.randomness import hash64
-from scarcity_ray.spec import SpecError
 
 
 def build(spec: Linear | MLP | CNN | Import, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from scarcity_ray.spec import Spec
+from scarcity_ray.core.spec import Spec
 
 
 class Linear(Spec):

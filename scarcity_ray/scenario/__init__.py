@@ -1,13 +1,13 @@
 """The scenario: one YAML file that says what to simulate, and everything that is wrong with it."""
 
 from scarcity_ray.scenario.conflicts import cores, unavailable
+from scarcity_ray.scenario.diagnostics import Diagnostic, ScenarioError, SpecErrors
 from scarcity_ray.scenario.loading import Loaded, load, parse, resolved
-from scarcity_ray.scenario.problems import Problem, ScenarioError, SpecErrors
 from scarcity_ray.scenario.schema import Scenario, json_schema
 
 __all__ = [
+    "Diagnostic",
     "Loaded",
-    "Problem",
     "Scenario",
     "ScenarioError",
     "SpecErrors",

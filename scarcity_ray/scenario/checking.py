@@ -10,26 +10,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scenario.conflicts import conflicts
-from scarcity_ray.scenario.problems import FieldPath, Places, Problem, SpecErrors, look_up, nearest
+from scarcity_ray.scenario.diagnostics import Diagnostic, FieldPath, Places, SpecErrors, look_up, nearest
 from scarcity_ray.scenario.schema import Scenario, json_schema
 from scarcity_ray.scenario.words import Words, closest, join, shown
-from scarcity_ray.spec import SpecError
 
 _MISSING = object()
 _Fault = tuple[FieldPath, Any]
 """A field's path and pydantic's error about it."""
 
 
-def check(data: Any, places: Places) -> tuple[Scenario | None, list[Problem]]:
+def check(data: Any, places: Places) -> tuple[Scenario | None, list[Diagnostic]]:
     """The scenario of plain data, or None and every problem found, each at its place."""
     if not isinstance(data, Mapping):
         found = "it is empty" if data is None else f"it is {shown(data)}"
         return None, [
-            Problem((), f"a scenario is a mapping of fields, and {found}; a first line may be `name: my_scenario`", places.get(()))
+            Diagnostic((), f"a scenario is a mapping of fields, and {found}; a first line may be `name: my_scenario`", places.get(()))
         ]
     problems = {
-        path: Problem(path, f"is {shown(value)}; allowed: finite numbers", nearest(places, path)) for path, value in _not_finite(data)
+        path: Diagnostic(path, f"is {shown(value)}; allowed: finite numbers", nearest(places, path)) for path, value in _not_finite(data)
     }
     scenario, faults = _validate(data)
     for problem in _explain(faults, data, places):
@@ -40,11 +40,11 @@ def check(data: Any, places: Places) -> tuple[Scenario | None, list[Problem]]:
     return (None if problems else scenario), list(problems.values())
 
 
-def at_its_place(error: SpecError, data: Any, places: Places) -> Problem:
+def at_its_place(error: SpecError, data: Any, places: Places) -> Diagnostic:
     """A SpecError as a problem of the file that the setting was written in."""
     written = look_up(data, error.field, _MISSING) is not _MISSING
     value = f"is {shown(error.value)}: " if written or error.value is not None else "is not given: "
-    return Problem(error.field, value + error.message, nearest(places, error.field))
+    return Diagnostic(error.field, value + error.message, nearest(places, error.field))
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def _validate(data: Mapping[str, Any]) -> tuple[Scenario | None, list[_Fault]]:
     return None, faults
 
 
-def _explain(faults: list[_Fault], data: Any, places: Places) -> Iterator[Problem]:
+def _explain(faults: list[_Fault], data: Any, places: Places) -> Iterator[Diagnostic]:
     for path, fault in faults:
         cause = fault.get("ctx", {}).get("error")
         if isinstance(cause, SpecErrors):
@@ -88,7 +88,7 @@ def _explain(faults: list[_Fault], data: Any, places: Places) -> Iterator[Proble
             yield at_its_place(SpecError((*path, *cause.field), cause.value, cause.message), data, places)
         else:
             found, message = _message(path, fault["type"], cause, data)
-            yield Problem(found, message, nearest(places, found))
+            yield Diagnostic(found, message, nearest(places, found))
 
 
 def _message(path: FieldPath, fault: str, cause: Exception | None, data: Any) -> tuple[FieldPath, str]:

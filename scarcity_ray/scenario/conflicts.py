@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data.held_out import participants
-from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies import AnyStrategy
-from scarcity_ray.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from scarcity_ray.scenario.schema import Scenario

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scenario import plain_yaml
 from scarcity_ray.scenario.checking import at_its_place, check
+from scarcity_ray.scenario.diagnostics import Diagnostic, Place, Places, ScenarioError, SpecErrors, look_up
 from scarcity_ray.scenario.overrides import override
 from scarcity_ray.scenario.plain_yaml import Document
-from scarcity_ray.scenario.problems import Place, Places, Problem, ScenarioError, SpecErrors, look_up
 from scarcity_ray.scenario.schema import Scenario
-from scarcity_ray.spec import SpecError
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _read(path: Path) -> Document:
 
 
 def _unreadable(path: Path, message: str) -> Document:
-    return Document(problems=[Problem((), message, Place(str(path)))])
+    return Document(problems=[Diagnostic((), message, Place(str(path)))])
 
 
 def _kind_first(data: Any) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from scarcity_ray.scenario import plain_yaml
+from scarcity_ray.scenario.diagnostics import Diagnostic, FieldPath, Place, dotted
 from scarcity_ray.scenario.plain_yaml import Document
-from scarcity_ray.scenario.problems import FieldPath, Place, Problem, dotted
 from scarcity_ray.scenario.words import shown
 
 
@@ -21,10 +21,10 @@ def override(document: Document, options: Sequence[str]) -> None:
         name, equals, text = option.partition("=")
         path = tuple(int(part) if part.isdecimal() else part for part in name.strip().split("."))
         if not equals or "" in path:
-            document.problems.append(Problem((), "allowed: section.field=value, as in --set local.lr=0.1", place))
+            document.problems.append(Diagnostic((), "allowed: section.field=value, as in --set local.lr=0.1", place))
             continue
         value = plain_yaml.read(text, place.source, in_file=False)
-        document.problems += [Problem((*path, *problem.path), problem.message, problem.place) for problem in value.problems]
+        document.problems += [Diagnostic((*path, *problem.path), problem.message, problem.place) for problem in value.problems]
         if value.problems:
             continue
         fault = _put(document, path, value.data, place)
@@ -36,7 +36,7 @@ def override(document: Document, options: Sequence[str]) -> None:
         document.places[path] = place
 
 
-def _put(document: Document, path: FieldPath, value: Any, place: Place) -> Problem | None:
+def _put(document: Document, path: FieldPath, value: Any, place: Place) -> Diagnostic | None:
     if document.data is None:
         document.data = {}
     at: Any = document.data
@@ -48,12 +48,12 @@ def _put(document: Document, path: FieldPath, value: Any, place: Place) -> Probl
         elif isinstance(at, list):
             if not isinstance(part, int) or part > len(at):
                 allowed = f"a number from 0 to {len(at)} ({len(at)} adds one)"
-                return Problem(path[: depth + 1], f"names no item of a list of {len(at)}; allowed: {allowed}", place)
+                return Diagnostic(path[: depth + 1], f"names no item of a list of {len(at)}; allowed: {allowed}", place)
             missing = part == len(at)
             if missing:
                 at.append(None)
         else:
-            return Problem(path[:depth], f"is {shown(at)}, which has no fields; set `{dotted(path[:depth])}` itself", place)
+            return Diagnostic(path[:depth], f"is {shown(at)}, which has no fields; set `{dotted(path[:depth])}` itself", place)
         if last:
             at[part] = value
         elif missing:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from scarcity_ray.scenario.problems import FieldPath, Place, Problem
+from scarcity_ray.scenario.diagnostics import Diagnostic, FieldPath, Place
 
 _TAG = "tag:yaml.org,2002:"
 _MOST_VALUES = 100_000  # a file of a few lines can name billions through aliases of aliases
@@ -74,7 +74,7 @@ class Document:
 
     data: Any = None
     places: dict[FieldPath, Place] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Diagnostic] = field(default_factory=list)
 
 
 class _TooMuch(Exception):
@@ -95,7 +95,7 @@ class _Reader:
         return Place(self.source, mark.line + 1, mark.column + 1) if self.in_file and mark is not None else Place(self.source)
 
     def refuse(self, path: FieldPath, message: str, mark: Any) -> None:
-        self.document.problems.append(Problem(path, message, self.place(mark)))
+        self.document.problems.append(Diagnostic(path, message, self.place(mark)))
 
     def value(self, node: yaml.Node, path: FieldPath) -> Any:
         self.values += 1
@@ -170,12 +170,12 @@ def read(text: str, source: str, in_file: bool = True) -> Document:
         words = ", ".join(part for part in (error.context, error.problem) if part)
         reader.refuse((), f"is not YAML: {words}" if not in_file else f"not YAML: {words}", error.problem_mark or error.context_mark)
     except yaml.YAMLError as error:
-        document.problems.append(Problem((), f"not YAML: {str(error).splitlines()[0]}", Place(source)))
+        document.problems.append(Diagnostic((), f"not YAML: {str(error).splitlines()[0]}", Place(source)))
     except RecursionError:
-        document.problems.append(Problem((), "nested too deeply", Place(source)))
+        document.problems.append(Diagnostic((), "nested too deeply", Place(source)))
     except _TooMuch:
         document.problems.append(
-            Problem((), f"aliases make more than {_MOST_VALUES:,} values of it; write out what is meant", Place(source))
+            Diagnostic((), f"aliases make more than {_MOST_VALUES:,} values of it; write out what is meant", Place(source))
         )
     return document
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from scarcity_ray.core.spec import Spec
 from scarcity_ray.data import Data
 from scarcity_ray.models import AnyModel
 from scarcity_ray.scenario.conflicts import conflicts
-from scarcity_ray.scenario.problems import SpecErrors
-from scarcity_ray.spec import Spec
+from scarcity_ray.scenario.diagnostics import SpecErrors
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.training.local import Local
 

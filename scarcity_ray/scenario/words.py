@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scarcity_ray.scenario import plain_yaml
-from scarcity_ray.scenario.problems import FieldPath, dotted, look_up
+from scarcity_ray.scenario.diagnostics import FieldPath, dotted, look_up
 
 Schema = Mapping[str, Any]
 

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from scarcity_ray.core.federation import Encoding
 from scarcity_ray.data.encoding import encode
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.mixture import Mixture
-from scarcity_ray.federation import Encoding
-from scarcity_ray.reporting.results import Results, RunError
+from scarcity_ray.results.results import Results, RunError
 
 
 class UnknownClient(ValueError):

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import History
+from scarcity_ray.core.insights import schema
+from scarcity_ray.core.strategy import Guidance
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.heads import head_state
-from scarcity_ray.insights import schema
-from scarcity_ray.reporting.files import to_json, write_whole
-from scarcity_ray.reporting.reading import believing, inside, refuse_links
-from scarcity_ray.reporting.rebuild import of_metadata
-from scarcity_ray.reporting.results import ENSEMBLE, Results, RunError
-from scarcity_ray.reporting.sealed import save_sealed
+from scarcity_ray.results.files import to_json, write_whole
+from scarcity_ray.results.reading import believing, inside, refuse_links
+from scarcity_ray.results.rebuild import of_metadata
+from scarcity_ray.results.results import ENSEMBLE, Results, RunError
+from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.serving.predict import client_id
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.strategies.sf_hfe import SfHfe
-from scarcity_ray.strategies.strategy import Guidance
 
 
 def unlearn(results: Results, client: str | int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from scarcity_ray.strategies.strategy import SampledStrategy, State, Uploads
+from scarcity_ray.core.strategy import SampledStrategy, State, Uploads
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.randomness import stream
+from scarcity_ray.core.randomness import stream
+from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.strategies.represented import messages
-from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.randomness import hash64
-from scarcity_ray.strategies.strategy import SampledStrategy, State, Uploads
+from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.strategy import SampledStrategy, State, Uploads
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 

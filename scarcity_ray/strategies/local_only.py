@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.federation import Federation
-from scarcity_ray.strategies.strategy import State, Uploads, WeightStrategy
+from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.strategy import State, Uploads, WeightStrategy
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 

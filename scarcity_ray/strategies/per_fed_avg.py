@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.strategy import State
 from scarcity_ray.strategies.outer_step import OuterStep
-from scarcity_ray.strategies.strategy import State
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.evaluate import mean_over_rows
 from scarcity_ray.training.learner import Learner, Step

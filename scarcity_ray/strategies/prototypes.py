@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import Guidance, Lesson, State
 from scarcity_ray.ensemble.class_means import ClassMeans, class_means, credible, linear_head, together
 from scarcity_ray.ensemble.heads import as_rows, head_state
-from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies.represented import Represented
-from scarcity_ray.strategies.strategy import Guidance, Lesson, State
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 

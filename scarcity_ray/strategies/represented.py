@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from scarcity_ray.core.federation import Shards
+from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State, WeightStrategy
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import linear_head, represented
 from scarcity_ray.ensemble.representation import RandomFourier, Representation, Trunk, bandwidth, features, survey
-from scarcity_ray.federation import Shards
 from scarcity_ray.strategies.fed_avg import FedAvg
-from scarcity_ray.strategies.strategy import Guidance, InsightStrategy, Lesson, State, WeightStrategy
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
 

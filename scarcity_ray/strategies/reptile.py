@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.strategy import State
 from scarcity_ray.strategies.outer_step import OuterStep
-from scarcity_ray.strategies.strategy import State
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.task import Task
 

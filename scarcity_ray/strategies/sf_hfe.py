@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import Guidance, Lesson, State
 from scarcity_ray.ensemble.heads import as_rows, head_state
 from scarcity_ray.ensemble.learning import Learned, learn
 from scarcity_ray.ensemble.moments import Moments, Packing, targets, with_constant
 from scarcity_ray.ensemble.personal import personal_head
 from scarcity_ray.ensemble.random_coefficients import Form, unpack
-from scarcity_ray.spec import SpecError
 from scarcity_ray.strategies.represented import Represented, messages
-from scarcity_ray.strategies.strategy import Guidance, Lesson, State
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.federation import Shards
-from scarcity_ray.randomness import hash64
+from scarcity_ray.core.federation import Shards
+from scarcity_ray.core.randomness import hash64
 
 _BLOCK_BYTES = 8 << 20  # a block of steps is gathered at once; past this, in parts
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -72,7 +72,7 @@ def gather(source: NDArray[Any], index: NDArray[np.int64], dtype: torch.dtype) -
     return rows.to(dtype) if rows.is_floating_point() else rows
 
 
-class Plan:
+class BatchPlan:
     """Which rows k clients meet, step by step: pure arithmetic on (seed, client, round, epoch, position).
 
     ids, starts, counts, steps: `[k]`, steps falling. width: rows a minibatch is padded to, the same for all k.
@@ -124,7 +124,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Slots:
+class BatchIndex:
     """Where the rows of some steps go: what depends on the clients' numbers of rows and steps alone.
 
     A pair is a client and an epoch of it that meets these steps; who, epoch: of each pair. pair, place: of each row of
@@ -149,7 +149,7 @@ class Slots:
 
 
 @lru_cache(maxsize=16)  # chunks of clients that hold equally many rows share it, and so do epochs and rounds
-def _slots(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int, first: int, last: int) -> Slots:
+def _slots(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int, first: int, last: int) -> BatchIndex:
     held, taken = np.frombuffer(counts_bytes, dtype=np.int64), np.frombuffer(steps_bytes, dtype=np.int64)
     k, epoch_steps = len(held), np.maximum(-(-held // batch_size), 1)
     span = np.arange(first, last)
@@ -178,4 +178,6 @@ def _slots(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int,
     bits = np.uint64(len(who).bit_length())
     pair_bits = pair.astype(np.uint64) << (np.uint64(64) - bits)
     golden = place.astype(np.uint64) * _GOLDEN
-    return Slots(who, epoch, pair, place, golden, bits, pair_bits, None if whole else here, real, client, weight, sizes, active.tolist())
+    return BatchIndex(
+        who, epoch, pair, place, golden, bits, pair_bits, None if whole else here, real, client, weight, sizes, active.tolist()
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.federation import Shards
+from scarcity_ray.core.federation import Shards
 from scarcity_ray.training.batches import padded_rows
 from scarcity_ray.training.problem import Problem
 

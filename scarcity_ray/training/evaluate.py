@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.federation import Shards
+from scarcity_ray.core.federation import Shards
 from scarcity_ray.training.batches import gather, padded_rows
 from scarcity_ray.training.problem import Problem
 

@@ -18,7 +18,7 @@ def _padded(numel: int, multiple: int) -> int:
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParameterSlice:
     """One parameter: its place `start:start + numel` in the row, its shape in the row, and torch's shape from that."""
 
     name: str
@@ -57,7 +57,7 @@ class Layout:
         for name, p in trainable:
             last = id(p) in convolutions
             shape = (p.shape[0], p.shape[2], p.shape[3], p.shape[1]) if last else tuple(p.shape)
-            slots.append(Slot(name, start, shape, last))
+            slots.append(ParameterSlice(name, start, shape, last))
             start += _padded(p.numel(), _ALIGN)
         self.slots = tuple(slots)
         self.width = max(_padded(start, _WIDTH), _WIDTH)

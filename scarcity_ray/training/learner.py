@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scarcity_ray.spec import SpecError
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.explicit import Explicit, parts_of
 from scarcity_ray.training.layout import Layout

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from scarcity_ray.spec import Spec
+from scarcity_ray.core.spec import Spec
 
 
 class Local(Spec):

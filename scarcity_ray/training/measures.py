@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.federation import Shards
+from scarcity_ray.core.federation import Shards
 from scarcity_ray.training.evaluate import evaluate
 from scarcity_ray.training.task import Task
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scarcity_ray.spec import SpecError
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.learner import Learner, make_learner
 from scarcity_ray.training.local import Local

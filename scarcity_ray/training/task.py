@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.federation import Shards
-from scarcity_ray.training.batches import Batch, Plan, gather, padded_rows
+from scarcity_ray.core.federation import Shards
+from scarcity_ray.training.batches import Batch, BatchPlan, gather, padded_rows
 from scarcity_ray.training.evaluate import evaluate, mean_over_rows, predictive_entropy
 from scarcity_ray.training.optimizer import Affine, optimizer_for
 from scarcity_ray.training.problem import Problem
@@ -50,7 +50,7 @@ class Task:
         self.steps = torch.from_numpy(taken).to(dtype)[:, None]
         self.lr = torch.full((self.k, 1), problem.local.lr, dtype=dtype)
         width = int(widths[0]) if self.k else 1
-        self.plan = Plan(problem.seed, round, self.ids, starts, counts, taken, problem.local.batch_size, width)
+        self.plan = BatchPlan(problem.seed, round, self.ids, starts, counts, taken, problem.local.batch_size, width)
         self.train_loss = np.full(self.k, np.nan)
         self.grad_norms = (np.full(self.k, np.nan), np.full(self.k, np.nan))
 

@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from conftest import scenario
+
+from helpers.scenarios import scenario
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 
 from scarcity_ray import Results
-from scarcity_ray.reporting.reading import RunError
-from scarcity_ray.reporting.sealed import load_sealed, save_sealed
+from scarcity_ray.results.reading import RunError
+from scarcity_ray.results.sealed import load_sealed, save_sealed
 from scarcity_ray.serving import predict, unlearn
 
 MODEL = "models/sf_hfe.safetensors"

@@ -13,10 +13,10 @@ from helpers.played import federation, shards
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.server import RoundResult, Server
-from scarcity_ray.federation import Federation
-from scarcity_ray.fleet import LocalFleet
-from scarcity_ray.insights import make
-from scarcity_ray.strategies.strategy import InsightStrategy
+from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.insights import make
+from scarcity_ray.core.strategy import InsightStrategy
+from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import make_problem
 from scarcity_ray.training.task import Task

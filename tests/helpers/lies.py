@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from scarcity_ray import Client, MetaLearner, Server
-from scarcity_ray.federation import Federation, Shards
-from scarcity_ray.fleet import LocalFleet
-from scarcity_ray.strategies.strategy import Strategy
+from scarcity_ray.core.federation import Federation, Shards
+from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.server import RoundResult, Server
-from scarcity_ray.federation import Federation, Shards
-from scarcity_ray.fleet import LocalFleet
-from scarcity_ray.strategies.strategy import WeightStrategy
+from scarcity_ray.core.federation import Federation, Shards
+from scarcity_ray.core.strategy import WeightStrategy
+from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import make_problem
 

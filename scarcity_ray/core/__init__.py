@@ -1,0 +1,1 @@
+"""What everything else is written in: strategies' contract, insights, federations, metrics, tables, randomness."""

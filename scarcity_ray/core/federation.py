@@ -1,0 +1,164 @@
+"""The data of a federation once dealt: every client's rows, one client after the other, and how a table became such rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from scarcity_ray.core.spec import Spec
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Rows of many clients. Client m's rows are `starts[m]:starts[m + 1]`.
+
+    x: float32 `[rows, *shape]`. y: int64 `[rows]` (classes) or float32 `[rows, outputs]` (targets).
+    starts: int64 `[clients + 1]`, rising, from 0 to rows. The arrays may be read-only.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[Any]
+    starts: NDArray[np.int64]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each client, `[clients]`."""
+        return np.diff(self.starts)
+
+    def rows(self, client: int) -> slice:
+        """Where one client's rows lie."""
+        return slice(int(self.starts[client]), int(self.starts[client + 1]))
+
+    def only(self, clients: NDArray[np.int64]) -> Shards:
+        """The same clients, of which only these have rows. A copy of their rows; ids stay."""
+        counts = np.zeros(len(self.starts) - 1, dtype=np.int64)
+        counts[clients] = self.counts[clients]
+        chosen = np.repeat(counts > 0, self.counts)
+        return Shards(self.x[chosen], self.y[chosen], np.concatenate([[0], np.cumsum(counts)]))
+
+    def pooled(self) -> Shards:
+        """The same rows as the shard of one virtual client."""
+        return Shards(self.x, self.y, np.array([0, len(self.x)], dtype=np.int64))
+
+
+class Number(Spec):
+    """A numeric column: one input, `(column ** power - mean) / std`."""
+
+    kind: Literal["number"] = "number"
+    name: Annotated[str, Field(description="the column")]
+    power: Annotated[int, Field(ge=1, description="power of the raw column")] = 1
+    mean: Annotated[float, Field(description="mean over the participants' training rows, a float32")]
+    std: Annotated[float, Field(gt=0, description="standard deviation over the same rows, a float32")]
+
+
+class Words(Spec):
+    """A text column: an input for each word, 1 where the row has it."""
+
+    kind: Literal["text"] = "text"
+    name: Annotated[str, Field(description="the column")]
+    words: Annotated[tuple[str, ...], Field(strict=False, description="the words the participants know, in the order of the inputs")]
+
+
+class Array(Spec):
+    """Columns `x0 .. x{n - 1}` that together are one array, taken as they are."""
+
+    kind: Literal["array"] = "array"
+    shape: Annotated[tuple[int, ...], Field(strict=False, description="shape of one input")]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, the array's last axis running fastest."""
+        return tuple(f"x{place}" for place in range(math.prod(self.shape)))
+
+
+class Encoding(Spec):
+    """How a table becomes inputs and targets: all that a saved run must know to read new rows as its own were read.
+
+    Hidden groups (`data.transforms`) are no part of it. A target in the user's unit is `y * label_scale + label_mean`.
+    """
+
+    inputs: Annotated[
+        Annotated[tuple[Annotated[Number | Words, Field(discriminator="kind")], ...], Field(strict=False)] | Array,
+        Field(description="the input columns, in order"),
+    ]
+    label: Annotated[str, Field(description="the column to predict")] = "y"
+    classes: Annotated[
+        Annotated[tuple[bool, ...], Field(strict=False)]
+        | Annotated[tuple[int, ...], Field(strict=False)]
+        | Annotated[tuple[str, ...], Field(strict=False)]
+        | None,
+        Field(description="what class 0, 1, ... is in the table; null for a regression"),
+    ] = None
+    label_mean: Annotated[float, Field(description="what a regression target of 0 is in the user's unit")] = 0.0
+    label_scale: Annotated[float, Field(gt=0, description="what one unit of a regression target is in the user's unit")] = 1.0
+    client: Annotated[str | None, Field(description="the column that says whose row it is, where clients come from one")] = None
+    clients: Annotated[tuple[str, ...] | None, Field(strict=False, description="the participants' names there, by client id")] = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that an input is made of, each once."""
+        return self.inputs.names if isinstance(self.inputs, Array) else tuple(dict.fromkeys(column.name for column in self.inputs))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        if isinstance(self.inputs, Array):
+            return self.inputs.shape
+        return (sum(len(column.words) if isinstance(column, Words) else 1 for column in self.inputs),)
+
+
+def _nobody() -> Shards:
+    return Shards(np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What the clients of one run hold.
+
+    train, validation, test: the three parts of each client's own rows. group: int64 `[clients]`, the hidden group a
+    transform or the data put a client in (0 where there is none). outputs: classes, or targets a row. label_scale:
+    what one unit of a (standardised) regression target is in the user's unit; 1.0 otherwise. uplink_bytes,
+    downlink_bytes: int64 `[clients]`, what preparing the data cost each client (summed moments, categories), once.
+    encoding: how the rows were read; None for rows handed over as arrays. strangers: all rows of the clients that were
+    held out and are no part of anything above, with `stranger_group` int64 `[strangers]`; none where nobody was. later:
+    what the same clients hold from `drift_round` on, where their data change.
+    """
+
+    train: Shards
+    validation: Shards
+    test: Shards
+    group: NDArray[np.int64]
+    task: Literal["classification", "regression"]
+    outputs: int
+    label_scale: float
+    uplink_bytes: NDArray[np.int64]
+    downlink_bytes: NDArray[np.int64]
+    encoding: Encoding | None = None
+    strangers: Shards = field(default_factory=_nobody)
+    stranger_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    later: Federation | None = None
+    drift_round: int | None = None
+
+    def at(self, round: int) -> Federation:
+        """What the clients hold in a round."""
+        return self if self.later is None or self.drift_round is None or round < self.drift_round else self.later
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The clients' names in the user's table, where there are such."""
+        return None if self.encoding is None else self.encoding.clients
+
+    @property
+    def clients(self) -> int:
+        """How many clients there are; ids are 0 .. clients - 1."""
+        return len(self.group)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return self.train.x.shape[1:]

@@ -1,0 +1,212 @@
+"""curves.png: what the strategies reached by round and by bytes, and how it is spread over the clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from scarcity_ray.report.units import number, size
+from scarcity_ray.results.results import Results
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, less its yellow (unseen on white), and two more."""
+
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One strategy. round, kilobytes `[evaluated rounds]`; centre, tail `[seeds, evaluated rounds]`; final `[clients]`, all seeds'."""
+
+    name: str
+    pooled: bool
+    colour: str
+    marker: str
+    round: NDArray[Any]
+    kilobytes: NDArray[Any]
+    centre: NDArray[Any]
+    tail: NDArray[Any]
+    final: NDArray[Any]
+
+
+def draw_curves(results: Results, path: Path) -> None:
+    """Draws the run's curves into a PNG at `path`; with repeats means over seeds, and a band from lowest to highest."""
+    summary = results.summary
+    rmse = summary["task"] == "regression"
+    metric = "test root mean square error (lower is better)" if rmse else "test accuracy"
+    curves = _curves(results, summary, rmse)
+    figure = Figure(figsize=(15, 5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    by_round, by_bytes, over_clients = figure.subplots(1, 3)
+    figure.suptitle(summary["question"] or summary["scenario"], fontsize=13, x=0.01, ha="left")
+    if curves:
+        _by_round(by_round, curves, metric, rmse)
+        _by_bytes(by_bytes, curves, metric)
+        by_bytes.set(yscale=by_round.get_yscale(), ylim=by_round.get_ylim())
+        _over_clients(over_clients, curves, rmse)
+        over_clients.set_yscale(by_round.get_yscale())
+        _label_ends(by_round, curves)
+        styles = [
+            Line2D([], [], color="0.3", lw=2, marker="o", ms=8, label="mean over clients"),
+            Line2D([], [], color="0.3", lw=1, marker="o", ms=4, ls="--", label="worst tenth"),
+        ]
+        figure.legend(handles=styles, loc="upper right", ncols=2, frameon=False, fontsize=9)
+    else:
+        figure.text(0.5, 0.5, "No strategy was evaluated on test rows.", ha="center", fontsize=13)
+    figure.savefig(path)
+
+
+def _curves(results: Results, summary: dict[str, Any], rmse: bool) -> list[Curve]:
+    """The strategies that were evaluated, in the order in which they ran."""
+    rounds = results.rounds.to_pandas()
+    loss, tail = ("test_loss", "test_loss_worst_decile") if rmse else ("test_accuracy", "test_accuracy_worst_decile")
+    traffic = rounds["uplink_bytes"] + rounds["downlink_bytes"]
+    rounds["kilobytes"] = traffic.groupby([rounds["strategy"], rounds["seed"]]).cumsum() / summary["clients"] / 1024
+    curves: list[Curve] = []
+    for name, rows in rounds.dropna(subset=[loss]).groupby("strategy", sort=False):
+        shape = np.sqrt if rmse else np.asarray
+        table = {column: rows.pivot(index="round", columns="seed", values=column) for column in (loss, tail, "kilobytes")}
+        curves.append(
+            Curve(
+                name=str(name),
+                pooled=summary["strategies"][name]["kind"] == "pooled",
+                colour=COLOURS[len(curves) % len(COLOURS)],
+                marker=MARKERS[len(curves) % len(MARKERS)],
+                round=table[loss].index.to_numpy(),
+                kilobytes=table["kilobytes"].mean(axis=1).to_numpy(),
+                centre=shape(table[loss].to_numpy().T),
+                tail=shape(table[tail].to_numpy().T),
+                final=shape(_final(results, str(name), rows, loss)),
+            )
+        )
+    return curves
+
+
+def _final(results: Results, strategy: str, rows: Any, column: str) -> NDArray[Any]:
+    """The clients' metric in the last evaluated round, of every seed."""
+    found = []
+    for seed, last in rows.groupby("seed")["round"].max().items():
+        chosen = [("strategy", "=", strategy), ("seed", "=", int(seed)), ("round", "=", int(last))]
+        found.append(results.table("clients", [column], chosen)[column].drop_null().to_numpy())
+    return np.sort(np.concatenate(found))
+
+
+def _mean(values: NDArray[Any]) -> NDArray[Any]:
+    """Over the seeds that have a finite value."""
+    finite = np.ma.masked_invalid(values)
+    return np.asarray(finite.mean(axis=0).filled(np.nan))
+
+
+def _line(axes: Axes, x: NDArray[Any], curve: Curve) -> None:
+    """Mean and worst tenth over `x`; markers where there are too few points to make a line."""
+    marker = curve.marker if len(x) < 3 else ""
+    axes.plot(x, _mean(curve.centre), color=curve.colour, lw=2, marker=marker, ms=9, zorder=3)
+    axes.plot(x, _mean(curve.tail), color=curve.colour, lw=1, ls="--", marker=marker, ms=5, zorder=2)
+    if len(curve.centre) > 1:
+        axes.fill_between(x, np.fmin.reduce(curve.centre), np.fmax.reduce(curve.centre), color=curve.colour, alpha=0.15, lw=0)
+
+
+def _by_round(axes: Axes, curves: list[Curve], metric: str, rmse: bool) -> None:
+    end = max(float(curve.round[-1]) for curve in curves)
+    for curve in curves:
+        _line(axes, curve.round, curve)
+        if curve.round[-1] < end:  # it ended earlier: what it reached, for comparison
+            axes.hlines(_mean(curve.centre)[-1], curve.round[-1], end, color=curve.colour, lw=1, ls=":", zorder=1)
+    reached = np.concatenate([np.ravel(values) for curve in curves for values in (curve.centre, curve.tail)])
+    if rmse and np.nanmax(reached) > 100 * np.nanmin(reached):  # one that diverges would press the others flat
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set(xlabel="round", ylabel=metric, title="By round", xlim=(0, end * 1.02))
+    tidy(axes)
+
+
+def _label_ends(axes: Axes, curves: list[Curve]) -> None:
+    """Names at the right edge, each at its curve's end, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    place = axes.transData + axes.transAxes.inverted()
+    last = np.nan_to_num([_mean(curve.centre)[-1] for curve in curves], nan=high)
+    ends = [float(place.transform((1, value))[1]) for value in np.clip(last, low, high)]
+    for index, height in zip(np.argsort(ends), _apart(np.sort(ends), 0.055), strict=True):
+        text = f"{curves[index].name} {number(float(_mean(curves[index].centre)[-1]))}"
+        axes.text(1.015, height, text, transform=axes.transAxes, color=curves[index].colour, va="center", fontsize=10, fontweight="bold")
+
+
+def _apart(heights: NDArray[Any], least: float) -> NDArray[Any]:
+    """Rising heights moved, as little as may be, until neighbours are `least` apart: overlapping ones share their middle."""
+    blocks = [[float(height), 1] for height in heights]  # a block: its middle, its labels
+    merged: list[list[float]] = []
+    for block in blocks:
+        merged.append(block)
+        while len(merged) > 1 and merged[-1][0] - merged[-2][0] < least * (merged[-1][1] + merged[-2][1]) / 2:
+            (above, many), (below, few) = merged.pop(), merged.pop()
+            merged.append([(above * many + below * few) / (many + few), many + few])
+    return np.concatenate([middle + least * (np.arange(count) - (count - 1) / 2) for middle, count in merged])
+
+
+def _by_bytes(axes: Axes, curves: list[Curve], metric: str) -> None:
+    paying = [curve for curve in curves if curve.kilobytes[-1] > 0]
+    for curve in curves:
+        reached = _mean(curve.centre)[-1]
+        if curve.kilobytes[-1] > 0:
+            _line(axes, np.where(curve.kilobytes > 0, curve.kilobytes, np.nan), curve)
+            axes.plot(curve.kilobytes[-1], reached, color=curve.colour, marker=curve.marker, ms=9, zorder=4)
+            if len(paying) <= 4:
+                _note(axes, size(1024 * curve.kilobytes[-1]), curve, (curve.kilobytes[-1], reached), "data", (9, -3), "left")
+        else:
+            axes.axhline(reached, color=curve.colour, lw=2)
+            axes.axhline(_mean(curve.tail)[-1], color=curve.colour, lw=1, ls="--")
+            _note(
+                axes,
+                f"{curve.name}: {'all rows in one place' if curve.pooled else '0 bytes'}",
+                curve,
+                (0.01, reached),
+                "axes fraction",
+                (0, -11),
+                "left",
+            )
+    if paying:
+        sent = np.concatenate([curve.kilobytes[curve.kilobytes > 0] for curve in paying])
+        axes.set_xscale("log")
+        axes.set_xlim(10 ** np.floor(np.log10(sent.min() * 0.9)), 10 ** np.ceil(np.log10(sent.max() * 1.8)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda kilobytes, _: f"{kilobytes:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade their labels would run into each other
+    else:
+        axes.set_xticks([])
+    axes.set(xlabel="KB sent up and down, a client", ylabel=metric, title="By bytes")
+    tidy(axes)
+
+
+def _over_clients(axes: Axes, curves: list[Curve], rmse: bool) -> None:
+    for curve in curves:
+        worst_first = curve.final[::-1] if rmse else curve.final
+        share = 100 * (np.arange(len(worst_first)) + 0.5) / len(worst_first)
+        axes.plot(share, worst_first, color=curve.colour, lw=2, marker=curve.marker if len(share) < 3 else "")
+    axes.axvspan(0, 10, color="0.94", lw=0, zorder=0)
+    axes.text(5, 1.0, "worst\ntenth", transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8, color="0.4")
+    metric = "root mean square error" if rmse else "test accuracy"
+    axes.set(
+        xlabel="% of the clients, from the worst off", ylabel=f"{metric} of a client", title="Client by client, at the end", xlim=(0, 100)
+    )
+    tidy(axes)
+
+
+def _note(axes: Axes, text: str, curve: Curve, at: tuple[float, float], across: str, offset: tuple[int, int], align: str) -> None:
+    """A word beside a point; `across` says what its first coordinate is in, the second is a value of the metric."""
+    style: dict[str, Any] = {"color": curve.colour, "ha": align, "fontsize": 9, "zorder": 5}
+    axes.annotate(text, at, xycoords=(across, "data"), xytext=offset, textcoords="offset points", **style)
+
+
+def tidy(axes: Axes) -> None:
+    """A light grid, and no frame on the sides without a scale."""
+    axes.grid(True, color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

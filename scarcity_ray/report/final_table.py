@@ -1,0 +1,133 @@
+"""The table at the end of a run: strategy by strategy what it reached, for whom, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scarcity_ray.report.units import number
+from scarcity_ray.report.verdict import headline, verdict
+
+
+def final_table(summary: Mapping[str, Any]) -> Table:
+    """A row a strategy, from the content of summary.json. With repeats `mean±standard deviation` over seeds."""
+    key, _, _ = headline(summary)
+    metric = "RMSE" if key == "rmse" else "accuracy"
+    table = Table(
+        title=summary["question"] or summary["scenario"],
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("strategy", overflow="fold", min_width=10)
+    wide = any("seeds" in entry for entry in summary["strategies"].values())  # with spreads, 80 columns have no room for more
+    rows = () if wide else ("all\nrows",)
+    for head in (f"{metric}\nmean", *rows, "worst\ntenth", "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
+        table.add_column(head, justify="right", no_wrap=True)
+    best = _best(summary)
+    for name, entry in summary["strategies"].items():
+        title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
+        style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
+        table.add_row(
+            Text(title),
+            _cell(entry, key),
+            *(_cell(entry, f"{key}_pooled") for _ in rows),
+            _cell(entry, f"{key}_worst_decile"),
+            _share(entry["share_better_than_alone"]),
+            _share(entry["share_worse_than_alone"]),
+            _short(entry["bytes_per_client"] / 1024),
+            f"{entry['rounds']:g}",
+            _short(entry["seconds"]),
+            style=style,
+        )
+    return table
+
+
+def show_final(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
+    """Prints the table, the verdict and where to look."""
+    console.print()
+    console.print(final_table(summary), highlight=False)
+    notes = ["mean: over clients", "all rows: over test rows", "worst tenth: of the clients"]
+    if summary["alone"]:
+        notes.append(f"better and worse off: clients, against {summary['alone']}")
+    seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
+    if seeds > 1:
+        notes.remove("all rows: over test rows")
+        notes.append(f"mean±standard deviation over {seeds} seeds")
+    console.print("; ".join(notes), style="dim", highlight=False, markup=False)
+    console.print()
+    console.print(verdict(summary), highlight=False, markup=False)
+    for line in experts_in_words(summary):
+        console.print(line, highlight=False, markup=False)
+    if any("strangers" in entry for entry in summary["strategies"].values()):
+        console.print()
+        console.print(strangers_table(summary), highlight=False)
+        console.print()
+    plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if (directory / name).exists())
+    look = f"Look at {plots}; all" if plots else "All"
+    console.print(f"{look} numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
+    """For each ensemble how many experts it has, of how many clients, and why so many."""
+    lines = []
+    for name, entry in summary["strategies"].items():
+        first = next(iter(entry.get("seeds", {"": entry}).values()))
+        if not isinstance(first.get("experts"), list):
+            continue
+        sizes = [f"{expert['clients']:,}" for expert in first["experts"]]
+        tried = ", ".join(f"{k}: {error:.3g}" for k, error in first["evidence"].items())
+        many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"
+        why = f"; error on rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
+        lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
+        if "calibration" in first:
+            lines.append(f"{name}: class probabilities are off by {first['calibration']['error']:.1%} on average, on clients' test rows.")
+        if len(sizes) > 1 and "load" in first:
+            shares = ", ".join(f"{share:.0%}" for share in first["load"].values())
+            lines.append(f"{name}: of the strangers' inputs the router sends {shares} to them.")
+    return lines
+
+
+def strangers_table(summary: Mapping[str, Any]) -> Table:
+    """How the clients that never took part fare, by who answers their inputs."""
+    ways = {"router": "router", "oracle": "true group's\nexpert", "global": "one model\nfor all", "average": "mean of\nexperts"}
+    metric = "RMSE" if summary["task"] == "regression" else "accuracy"
+    title = f"clients that never took part: {metric} by who answers"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("strategy")
+    for head in ways.values():
+        table.add_column(head, justify="right")
+    for name, entry in summary["strategies"].items():
+        if "strangers" in entry:
+            told = {"std": {way: entry.get("std", {}).get(f"strangers.{way}") for way in ways}, **entry["strangers"]}
+            table.add_row(Text(name), *(_cell(told, way) for way in ways))
+    return table
+
+
+def _best(summary: Mapping[str, Any]) -> str | None:
+    key, _, higher = headline(summary)
+    values = {
+        name: entry[key] for name, entry in summary["strategies"].items() if entry.get(key) is not None and entry["status"] != "diverged"
+    }
+    return (max if higher else min)(values, key=lambda name: float(values[name])) if values else None
+
+
+def _cell(entry: Mapping[str, Any], key: str) -> str:
+    spread = entry.get("std", {}).get(key)
+    return number(entry.get(key)) + ("±" + f"{spread:.3f}".lstrip("0") if spread is not None and spread == spread else "")
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"

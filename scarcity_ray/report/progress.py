@@ -1,0 +1,124 @@
+"""What a person sees while a run goes on: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+
+from scarcity_ray.report.units import duration, number, size
+
+LINE_SECONDS = 1.0
+"""The least time between two plain lines of a strategy, but for its first and its last."""
+
+
+class Progress:
+    """Strategy, round, loss, accuracy (worst tenth), bytes, client updates a second, time left.
+
+    Use it in a `with` block; `begin` a strategy, `update` it with each row of `rounds`, `end` it. `show=False` is silent.
+    """
+
+    def __init__(self, show: bool, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._show = show
+        self._bars: Bars | None = None
+        if show and self._console.is_terminal:
+            whole = Column(no_wrap=True)
+            bar = [BarColumn(bar_width=12)] if self._console.width >= 100 else []
+            facts = TextColumn("{task.fields[facts]}", table_column=whole.copy())
+            self._bars = Bars(
+                TextColumn("{task.description}", table_column=whole), *bar, facts, console=self._console, refresh_per_second=5
+            )
+        self._strategy: _Strategy | None = None
+
+    def __enter__(self) -> Progress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def begin(self, strategy: str, seed: int, rounds: int, *, repeats: int = 1) -> None:
+        """A strategy starts under a seed; with repeats the seed is shown."""
+        self._strategy = _Strategy(strategy if repeats == 1 else f"{strategy} (seed {seed})", rounds)
+        if self._bars:
+            self._strategy.task = self._bars.add_task(self._strategy.title, total=rounds, facts=f"0/{rounds}")
+
+    def update(self, row: Mapping[str, Any], updates_per_second: float) -> None:
+        """A round has ended: its row of `rounds`."""
+        now = self._strategy
+        if not self._show or now is None:
+            return
+        now.take(row, updates_per_second)
+        if self._bars and now.task is not None:
+            self._bars.update(now.task, completed=now.round, facts=now.line(short=True))
+        elif now.due():
+            self._line(now)
+
+    def end(self, status: str = "finished") -> None:
+        """The strategy has ended; a status other than `finished` is shown."""
+        now = self._strategy
+        if now is not None and self._show:
+            if self._bars and now.task is not None:
+                self._bars.remove_task(now.task)  # only one bar at a time: many repeats would fill the screen
+            if now.round and not now.printed:
+                self._line(now)
+            if status != "finished":
+                self.message(f"{now.title}: {status} after round {now.round}")
+        self._strategy = None
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the live display."""
+        if self._show:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, now: _Strategy) -> None:
+        now.printed, now.printed_at = True, time.monotonic()
+        self.message(f"{now.title}  {now.line()}")
+
+
+class _Strategy:
+    """The state of one line: the last known metrics, and what has been printed of them."""
+
+    def __init__(self, title: str, rounds: int) -> None:
+        self.title, self.rounds = title, rounds
+        self.task: TaskID | None = None
+        self.round, self.bytes, self.updates_per_second = 0, 0, 0.0
+        self.evaluated, self.printed = False, False
+        self.printed_at = float("-inf")
+        self._started = time.monotonic()
+        self._metrics: dict[str, float] = {}
+
+    def take(self, row: Mapping[str, Any], updates_per_second: float) -> None:
+        self.round, self.updates_per_second = int(row["round"]), updates_per_second
+        self.bytes += int(row["uplink_bytes"]) + int(row["downlink_bytes"])
+        self._metrics |= {name: value for name, value in row.items() if isinstance(value, float) and value == value}
+        self.evaluated, self.printed = row.get("test_loss") is not None, False
+
+    def due(self) -> bool:
+        """Whether a plain line is: the first round, the last, and evaluated ones not too close to each other."""
+        first_or_last = self.printed_at == float("-inf") or self.round == self.rounds
+        return first_or_last or (self.evaluated and time.monotonic() - self.printed_at >= LINE_SECONDS)
+
+    def line(self, *, short: bool = False) -> str:
+        """Round and numbers in words; short for the live display, which may have 80 columns."""
+        facts = [f"{'' if short else 'round '}{self.round}/{self.rounds}"]
+        loss = next((name for name in ("test_loss", "train_loss") if name in self._metrics), None)
+        if loss is not None:
+            facts.append(f"{'loss' if loss == 'test_loss' else 'train loss'} {number(self._metrics[loss])}")
+        accuracy, tail = self._metrics.get("test_accuracy"), self._metrics.get("test_accuracy_worst_decile")
+        if accuracy is not None:
+            facts.append(f"{'acc' if short else 'accuracy'} {number(accuracy)} ({'' if short else 'worst tenth '}{number(tail)})")
+        facts.append(size(self.bytes))
+        facts.append(f"{self.updates_per_second:,.0f}{'/s' if short else ' updates/s'}")
+        if 0 < self.round < self.rounds:
+            rest = duration((time.monotonic() - self._started) / self.round * (self.rounds - self.round))
+            facts.append(f"~{rest}" if short else f"{rest} left")
+        return "  ".join(facts)

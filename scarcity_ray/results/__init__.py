@@ -1,0 +1,1 @@
+"""What a run writes into its directory, and how that is read back."""

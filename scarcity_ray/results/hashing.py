@@ -1,0 +1,119 @@
+"""The result hash of a strategy, what must be equal when two runs are said to have the same result; and that of their data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.spec import Spec
+from scarcity_ray.core.tables import wall_clock
+
+_TOGETHER = 64  # batches, or rows of one, that are hashed at once: a row at a time costs a millisecond
+
+
+class ResultHash:
+    """SHA-256 over a strategy's models (name, type, shape, bytes, by name) and its rows of each table.
+
+    Wall-clock columns are left out. Rows may come in any number of batches: each column is a stream of its own, so the
+    hash is of the rows in their order and not of how they were cut.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, Any] = {}
+        self._waiting: dict[str, list[pa.RecordBatch]] = {}
+
+    def rows(self, table: str, batch: pa.RecordBatch) -> None:
+        """Takes the next rows of a table."""
+        if batch.num_rows:
+            waiting = self._waiting.setdefault(table, [])
+            waiting.append(batch)
+            if len(waiting) == _TOGETHER or batch.num_rows > _TOGETHER:
+                self._settle(table)
+
+    def tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes tensors of the model, `{name: tensor}`, each once."""
+        for name, tensor in tensors.items():
+            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            self._stream(f"model.{name}:{tensor.dtype}{list(tensor.shape)}").update(content)
+
+    def hexdigest(self) -> str:
+        """The hash so far, 64 hexadecimal digits."""
+        for table in self._waiting:
+            self._settle(table)
+        total = hashlib.sha256()
+        for name in sorted(self._streams):
+            total.update(f"{len(name)}:{name}".encode() + self._streams[name].digest())
+        return total.hexdigest()
+
+    def _settle(self, table: str) -> None:
+        waiting, self._waiting[table] = self._waiting[table], []
+        for batch in pa.Table.from_batches(waiting).combine_chunks().to_batches() if waiting else ():
+            for field, array in zip(batch.schema, batch.columns, strict=True):
+                if not wall_clock(field.name):
+                    self._take(f"{table}.{field.name}", array)
+
+    def _stream(self, name: str) -> Any:
+        return self._streams.setdefault(name, hashlib.sha256())
+
+    def _take(self, name: str, array: pa.Array) -> None:
+        """Which entries are null, then those that are not: what lies in memory under a null is nobody's business."""
+        name = f"{name}:{_kind(array.type)}"
+        self._stream(f"{name}?").update(array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
+        present = array.drop_null()
+        if pa.types.is_fixed_size_list(array.type):
+            self._take(name, present.flatten())
+        elif pa.types.is_list(array.type):
+            self._take(f"{name}.length", present.value_lengths())
+            self._take(f"{name}.values", present.flatten())
+        elif pa.types.is_string(array.type):
+            words = [word.encode() for word in present.to_pylist()]
+            self._stream(name).update(b"".join(len(word).to_bytes(8, "little") + word for word in words))
+        else:
+            numbers = present.to_numpy(zero_copy_only=False)
+            self._stream(name).update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+
+
+def _kind(type: pa.DataType) -> str:
+    """A type by what it holds: Arrow calls the entries of a list "item" and Parquet "element", and after a kill rows come from both."""
+    if pa.types.is_fixed_size_list(type):
+        return f"{type.list_size} of {_kind(type.value_type)}"
+    return f"list of {_kind(type.value_type)}" if pa.types.is_list(type) else str(type)
+
+
+def fingerprint(federation: Federation) -> str:
+    """SHA-256 over all that the clients of a federation hold, 64 hexadecimal digits: whether a run meets the same data again.
+
+    Every array counts with its name, type, shape and bytes, and so do numbers, words and the encoding. Two federations
+    of equal content have equal fingerprints however their arrays lie in memory.
+    """
+    total = hashlib.sha256()
+
+    def take(name: str, value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            told, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
+        elif is_dataclass(value):
+            for part in fields(value):
+                take(f"{name}.{part.name}", getattr(value, part.name))
+            return
+        else:
+            said = value.model_dump_json() if isinstance(value, Spec) else repr(value)
+            told, content = type(value).__name__, memoryview(said.encode())
+        head = f"{name}:{told}".encode()
+        total.update(len(head).to_bytes(8, "little") + head + hashlib.sha256(content).digest())
+
+    take("federation", federation)
+    return total.hexdigest()
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    ordered = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return ordered.reshape(-1).view(np.uint8).data

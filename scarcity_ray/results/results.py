@@ -1,0 +1,256 @@
+"""A finished, running or killed run, read back from its directory."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from scarcity_ray.core.federation import Encoding
+from scarcity_ray.ensemble.ensemble import Ensemble
+from scarcity_ray.ensemble.moments import Moments, Packing
+from scarcity_ray.results.reading import BrokenFile, RunError, believing, inside, read_json, read_whole
+from scarcity_ray.results.rebuild import imports, rebuild
+from scarcity_ray.results.recorder import MODEL_BYTES
+from scarcity_ray.results.sealed import load_sealed
+from scarcity_ray.results.stored_table import TABLES, read_table
+from scarcity_ray.scenario import plain_yaml
+
+__all__ = ["ENSEMBLE", "TABLES", "Results", "RunError"]
+
+ENSEMBLE = "ensemble."
+"""What tensors are called that belong to the whole ensemble, and to no client's module."""
+
+_MODEL = re.compile(r"[A-Za-z0-9_-]+(\.seed\d+)?")
+_MOST_YAML = 2**20  # bytes; a scenario has a few thousand, and reading this much takes seconds
+
+
+class Results:
+    """What a run left. Every property reads the directory anew, so a run that goes on can be watched.
+
+    The directory may be a stranger's: no code in it is run, and what no run writes is a RunError that names the file.
+    A model of `{kind: import}` is a function of somebody's module: it is called only where `imports` says so.
+    """
+
+    def __init__(self, directory: Path, *, imports: bool = False) -> None:
+        self.directory, self.imports = directory, imports
+
+    @classmethod
+    def load(cls, run_dir: str | Path, *, imports: bool = False) -> Results:
+        """The results in a run's directory; imports: call the functions that its models are said to come from. Raises RunError."""
+        directory = Path(run_dir)
+        if not directory.is_dir():
+            raise RunError(f"{directory} is no directory")
+        if not (directory / "scenario.yaml").is_file():
+            found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
+            raise RunError(f"{directory} is not the directory of a run: it has no scenario.yaml (it has {found})")
+        return cls(directory, imports=imports)
+
+    def __repr__(self) -> str:
+        return f"Results({str(self.directory)!r})"
+
+    @property
+    def scenario(self) -> dict[str, Any]:
+        """The resolved scenario, as YAML holds it."""
+        path = self._file("scenario.yaml")
+        try:
+            text = read_whole(path, _MOST_YAML).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BrokenFile(path, "it is no text in UTF-8") from error
+        document = plain_yaml.read(text, str(path))
+        if document.problems:
+            raise BrokenFile(path, document.problems[0])
+        if not isinstance(document.data, dict):
+            raise BrokenFile(path, "it holds no scenario")
+        return document.data
+
+    def runnable(self) -> Path:
+        """The scenario's file, to be run again. Raises RunError where it is broken, or names models to import and `imports` is off."""
+        path = self._file("scenario.yaml")
+        self._refuse_imports(path, self.scenario)
+        return path
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, revision, processor: see results.environment."""
+        return read_json(self._file("environment.json"))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last metrics and costs by strategy, see results.summary. Raises RunError before a run's end."""
+        return read_json(self._file("summary.json"))
+
+    @property
+    def rounds(self) -> pa.Table:
+        """One row a round, `tables.ROUNDS`."""
+        return self.table("rounds")
+
+    @property
+    def clients(self) -> pa.Table:
+        """One row a client and evaluated round, `tables.CLIENTS`."""
+        return self.table("clients")
+
+    @property
+    def insights(self) -> pa.Table:
+        """One row an insight: strategy, seed and the scalar part."""
+        return self.table("insights")
+
+    def table(self, name: str, columns: list[str] | None = None, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
+        """A table as Arrow: all of it, or columns and rows as `pyarrow.parquet.read_table` chooses them."""
+        return read_table(self.directory, name, columns, filters)
+
+    def frame(self, name: str) -> Any:
+        """A table as a pandas DataFrame; null is NaN."""
+        return self.table(name).to_pandas()
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the saved models: a strategy's, and with repeats `NAME.seed8` for the later seeds."""
+        return sorted(path.stem for path in (self.directory / "models").glob("*.safetensors") if _MODEL.fullmatch(path.stem))
+
+    def tensors(self, model: str) -> dict[str, Tensor]:
+        """A model's tensors, by torch's own names and shapes; personal models are `[clients, ...]`, with `client_id`."""
+        return self.saved(model)[0]
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """What was saved beside a model's tensors."""
+        return self.saved(model)[1]
+
+    def saved(self, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Both, `tensors` and `metadata`, by one reading of the file."""
+        return load_sealed(self._model_path(model), most=2 * MODEL_BYTES)
+
+    def model(self, model: str, client: int | None = None) -> nn.Module:
+        """A saved model as a torch module in evaluation mode; `client` names whose, where every client has its own."""
+        path, (saved, metadata) = self._model_path(model), self.saved(model)
+        tensors = {name: value for name, value in saved.items() if not name.startswith(ENSEMBLE)}
+        module = self._rebuilt(path, metadata)
+        shapes = {name: value.shape for name, value in module.state_dict().items()}
+        ids = tensors.pop("client_id", None)
+        stacked = any(value.shape != shapes.get(name) for name, value in tensors.items())
+        with believing(path):
+            if ids is not None or stacked:
+                known = self._experts(metadata) if ids is None else {one: place for place, one in enumerate(ids.tolist())}
+                if client is None or client not in known:
+                    asked = "name one of them as client" if client is None else f"client {client} has none"
+                    raise RunError(f"{path} holds the models of {len(known)} clients; {asked}")
+                # What all share, such as a representation, is saved once and has the module's own shape.
+                tensors = {name: value if value.shape == shapes.get(name) else value[known[client]] for name, value in tensors.items()}
+            module.load_state_dict(tensors)
+        return module.eval()
+
+    def is_ensemble(self, model: str) -> bool:
+        """Whether a saved model is an ensemble of experts with a router."""
+        return f"{ENSEMBLE}heads" in self.tensors(model)
+
+    def ensemble(self, model: str = "sf_hfe") -> Ensemble:
+        """A saved ensemble: experts, router and clients' own heads. Raises RunError for a model that is none."""
+        path, (tensors, metadata) = self._model_path(model), self.saved(model)
+        if f"{ENSEMBLE}heads" not in tensors:
+            raise RunError(f"{path} holds one model, no ensemble of experts")
+        module = self._rebuilt(path, metadata)
+        with believing(path):
+            representation = module.get_submodule("representation")
+            prefix = "representation."
+            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            representation.load_state_dict(own)
+            ensemble = Ensemble.of(representation, metadata["problem"]["task"], tensors)
+            _hold_together(ensemble, tuple(metadata["problem"]["shape"]))
+        return ensemble
+
+    def encoding(self, model: str = "sf_hfe") -> Encoding:
+        """How a table becomes a model's inputs and targets. Raises RunError where the run did not say."""
+        path, metadata = self._model_path(model), self.metadata(model)
+        if (told := metadata.get("encoding")) is None:
+            raise RunError(f"{path} does not say how a table becomes its inputs")
+        with believing(path):
+            encoding = Encoding.model_validate_json(json.dumps(told))
+            problem, task = metadata["problem"], "regression" if encoding.classes is None else "classification"
+            fits = encoding.shape == tuple(problem["shape"]) and task == problem["task"]
+            if not fits or (encoding.classes and len(encoding.classes) != problem["outputs"]):
+                raise ValueError(f"{task} of rows of shape {list(encoding.shape)}, for a model of {problem}")
+        return encoding
+
+    def moments(self, model: str, client: int) -> Moments | None:
+        """The moments that a client sent for an ensemble; None where they are not kept (see MetaLearner.learn)."""
+        path, (tensors, told) = self._model_path(model), self.saved(model)
+        with believing(path):
+            table = self.table("insights", ["num_samples", "moments"], [*_whose(told), ("client_id", "=", client)])
+            table = table.filter(table["moments"].is_valid())
+            if not table.num_rows:
+                return None
+            ensemble, problem = tensors[f"{ENSEMBLE}whole"], told["problem"]
+            packing = Packing(ensemble.shape[0], ensemble.shape[1], problem["task"])
+            last = table.slice(table.num_rows - 1)
+            row = np.asarray(last["moments"].combine_chunks().flatten())[None]
+            return packing.unpack(row, last["num_samples"].to_numpy())
+
+    def _experts(self, metadata: dict[str, Any]) -> dict[int, int]:
+        """The expert that each client of a model of several was last seen with."""
+        rows = self.table("clients", ["round", "client_id", "expert_id"], _whose(metadata)).sort_by("round")
+        rows = rows.filter(rows["expert_id"].is_valid())
+        return dict(zip(rows["client_id"].to_pylist(), rows["expert_id"].to_pylist(), strict=True))
+
+    def _model_path(self, model: str) -> Path:
+        if model not in self.models:
+            raise RunError(f"{self.directory} has no model {model!r}; it has {', '.join(self.models) or 'none'}")
+        return inside(self.directory, f"models/{model}.safetensors")
+
+    def _rebuilt(self, path: Path, metadata: dict[str, Any]) -> nn.Module:
+        self._refuse_imports(path, metadata)
+        try:
+            with believing(path):
+                return rebuild(metadata)
+        except BrokenFile as error:
+            raise BrokenFile(path, f"it does not say what module it belongs to: {error.cause}") from error
+
+    def _refuse_imports(self, path: Path, data: dict[str, Any]) -> None:
+        with believing(path):
+            names = [] if self.imports else imports(data)
+        if names:
+            raise RunError(
+                f"{path} says that its model comes from {', '.join(names)}: to call that is to run its code, with this file's arguments; "
+                "if you trust both, ask for it: Results.load(run_dir, imports=True)"
+            )
+
+    def _file(self, name: str) -> Path:
+        path = inside(self.directory, name)
+        if not path.exists():
+            hint = ": the run goes on, or was killed; its tables can be read" if name == "summary.json" else ""
+            raise RunError(f"{path} is missing{hint}")
+        return path
+
+
+def _whose(metadata: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """Which rows of the run's tables are a model's."""
+    return [("strategy", "=", str(metadata["title"])), ("seed", "=", int(metadata["seed"]))]
+
+
+def _hold_together(ensemble: Ensemble, shape: tuple[int, ...]) -> None:
+    """Raises an error unless an ensemble's parts fit each other, and inputs of a shape."""
+    experts, width, outputs = ensemble.heads.shape
+    clients = len(ensemble.client_id)
+    expected: dict[str, list[tuple[int, ...]]] = {
+        "whole": [(width, outputs)],
+        "scale": [(experts,)],
+        "noise": [(experts,)],
+        "scatters": [(experts, width), (experts, width, width)],
+        "covariances": [(experts, width, width)],
+        "expert_id": [(clients,)],
+        "client_id": [(clients,)],
+        "personal": [(clients, width, outputs)],
+    }
+    for name, shapes in expected.items():
+        part = getattr(ensemble, name)
+        if part is not None and tuple(part.shape) not in shapes:
+            raise ValueError(f"{name} has shape {list(part.shape)}, where {experts} experts of {width} features need {list(shapes[0])}")
+    ids, of = ensemble.client_id.tolist(), ensemble.expert_id.tolist()
+    if len(set(ids)) != clients or not all(0 <= one < 2**31 for one in ids) or not all(0 <= one < experts for one in of):
+        raise ValueError("its clients or their experts are numbers that no run gives")
+    ensemble.predict(torch.zeros(1, *shape))

@@ -1,0 +1,218 @@
+"""summary.json: the last metrics of every strategy and what they cost, from the rows of the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scarcity_ray.core import metrics
+
+Task = Literal["classification", "regression"]
+Status = Literal["finished", "diverged", "interrupted"]
+
+_GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
+
+
+@dataclass
+class _Run:
+    """What one strategy did under one seed."""
+
+    status: Status = "interrupted"
+    result_hash: str | None = None
+    rounds: int = 0
+    seconds: float = 0.0
+    updates: int = 0
+    rejected: int = 0
+    uplink: int = 0
+    downlink: int = 0
+    steps: int = 0
+    train_loss: float | None = None
+    last: dict[str, NDArray[Any]] = field(default_factory=dict)
+    learned: dict[str, Any] = field(default_factory=dict)
+
+
+class Tally:
+    """Follows a run row by row, and says what came out of it at any moment."""
+
+    def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None) -> None:
+        """clients: the population, which bytes and steps a client are divided by."""
+        self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
+        self.recovered = 0  # how often work was done again because an actor had died
+        self._kinds: dict[str, str] = {}
+        self._runs: dict[str, dict[int, _Run]] = {}
+
+    def begin(self, strategy: str, kind: str, seed: int) -> None:
+        """A strategy starts; until `end` it counts as interrupted. Shares are compared with the first of kind local_only."""
+        self._kinds[strategy] = kind
+        self._runs.setdefault(strategy, {})[seed] = _Run()
+
+    def round(self, row: Mapping[str, Any], steps: int = 0) -> None:
+        """Takes a row of `rounds`; steps: local steps of all clients in it together."""
+        run = self._runs[row["strategy"]][row["seed"]]
+        run.rounds += 1
+        run.steps += steps
+        run.seconds += row["seconds"]
+        run.updates += row["clients"]
+        run.rejected += row["rejected"]
+        run.uplink += row["uplink_bytes"]
+        run.downlink += row["downlink_bytes"]
+        if row.get("train_loss") is not None:
+            run.train_loss = row["train_loss"]
+
+    def clients(self, columns: Mapping[str, Any]) -> None:
+        """Takes the rows of `clients` of an evaluated round: arrays `[clients]` and scalars."""
+        run = self._runs[columns["strategy"]][columns["seed"]]
+        names = ("client_id", "num_test", "test_loss", "test_accuracy")
+        size = len(columns["client_id"])
+        run.last = {name: np.broadcast_to(np.asarray(columns.get(name, np.nan), dtype=float), size).copy() for name in names}
+
+    def learned(self, strategy: str, seed: int, told: Mapping[str, Any]) -> None:
+        """Takes what is known beyond metrics: of a strategy's experts, of strangers; one key an entry."""
+        self._runs[strategy][seed].learned |= told
+
+    def end(self, strategy: str, seed: int, status: Status, result_hash: str) -> None:
+        """A strategy has ended."""
+        run = self._runs[strategy][seed]
+        run.status, run.result_hash = status, result_hash
+
+    def ended(self, seed: int) -> set[str]:
+        """The strategies that have come to their end under a seed."""
+        return {name for name, runs in self._runs.items() if seed in runs and runs[seed].result_hash is not None}
+
+    def seconds(self, strategy: str, seed: int) -> tuple[int, float]:
+        """Client updates of a strategy so far, and the seconds they took."""
+        run = self._runs[strategy][seed]
+        return run.updates, run.seconds
+
+    def held(self) -> dict[str, Any]:
+        """What rows of the tables do not tell, plain; with them, `restore` takes it."""
+        return {
+            "recovered": self.recovered,
+            "kinds": dict(self._kinds),
+            "runs": {
+                name: {
+                    str(seed): {"status": run.status, "result_hash": run.result_hash, "steps": run.steps, "learned": dict(run.learned)}
+                    for seed, run in runs.items()
+                }
+                for name, runs in self._runs.items()
+            },
+        }
+
+    def restore(self, held: Mapping[str, Any]) -> None:
+        """Goes on from what `held` said; the rows of the tables until then come next, by `round` and `clients`."""
+        self.recovered, self._kinds = held["recovered"], dict(held["kinds"])
+        self._runs = {name: {int(seed): _Run(**run) for seed, run in runs.items()} for name, runs in held["runs"].items()}
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json; values that do not exist (accuracy of a regression) are None.
+
+        With repeats a strategy's entry holds the mean over seeds, `std` (n - 1) and `half_width` (of the 95 % t-interval
+        of the mean) by key, and each seed's own entry under `seeds`.
+        """
+        return {
+            "scenario": self._scenario,
+            "question": self._question,
+            "task": self._task,
+            "clients": self._clients,
+            "alone": self._alone(),
+            "recovered": self.recovered,
+            "strategies": {name: self._strategy(name, runs) for name, runs in self._runs.items()},
+        }
+
+    def _alone(self) -> str | None:
+        return next((name for name, kind in self._kinds.items() if kind == "local_only"), None)
+
+    def _strategy(self, name: str, runs: Mapping[int, _Run]) -> dict[str, Any]:
+        entries = {seed: self._entry(name, seed, run) for seed, run in runs.items()}
+        first = {"kind": self._kinds[name], **next(iter(entries.values()))}
+        return first if len(entries) == 1 else {**first, **_repeats(entries)}
+
+    def _entry(self, name: str, seed: int, run: _Run) -> dict[str, Any]:
+        population = max(self._clients, 1)
+        return {
+            "status": run.status,
+            "rounds": run.rounds,
+            "train_loss": run.train_loss,
+            **self._metrics(run.last),
+            **self._shares(name, seed),
+            "bytes_per_client": (run.uplink + run.downlink) / population,
+            "uplink_bytes_per_client": run.uplink / population,
+            "downlink_bytes_per_client": run.downlink / population,
+            "steps_per_client": run.steps / population,
+            "client_updates": run.updates,
+            "rejected": run.rejected,
+            "seconds": run.seconds,
+            "client_updates_per_second": run.updates / run.seconds if run.seconds > 0 else None,
+            "result_hash": run.result_hash,
+            **run.learned,
+        }
+
+    def _metrics(self, last: Mapping[str, NDArray[Any]]) -> dict[str, float | None]:
+        names = ["test_loss", "test_loss_worst_decile", "test_loss_pooled"]
+        classes = ["test_accuracy", "test_accuracy_worst_decile", "test_accuracy_pooled"]
+        roots = ["rmse", "rmse_worst_decile", "rmse_pooled"]
+        found: dict[str, float] = {}
+        if last:
+            rows = last["num_test"]
+            found = metrics.evaluation(last["test_loss"], last["test_accuracy"], rows)
+            found["test_loss_pooled"] = metrics.pooled(last["test_loss"], rows)
+            found["test_accuracy_pooled"] = metrics.pooled(last["test_accuracy"], rows)
+            if self._task == "regression":
+                found |= {root: metrics.root(found[loss]) for root, loss in zip(roots, names, strict=True)}
+        return {name: _number(found.get(name)) for name in (*names, *classes, *(roots if self._task == "regression" else ()))}
+
+    def _shares(self, name: str, seed: int) -> dict[str, float | None]:
+        shares = None
+        alone = self._alone()
+        reference = self._runs[alone].get(seed) if alone and alone != name else None
+        last = self._runs[name][seed].last
+        if reference and reference.last and last:
+            metric, higher = ("test_loss", False) if self._task == "regression" else ("test_accuracy", True)
+            _, here, there = np.intersect1d(last["client_id"], reference.last["client_id"], return_indices=True)
+            shares = metrics.shares(last[metric][here], reference.last[metric][there], higher)
+        better, equal, worse = shares or (None, None, None)
+        return {"share_better_than_alone": better, "share_equal_to_alone": equal, "share_worse_than_alone": worse}
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
+
+
+def _repeats(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean and spread of every number over seeds; the gravest status; a hash of the seeds' hashes."""
+    flat = [_flat(entry) for entry in entries.values()]
+    spreads = {}
+    for key in flat[0]:
+        values = [value for entry in flat if isinstance(value := entry.get(key), int | float)]
+        if len(values) == len(flat):
+            spreads[key] = metrics.spread(values)
+    hashes = [entry["result_hash"] for entry in entries.values()]
+    return {
+        **{key: spread.mean for key, spread in spreads.items() if "." not in key},
+        **_nested({key: spread.mean for key, spread in spreads.items() if "." in key}),
+        "status": max((entry["status"] for entry in entries.values()), key=lambda status: _GRAVITY[status]),
+        "result_hash": hashlib.sha256("".join(hashes).encode()).hexdigest() if all(hashes) else None,
+        "std": {key: spread.std for key, spread in spreads.items()},
+        "half_width": {key: spread.half_width for key, spread in spreads.items()},
+        "seeds": {str(seed): entry for seed, entry in entries.items()},
+    }
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with the numbers of its groups (`strangers`) by dotted keys beside its own."""
+    inner = {f"{key}.{name}": value for key, group in entry.items() if isinstance(group, Mapping) for name, value in group.items()}
+    return {**entry, **inner}
+
+
+def _nested(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Dotted keys as groups again."""
+    groups: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups

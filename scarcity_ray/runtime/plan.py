@@ -1,0 +1,278 @@
+"""What a run will do, worked out and checked before anything starts: data dealt, models built, actors sized."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scarcity_ray.core import insights
+from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import InsightStrategy, Strategy, WeightStrategy
+from scarcity_ray.data import deal, describe
+from scarcity_ray.models import Linear, build
+from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
+from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
+from scarcity_ray.training.problem import Problem, make_problem
+
+ACTOR_BYTES = 190 * 10**6
+"""Private memory of an idle Client actor, measured with Ray 2.60 and torch 2.13: 172 to 188 MB, nearly all of it torch."""
+
+_NAMED = 6  # clients of a node that the plan names
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """One seed's part of a run.
+
+    problems: by strategy title. homes: the clients at home in each Client actor. cpus: cores the run takes. slots: the
+    nodes it runs on; none where that is a cluster not yet asked what it offers; None where that is this machine.
+    """
+
+    scenario: Scenario
+    seed: int
+    federation: Federation
+    problems: dict[str, Problem]
+    homes: list[NDArray[np.int64]]
+    cpus: int
+    slots: tuple[NodeResources, ...] | None = None
+
+    def rounds(self, strategy: Strategy) -> int:
+        """The most rounds a strategy plays."""
+        return strategy.rounds or self.scenario.rounds
+
+    @property
+    def wanted(self) -> int:
+        """How many CPUs the run can use: one for each client, or for each actor that the scenario asks for, or `execution.cpus`."""
+        execution = self.scenario.execution
+        actors = _asked_actors(self.scenario, self.federation) or self.federation.clients
+        return actors if execution.cpus == "auto" else min(actors, execution.cpus)
+
+    @property
+    def share(self) -> float:
+        """The CPUs that each Client actor holds: the run takes no more than its own, and all actors fit on their nodes."""
+        actors, together = len(self.homes), [NodeResources("", self.cpus)]
+        return min(cpus_each(actors, together), cpus_each(actors, self.slots or together))
+
+    def sized(self, cpus: int) -> RunPlan:
+        """The same plan with homes for that many CPUs, or as many of them as it can use."""
+        cpus = min(cpus, self.wanted)
+        return replace(self, homes=_homes(self.scenario, self.federation, cpus), cpus=cpus)
+
+    def on(self, slots: Sequence[NodeResources]) -> RunPlan:
+        """The same plan for the nodes of a cluster. Raises SpecError where there are none, or one has too little memory."""
+        if not slots:
+            waited = self.scenario.execution.wait_for_cluster
+            message = "no node of the cluster offers a CPU: see `ray status` on its head, or wait longer"
+            raise SpecError(("execution", "wait_for_cluster"), waited, message)
+        plan = replace(self.sized(sum(slot.cpus for slot in slots)), slots=tuple(slots))
+        for slot, homes in plan._by_node():
+            if slot.memory and homes:
+                plan._refuse_more_than(slot.memory, plan._bytes(homes, len(homes)), len(homes), slot.cpus, f" on node {slot.node}")
+        return plan
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The plan in rows of (what, how much): data, actors, memory, and the bytes each strategy is expected to move."""
+        facts, scenario = describe(self.federation), self.scenario
+        smallest, median, largest = (facts[f"{size}_shard"] for size in ("smallest", "median", "largest"))
+        rows = [
+            ("data", f"{facts['task']}, inputs {facts['shape']}, {facts['outputs']} outputs"),
+            ("clients", f"{facts['clients']:,} with {smallest:,} to {largest:,} training rows (median {median:g})"),
+            *([("held out", f"{facts['strangers']:,} clients with {facts['stranger_rows']:,} rows")] if facts["strangers"] else []),
+            ("rows", f"{facts['train_rows']:,} to train, {facts['validation_rows']:,} to validate, {facts['test_rows']:,} to test"),
+            *self._placement(),
+            ("seeds", ", ".join(str(scenario.seed + i) for i in range(scenario.repeats))),
+        ]
+        return rows + [(strategy.title, self._traffic(strategy)) for strategy in scenario.strategies]
+
+    def memory_bytes(self) -> int:
+        """What the run is expected to take on one machine: its processes, the shards once, and the clients' personal models."""
+        experts = max(strategy.most_experts for strategy in self.scenario.strategies)
+        return self._bytes(self.homes, len(self.homes) + 2 + experts)
+
+    def refuse_what_does_not_fit(self) -> None:
+        """Raises SpecError where the run takes more memory than this machine has."""
+        self._refuse_more_than(_available(), self.memory_bytes(), len(self.homes), self.cpus, "")
+
+    def _bytes(self, homes: Sequence[NDArray[np.int64]], processes: int) -> int:
+        """What some of the homes take on the machine they share."""
+        federation = self.federation
+        shards = sum(
+            part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.strangers)
+        )
+        models = max(
+            sum(value.nbytes for value in strategy.memory(self.problems[strategy.title]).values()) for strategy in self.scenario.strategies
+        )
+        return shards + models * sum(len(home) for home in homes) + (processes * ACTOR_BYTES if self.scenario.execution.ray else 0)
+
+    def _refuse_more_than(self, available: int, needed: int, actors: int, cpus: int, where: str) -> None:
+        if needed <= available:
+            return
+        execution = self.scenario.execution
+        if execution.ray and actors > cpus:
+            one_by_one = execution.clients_per_actor != "auto"
+            field = "clients_per_actor" if one_by_one else "actors"
+            value = execution.clients_per_actor if one_by_one else execution.actors
+            raise SpecError(
+                ("execution", field),
+                value,
+                f"{actors:,} Client actors of {ACTOR_BYTES / 1e6:.0f} MB each, with the data, take {needed / 1e9:,.1f} GB{where}, and "
+                f"{available / 1e9:,.1f} GB are available: leave it out (auto hosts all clients in {cpus} actors, with the same results)",
+            )
+        raise SpecError(
+            ("data", "clients"),
+            self.federation.clients,
+            f"the data and the clients' personal models take {needed / 1e9:,.1f} GB{where}, and {available / 1e9:,.1f} GB are "
+            "available: fewer clients, fewer rows or a smaller model",
+        )
+
+    def _by_node(self) -> list[tuple[NodeResources, list[NDArray[np.int64]]]]:
+        """The homes on each node."""
+        slots, homes = self.slots or (), iter(self.homes)
+        return [(slot, [next(homes) for _ in range(dealt)]) for slot, dealt in zip(slots, spread(len(self.homes), slots), strict=True)]
+
+    def _placement(self) -> list[tuple[str, str]]:
+        actors, execution = len(self.homes), self.scenario.execution
+        if self.slots is None:
+            where = "Ray actors" if execution.ray else "in this process, no Ray"
+            return [
+                ("actors", f"{actors:,} Client ({where}) on {self.cpus} cores of this machine"),
+                ("memory", f"about {self.memory_bytes() / 2**20:,.0f} MiB of {_available() / 2**20:,.0f} MiB available"),
+            ]
+        waits = f"asks the cluster for {self.wanted:,} CPUs and waits at most {execution.wait_for_cluster:g} s"
+        if not self.slots:
+            return [
+                ("actors", f"one Client (Ray actor) for each CPU, at most {self.wanted:,}: {waits}"),
+                ("memory", "checked for each node once the cluster offers any"),
+            ]
+        offered = sum(slot.cpus for slot in self.slots)
+        more = f"; {waits}" if offered < self.wanted else ""
+        rows = [("actors", f"{actors:,} Client (Ray actors) on {self.cpus:,} of {offered:,} CPUs of {len(self.slots):,} nodes{more}")]
+        for slot, homes in self._by_node():
+            clients = np.sort(np.concatenate(homes)) if homes else np.zeros(0, dtype=np.int64)
+            named = ", ".join(map(str, clients[:_NAMED].tolist())) + (", ..." if len(clients) > _NAMED else "")
+            memory = f" of {slot.memory / 2**20:,.0f} MiB" if slot.memory else ""
+            takes = f"about {self._bytes(homes, len(homes)) / 2**20:,.0f} MiB{memory}"
+            held = f"{len(homes):,} actors, {len(clients):,} clients ({named}), {takes}" if homes else "no actor"
+            rows.append((f"node {slot.node[:12]}", held))
+        return rows
+
+    def _traffic(self, strategy: Strategy) -> str:
+        problem, rounds = self.problems[strategy.title], self.rounds(strategy)
+        if isinstance(strategy, InsightStrategy):
+            up = insights.wire_bytes(strategy.payload(problem, rounds))
+            prepared = strategy.preparation(problem)
+            weights = "no weights up" if prepared is None else f"after {prepared[2]} rounds of {prepared[0].title}, whose weights travel"
+            return f"at most {rounds} rounds; an insight of up to {up:,} bytes from each client, {weights}"
+        assert isinstance(strategy, WeightStrategy)
+        population = len(problem.samples)
+        sampled = strategy.sampled(population)
+        up, down = strategy.traffic(problem)
+        before = sum(int(part.sum()) for part in strategy.setup_traffic(self.federation))
+        each = ((up + down) * rounds * sampled + before) / self.federation.clients
+        model = f"a model of {problem.layout.num_parameters:,} parameters"
+        return f"{rounds} rounds of {sampled:,} of {population:,} clients, {model}; {each / 1024:,.1f} KiB a client in all"
+
+
+def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunPlan:
+    """Deals the data of a seed (the scenario's first if left out), builds every model, sizes the actors.
+
+    On a cluster, `RunPlan.on` sizes them, once it is known what the cluster offers. Raises SpecError, or SpecErrors with all of
+    several, for whatever cannot work.
+    """
+    cluster = _on_a_cluster(scenario)
+    if not cluster and (missing := unavailable(scenario)):
+        raise SpecErrors(missing)
+    seed = scenario.seed if seed is None else seed
+    federation = deal(scenario.data, seed, base_dir)
+    problems, errors = {}, []
+    for place, strategy in enumerate(scenario.strategies):
+        try:
+            problems[strategy.title] = _problem(scenario, strategy, place, federation, seed)
+        except SpecError as error:
+            errors.append(error)
+    errors += _impossible(scenario, federation)
+    if errors:
+        raise SpecErrors(errors) if len(errors) > 1 else errors[0]
+    if cluster:
+        plan = RunPlan(scenario, seed, federation, problems, [], 0, slots=())
+        return plan.sized(plan.wanted)
+    cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
+    plan = RunPlan(scenario, seed, federation, problems, _homes(scenario, federation, cpus), cpus)
+    plan.refuse_what_does_not_fit()
+    return plan
+
+
+def _on_a_cluster(scenario: Scenario) -> bool:
+    if not scenario.execution.ray:
+        return False
+    from scarcity_ray.runtime.ray_nodes import cluster_address  # here, because Ray takes a second to import
+
+    return cluster_address(scenario.execution.address) is not None
+
+
+def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Federation, seed: int) -> Problem:
+    own = strategy.model is not None
+    model = strategy.model or scenario.model or Linear()  # a strategy that brings its own model takes no more than shapes
+    samples = strategy.trains_on(federation.train).counts
+    try:
+        problem = make_problem(
+            build(model, federation.shape, federation.outputs, seed),
+            local=strategy.local or scenario.local,
+            task=federation.task,
+            outputs=federation.outputs,
+            shape=federation.shape,
+            samples=samples,
+            groups=federation.group if len(samples) == federation.clients else None,  # clients of a strategy's making have none
+            seed=seed,
+        )
+        return strategy.problem(problem)
+    except SpecError as error:
+        at = ("strategies", place, *error.field) if own and error.field[0] == "model" else error.field
+        raise SpecError(at, error.value, error.message) from None
+
+
+def _impossible(scenario: Scenario, federation: Federation) -> list[SpecError]:
+    """What only shows once the number of clients is known."""
+    clients, found = federation.clients, []
+    for place, strategy in enumerate(scenario.strategies):
+        sampled = getattr(strategy, "clients_per_round", None)
+        if sampled is not None and sampled > clients:
+            found.append(
+                SpecError(("strategies", place, "clients_per_round"), sampled, f"there are {clients:,} clients; at most that many")
+            )
+    sample, actors = scenario.evaluation.clients, scenario.execution.actors
+    if sample != "all" and sample > clients:
+        found.append(SpecError(("evaluation", "clients"), sample, f"there are {clients:,} clients; allowed: all, or at most that many"))
+    if actors != "auto" and actors > clients:
+        found.append(SpecError(("execution", "actors"), actors, f"there are {clients:,} clients; allowed: auto, or at most one actor each"))
+    return found
+
+
+def _homes(scenario: Scenario, federation: Federation, cpus: int) -> list[NDArray[np.int64]]:
+    unasked = min(cpus, federation.clients) if scenario.execution.ray else 1
+    return blocks(federation.train.counts, _asked_actors(scenario, federation) or unasked)
+
+
+def _asked_actors(scenario: Scenario, federation: Federation) -> int | None:
+    """How many Client actors the scenario asks for; None: as many as there are CPUs."""
+    execution = scenario.execution
+    if execution.clients_per_actor != "auto":
+        return -(-federation.clients // execution.clients_per_actor)
+    return None if execution.actors == "auto" else execution.actors
+
+
+def _available() -> int:
+    """Memory that can be had without swapping, in bytes."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,188 @@
+"""A scenario to a finished run, and a run that was cut short to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from scarcity_ray.report.final_table import show_final
+from scarcity_ray.report.progress import Progress
+from scarcity_ray.results.checkpoints import Checkpoints
+from scarcity_ray.results.environment import differences
+from scarcity_ray.results.reading import refuse_links
+from scarcity_ray.results.results import Results, RunError
+from scarcity_ray.runtime.loop import Run, RunFailed, facts_of
+from scarcity_ray.runtime.plan import RunPlan, prepare
+from scarcity_ray.runtime.supervisor import ProcessLost, supervise
+from scarcity_ray.scenario import Scenario, load, parse
+
+__all__ = ["Changed", "Interrupted", "OutputExists", "RunFailed", "RunPlan", "prepare", "resume", "simulate"]
+
+
+class OutputExists(RuntimeError):
+    """The directory that results were asked into holds a run already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class Interrupted(RuntimeError):
+    """The run was interrupted (Ctrl-C); `directory` keeps what was done."""
+
+    def __init__(self, directory: Path | None) -> None:
+        super().__init__(directory)
+        self.directory = directory
+
+
+class Changed(RuntimeError):
+    """What a run depends on is no longer as it was; `differences` says what, a line each."""
+
+    def __init__(self, directory: Path, differences: list[str]) -> None:
+        super().__init__(directory, differences)
+        self.directory, self.differences = directory, differences
+
+    def __str__(self) -> str:
+        return f"{self.directory}: what its results depend on has changed"
+
+
+def simulate(
+    scenario: Scenario | Mapping[str, Any] | str | Path,
+    *,
+    base_dir: Path | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    show: bool = False,
+    attended: bool = False,
+) -> Results:
+    """Runs a scenario (checked, as plain data, or a file's path) and returns what it left.
+
+    base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
+    place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
+    run with Ray is played in a process of its own, and in another should that be killed; for programs that do nothing else, as
+    this one ends with it.
+    Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
+    """
+    if isinstance(scenario, str | Path):
+        loaded = load(scenario)
+        scenario, base_dir = loaded.scenario, base_dir or loaded.base_dir
+    elif isinstance(scenario, Mapping):
+        scenario = parse(scenario)
+    base_dir = base_dir or Path()
+    directory = _directory(scenario, out, force)
+    before = _begun(directory)
+    if attended and _attend(scenario, directory) and _begun(directory) != before:
+        return resume(directory, imports=True, show=show)
+    return _played(Run(scenario, base_dir, directory), prepare(scenario, base_dir), show)
+
+
+def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, show: bool = False, attended: bool = False) -> Results:
+    """Goes on with a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
+
+    force: also where something has changed that results depend on; what comes out is then no run of either. imports: also where
+    its scenario names models to import, which is running code that the directory names. attended: see `simulate`.
+    Raises RunError for what is no run or cannot be read, ScenarioError, Changed; RunFailed and Interrupted as `simulate`.
+    """
+    before = Results.load(run_dir, imports=imports)
+    directory = before.directory
+    refuse_links(directory)
+    loaded = load(before.runnable())
+    scenario, base_dir = loaded.scenario, loaded.base_dir
+    if attended:
+        _attend(scenario, directory)
+    plan = prepare(scenario, base_dir)
+    if not force and (found := differences(before.environment, facts_of(scenario, plan))):
+        raise Changed(directory, found)
+    if is_finished(before, scenario):
+        if show:
+            show_final(Console(), before.summary, directory)
+        return before
+    last, broken = Checkpoints(directory).last()
+    run = Run(scenario, base_dir, directory, last=last)
+    if show:
+        for problem in broken:
+            Console().print(f"left alone: {problem}", soft_wrap=True, markup=False, highlight=False)
+    return _played(run, plan, show)
+
+
+def _attend(scenario: Scenario, directory: Path) -> int:
+    """The process is another when it returns, see `supervise`; how many before it have vanished."""
+    try:
+        return supervise(print) if scenario.execution.ray else 0
+    except ProcessLost as error:
+        raise RunFailed(str(error), directory) from None
+
+
+def _played(run: Run, plan: RunPlan, show: bool) -> Results:
+    console = Console()
+    with _one_thread(), Progress(show, console) as progress:
+        try:
+            diverged = run.play(plan, progress)
+        except KeyboardInterrupt:
+            raise Interrupted(run.directory if run.directory.is_dir() else None) from None
+    results = Results.load(run.directory, imports=True)  # the user has just run what it names
+    if show:
+        show_final(console, results.summary, run.directory)
+    if diverged:
+        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", run.directory)
+    return results
+
+
+def is_finished(results: Results, scenario: Scenario) -> bool:
+    """Whether nothing is left to play: every strategy has come to its end under every seed."""
+    try:
+        entries = results.summary["strategies"]
+    except RunError:  # there is none before the end
+        return False
+    ended = {
+        (name, seed)
+        for name, entry in entries.items()
+        for seed, one in (entry.get("seeds") or {str(scenario.seed): entry}).items()
+        if one["status"] != "interrupted"
+    }
+    wanted = [(strategy.title, str(scenario.seed + i)) for strategy in scenario.strategies for i in range(scenario.repeats)]
+    return ended >= set(wanted)
+
+
+def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
+    """Where the run goes: `out`, or the scenario's directory, or that with -2, -3, ... where it holds a run."""
+    if out is not None:
+        path = Path(out).expanduser()  # no shell has looked at a cluster job's arguments
+        if not force and _holds_a_run(path):
+            raise OutputExists(path)
+        return path
+    first = scenario.directory.expanduser()
+    path, number = first, 1
+    while _holds_a_run(path):
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _begun(directory: Path) -> tuple[int, int] | None:
+    """Which run a directory holds: another has another."""
+    try:
+        found = (directory / "scenario.yaml").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _holds_a_run(path: Path) -> bool:
+    return (path / "scenario.yaml").exists()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch with one thread, as in every actor, and as it was afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,165 @@
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from scarcity_ray.report.final_table import show_final
+from scarcity_ray.report.verdict import verdict
+from scarcity_ray.results.files import to_json
+from scarcity_ray.results.summary import Tally
+
+
+def play(tally, strategy, seed, *, kind=None, loss=None, accuracy=None, rounds=2, bytes_up=0, rows=(4, 4), status="finished"):
+    """A strategy of `rounds` rounds of one client a round and half a second each, evaluated in the last."""
+    tally.begin(strategy, kind or strategy, seed)
+    for number in range(1, rounds + 1):
+        traffic = {"uplink_bytes": bytes_up, "downlink_bytes": 2 * bytes_up}
+        row = {"strategy": strategy, "seed": seed, "round": number, "clients": 1, "rejected": 0, "train_loss": None, "seconds": 0.5}
+        tally.round(row | traffic, steps=3)
+    if loss is not None or accuracy is not None:
+        loss = [1.0] * len(rows) if loss is None else loss
+        tally.clients(
+            {
+                "strategy": strategy,
+                "seed": seed,
+                "client_id": np.arange(len(rows)),
+                "num_test": np.array(rows),
+                "test_loss": np.array(loss),
+                "test_accuracy": np.full(len(rows), np.nan) if accuracy is None else np.array(accuracy),
+            }
+        )
+    tally.end(strategy, seed, status, f"hash {strategy} {seed}")
+
+
+def test_costs_are_divided_by_the_population():
+    tally = Tally("x", "classification", clients=4)
+    play(tally, "fed_avg", 7, accuracy=[0.5, 1.0], bytes_up=8, rows=(1, 3))
+    entry = tally.summary()["strategies"]["fed_avg"]
+    assert tally.seconds("fed_avg", 7) == (2, 1.0)
+    # 2 rounds of 8 bytes up and 16 down, 3 steps and one update each, for 4 clients; 2 updates in 1 second
+    assert (entry["uplink_bytes_per_client"], entry["downlink_bytes_per_client"], entry["bytes_per_client"]) == (4.0, 8.0, 12.0)
+    assert (entry["steps_per_client"], entry["client_updates"], entry["client_updates_per_second"]) == (1.5, 2, 2.0)
+    assert (entry["rounds"], entry["seconds"], entry["status"], entry["result_hash"]) == (2, 1.0, "finished", "hash fed_avg 7")
+    # mean (0.5 + 1) / 2; over rows (1 * 0.5 + 3 * 1) / 4; worst one of two clients
+    assert (entry["test_accuracy"], entry["test_accuracy_pooled"], entry["test_accuracy_worst_decile"]) == (0.75, 0.875, 0.5)
+    assert entry["share_better_than_alone"] is None
+
+
+def test_regression_gives_roots_and_no_accuracy():
+    tally = Tally("x", "regression", clients=2)
+    play(tally, "fed_avg", 7, loss=[1.0, 9.0], rows=(3, 1))
+    entry = tally.summary()["strategies"]["fed_avg"]
+    # root of (1 + 9) / 2 = 5; of (3 * 1 + 1 * 9) / 4 = 3; of the worst client's 9
+    assert entry["rmse"] == pytest.approx(5**0.5)
+    assert entry["rmse_pooled"] == pytest.approx(3**0.5)
+    assert entry["rmse_worst_decile"] == 3.0
+    assert entry["test_accuracy"] is None
+
+
+def test_shares_compare_the_same_clients_of_the_same_seed():
+    tally = Tally("x", "classification", clients=4)
+    play(tally, "fed_avg", 7, accuracy=[0.9, 0.5, 0.1, np.nan], rows=(4, 4, 4, 0))
+    play(tally, "alone", 7, kind="local_only", accuracy=[0.5, 0.5, 0.5, np.nan], rows=(4, 4, 4, 0))
+    entries = tally.summary()["strategies"]
+    assert entries["fed_avg"]["share_better_than_alone"] == pytest.approx(1 / 3)
+    assert entries["fed_avg"]["share_equal_to_alone"] == pytest.approx(1 / 3)
+    assert entries["fed_avg"]["share_worse_than_alone"] == pytest.approx(1 / 3)
+    assert entries["alone"]["share_better_than_alone"] is None
+
+
+def test_repeats_have_a_mean_a_spread_and_each_seed():
+    tally = Tally("x", "classification", clients=2)
+    for seed, accuracy in ((7, 0.5), (8, 0.7)):
+        play(tally, "fed_avg", seed, accuracy=[accuracy, accuracy], status="diverged" if seed == 8 else "finished")
+    entry = tally.summary()["strategies"]["fed_avg"]
+    assert entry["test_accuracy"] == pytest.approx(0.6)
+    assert entry["std"]["test_accuracy"] == pytest.approx(0.02**0.5)  # ((-0.1)^2 + 0.1^2) / (2 - 1)
+    assert entry["half_width"]["test_accuracy"] == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t(0.975, 1) std / sqrt(2)
+    assert entry["seeds"]["8"]["test_accuracy"] == pytest.approx(0.7)
+    assert entry["status"] == "diverged"
+    assert len(entry["result_hash"]) == 64
+
+
+def test_a_strategy_that_did_not_end_is_interrupted_and_one_without_rows_has_no_metrics():
+    tally = Tally("x", "classification", clients=2)
+    tally.begin("fed_avg", "fed_avg", 7)
+    entry = tally.summary()["strategies"]["fed_avg"]
+    assert entry["status"] == "interrupted"
+    assert entry["test_loss"] is None
+    assert entry["client_updates_per_second"] is None
+    assert "No federated strategy" in verdict(tally.summary())
+
+
+def two(alone, federated, task="classification", seeds=(7,)):
+    tally = Tally("x", task, clients=2)
+    key = "accuracy" if task == "classification" else "loss"
+    for seed in seeds:
+        play(tally, "local_only", seed, **{key: alone[seed] if isinstance(alone, dict) else alone})
+        play(tally, "fed_avg", seed, bytes_up=512, **{key: federated[seed] if isinstance(federated, dict) else federated})
+    return tally.summary()
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        (
+            two([0.5, 0.5], [0.6, 0.8]),
+            ["Federating pays:", "0.500 alone, 0.700 with fed_avg", "100% of the clients are better off", "1.5 KB a client"],
+        ),
+        (two([0.8, 0.8], [0.6, 0.6]), ["Federating does not pay here"]),
+        (two([9.0, 9.0], [4.0, 4.0], task="regression"), ["Federating pays:", "error 3.000 alone, 2.000 with fed_avg"]),
+        # differences over seeds 0.2 and -0.1: mean 0.05, interval +- 12.7 * 0.15
+        (two([0.5, 0.5], {7: [0.7, 0.7], 8: [0.4, 0.4]}, seeds=(7, 8)), ["do not tell whether"]),
+        (two([0.5, 0.5], {7: [0.7, 0.7], 8: [0.7001, 0.7001]}, seeds=(7, 8)), ["Federating pays:"]),
+    ],
+)
+def test_the_verdict_follows_from_the_numbers(summary, words):
+    for word in words:
+        assert word in verdict(summary)
+
+
+def test_the_verdict_counts_clients():
+    tally = Tally("x", "classification", clients=3)
+    play(tally, "local_only", 7, accuracy=[1.0, 1.0, 0.2], rows=(4, 4, 4))
+    play(tally, "fed_avg", 7, accuracy=[0.9, 0.9, 0.9], rows=(4, 4, 4))
+    assert "pays on average, but not for most clients" in verdict(tally.summary())
+    assert "33% of the clients are better off and 67% worse off" in verdict(tally.summary())
+
+
+def test_the_best_of_several_is_named_and_yardsticks_and_diverged_ones_are_not():
+    tally = Tally("x", "classification", clients=2)
+    play(tally, "pooled", 7, accuracy=[1.0, 1.0])
+    play(tally, "wild", 7, accuracy=[0.99, 0.99], status="diverged")
+    play(tally, "sf_hfe", 7, accuracy=[0.9, 0.9])
+    play(tally, "fed_avg", 7, accuracy=[0.8, 0.8])
+    assert verdict(tally.summary()).startswith("sf_hfe reaches a mean accuracy of 0.900")
+    assert "only local_only beside it can say" in verdict(tally.summary())
+
+
+@pytest.mark.parametrize("seeds", [(7,), (7, 8, 9)])
+def test_the_table_fits_in_80_columns(tmp_path, seeds):
+    summary = two([0.5, 0.5], [0.6, 0.8], seeds=seeds)
+    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    (tmp_path / "curves.png").touch()
+    show_final(console, summary, tmp_path)
+    text = console.export_text()
+    assert "seconds" in text
+    assert "…" not in text
+    assert f"0.700{'±.000' if len(seeds) > 1 else ''}" in text
+    assert f"{tmp_path}/curves.png" in text.replace("\n", "")
+
+
+def test_json_is_strict():
+    values = {
+        "nan": float("nan"),
+        "inf": np.float32(np.inf),
+        7: np.int64(3),
+        "array": np.array([1.5, np.nan]),
+        "none": None,
+        "flag": np.bool_(True),
+    }
+    found = json.loads(to_json(values), parse_constant=lambda word: pytest.fail(f"not JSON: {word}"))
+    assert found == {"nan": None, "inf": None, "7": 3, "array": [1.5, None], "none": None, "flag": True}
+    with pytest.raises(TypeError):
+        to_json({"object": object()})

@@ -1,0 +1,66 @@
+"""The result hashes are the same for any packing of the clients, with Ray and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.scenarios import scenario
+
+from scarcity_ray import simulate
+from scarcity_ray.runtime.ray_fleet import RayLauncher
+
+EVERY_STRATEGY = [
+    {"kind": "local_only"},
+    {"kind": "pooled"},
+    {"kind": "fed_avg", "fraction": 0.5},
+    {"kind": "fed_avg", "name": "unweighted", "weighted": False},
+    {"kind": "fed_avg", "name": "adam", "local": {"epochs": 2, "batch_size": 5, "lr": 0.01, "optimizer": "adam", "clip_norm": 1.0}},
+    {"kind": "fed_avg", "name": "imported", "model": {"kind": "import", "path": "helpers.models:sigmoid_mlp", "args": {"hidden": 7}}},
+    {"kind": "hier_fed_avg", "period": 2},
+    {"kind": "ifca", "experts": 2, "fraction": 0.5},
+    {"kind": "reptile"},
+    {"kind": "per_fed_avg", "alpha": 0.1, "fraction": 0.5},
+    {"kind": "insight_exchange"},
+    {"kind": "gradient_exchange", "dimensions": 20},
+    {"kind": "prototypes"},
+    {"kind": "prototypes", "name": "shared_means", "personal": False, "representation": {"kind": "trunk"}},
+    {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 20}},
+    {"kind": "sf_hfe", "name": "shared_head", "personal": False, "representation": {"kind": "identity"}},
+]
+
+
+def hashes(directory: Path, **execution: Any) -> dict[str, str]:
+    results = simulate(scenario(strategies=EVERY_STRATEGY, execution=execution), out=directory)
+    found = {name: entry["result_hash"] for name, entry in results.summary["strategies"].items()}
+    assert all(found.values())
+    assert len(found) == len(EVERY_STRATEGY)
+    return found
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One process, one actor."""
+    return hashes(tmp_path_factory.mktemp("reference") / "run", ray=False)
+
+
+def test_strategies_have_results_of_their_own(reference: dict[str, str]) -> None:
+    assert len(set(reference.values())) == len(reference)
+
+
+@pytest.mark.parametrize("execution", [{"actors": 2}, {"actors": 5}, {"clients_per_actor": 1}, {"clients_per_actor": 7}])
+def test_packings_in_one_process(execution: dict[str, Any], reference: dict[str, str], tmp_path: Path) -> None:
+    assert hashes(tmp_path / "run", ray=False, **execution) == reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", [{}, {"actors": 5}, {"clients_per_actor": 7}])
+def test_ray_actors(execution: dict[str, Any], reference: dict[str, str], tmp_path: Path, ray_session: RayLauncher) -> None:
+    assert hashes(tmp_path / "run", ray=True, cpus=2, **execution) == reference
+
+
+def test_another_seed_is_another_result(reference: dict[str, str], tmp_path: Path) -> None:
+    results = simulate(scenario(strategies=EVERY_STRATEGY, seed=4), out=tmp_path / "run")
+    others = {entry["result_hash"] for entry in results.summary["strategies"].values()}
+    assert not others & set(reference.values())

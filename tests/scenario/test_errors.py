@@ -1,0 +1,379 @@
+"""Everything that can be wrong with a scenario is told at once, each with its line, its field, its value and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.scenario import Diagnostic, ScenarioError, SpecErrors, load, parse
+
+GOOD = dedent("""\
+    name: good
+    seed: 7
+    rounds: 60
+    data:
+      source: {kind: digits}
+      clients: 100
+      partition: {kind: dirichlet, alpha: 0.3}
+      test_fraction: 0.5
+    model: {kind: mlp, hidden: [32]}
+    local: {epochs: 5, batch_size: 8, lr: 0.3}
+    strategies:
+      - {kind: local_only}
+      - {kind: fed_avg, fraction: 0.1}
+      - {kind: sf_hfe, representation: {kind: random_fourier, features: 256}}
+    evaluation: {every: 5, clients: all}
+    execution: {ray: true, cpus: auto}
+""")
+
+KINDS = "local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange, gradient_exchange, prototypes or sf_hfe"
+
+# (what is written, what is written in its place, line, field, what the message says)
+BAD = {
+    "rounds is a bool": ("rounds: 60", "rounds: true", 3, "rounds", ["is true; allowed: an integer of at least 1"]),
+    "rounds is a fraction": ("rounds: 60", "rounds: 2.5", 3, "rounds", ["is 2.5; allowed: an integer of at least 1"]),
+    "rounds is 0": ("rounds: 60", "rounds: 0", 3, "rounds", ["is 0; allowed: an integer of at least 1"]),
+    "rounds in quotes": ("rounds: 60", 'rounds: "60"', 3, "rounds", ["is '60'; did you mean 60 without quotes?"]),
+    "rounds is a list": ("rounds: 60", "rounds: [60]", 3, "rounds", ["is [60]; allowed: an integer"]),
+    "rounds is empty": ("rounds: 60", "rounds:", 3, "rounds", ["is null; allowed: an integer"]),
+    "rounds is left out": ("rounds: 60\n", "", 1, "rounds", ["is missing (communication rounds); allowed: an integer of at least 1"]),
+    "seed below 0": ("seed: 7", "seed: -7", 2, "seed", ["is -7; allowed: an integer of at least 0"]),
+    "seed with a leading zero": ("seed: 7", "seed: 007", 2, "seed", ["is '007'", "allowed: an integer"]),
+    "name with a blank": ("name: good", "name: not good", 1, "name", ["is 'not good'; allowed: letters, digits, _ and -"]),
+    "name is a number": ("name: good", "name: 7", 1, "name", ["is 7; allowed: letters, digits, _ and -"]),
+    "repeats is 0": ("seed: 7", "seed: 7\nrepeats: 0", 3, "repeats", ["is 0; allowed: an integer of at least 1"]),
+    "a key misspelt": (
+        "rounds: 60",
+        "rouns: 60",
+        3,
+        "rouns",
+        ["is not a field here; did you mean rounds?", "allowed: name, seed, repeats"],
+    ),
+    "a key of another section": ("seed: 7", "lr: 0.1", 2, "lr", ["is not a field here; did you mean local.lr?"]),
+    "a key nobody knows": ("seed: 7", "banana: 7", 2, "banana", ["is not a field here; allowed: name, seed, repeats, rounds"]),
+    "a key inside a section": (
+        "epochs: 5",
+        "epoch: 5",
+        10,
+        "local.epoch",
+        ["did you mean epochs?", "allowed: epochs, steps, batch_size, lr"],
+    ),
+    "a key twice": ("seed: 7", "seed: 7\nseed: 8", 3, "seed", ["is given twice, on line 2 and on line 3; keep one"]),
+    "source left out": ("  source: {kind: digits}\n", "", 4, "data.source", ["is missing", "allowed: a mapping with kind: digits, "]),
+    "source of no kind": ("{kind: digits}", "{}", 5, "data.source.kind", ["is missing; allowed: digits, "]),
+    "source's kind misspelt": ("{kind: digits}", "{kind: digit}", 5, "data.source.kind", ["is 'digit'; did you mean digits?"]),
+    "source without braces": ("{kind: digits}", "digits", 5, "data.source", ["is 'digits'; did you mean {kind: digits}?"]),
+    "data is a list": ("data:\n  source:", "data: []\nx:\n  source:", 4, "data", ["is []; allowed: a mapping with source, clients"]),
+    "clients is a bool": ("clients: 100", "clients: yes", 6, "data.clients", ["is 'yes'; allowed: an integer of at least 1, or null"]),
+    "partition's kind": (
+        "dirichlet,",
+        "dirchlet,",
+        7,
+        "data.partition.kind",
+        ["is 'dirchlet'; did you mean dirichlet?", "allowed: dirichlet"],
+    ),
+    "partition's field": ("alpha: 0.3", "alfa: 0.3", 7, "data.partition.alfa", ["did you mean alpha?", "allowed: kind, alpha, minimum"]),
+    "another partition's field": (
+        "alpha: 0.3",
+        "alpha: 0.3, sigma: 1",
+        7,
+        "data.partition.sigma",
+        ["is not a field of dirichlet but of quantity_skew; allowed: kind, alpha, minimum"],
+    ),
+    "alpha is 0": ("alpha: 0.3", "alpha: 0", 7, "data.partition.alpha", ["is 0; allowed: a number above 0"]),
+    "alpha is NaN": ("alpha: 0.3", "alpha: .nan", 7, "data.partition.alpha", ["is .nan; allowed: finite numbers"]),
+    "alpha overflows": ("alpha: 0.3", "alpha: 1e999", 7, "data.partition.alpha", ["is .inf; allowed: finite numbers"]),
+    "alpha left out": ("dirichlet, alpha: 0.3", "dirichlet", 7, "data.partition.alpha", ["is missing", "allowed: a number above 0"]),
+    "test_fraction is 1": (
+        "test_fraction: 0.5",
+        "test_fraction: 1",
+        8,
+        "data.test_fraction",
+        ["is 1; allowed: a number of at least 0 and below 1"],
+    ),
+    "no training rows": (
+        "test_fraction: 0.5",
+        "test_fraction: 0.5\n  validation_fraction: 0.5",
+        4,
+        "data",
+        ["test_fraction and validation_fraction together leave no training rows"],
+    ),
+    "one transform, no list": (
+        "test_fraction: 0.5",
+        "transforms: {kind: rotate, groups: 3}",
+        8,
+        "data.transforms",
+        ["did you mean [{kind: rotate, groups: 3}]?", "allowed: a list"],
+    ),
+    "five rotations": (
+        "test_fraction: 0.5",
+        "transforms: [{kind: rotate, groups: 5}]",
+        8,
+        "data.transforms.0.groups",
+        ["is 5; allowed: an integer of at least 1 and at most 4"],
+    ),
+    "model without braces": ("{kind: mlp, hidden: [32]}", "mlp", 9, "model", ["is 'mlp'; did you mean {kind: mlp}?"]),
+    "model's kind": ("kind: mlp", "kind: transformer", 9, "model.kind", ["is 'transformer'; allowed: linear, mlp, cnn or import"]),
+    "hidden is a number": (
+        "hidden: [32]",
+        "hidden: 32",
+        9,
+        "model.hidden",
+        ["is 32; did you mean [32]?", "each item an integer of at least 1"],
+    ),
+    "a hidden layer of 0": ("hidden: [32]", "hidden: [32, 0]", 9, "model.hidden.1", ["is 0; allowed: an integer of at least 1"]),
+    "NaN in free arguments": (
+        "{kind: mlp, hidden: [32]}",
+        '{kind: import, path: "a:b", args: {x: [.inf]}}',
+        9,
+        "model.args.x.0",
+        ["is .inf; allowed: finite numbers"],
+    ),
+    "no model": ("model: {kind: mlp, hidden: [32]}\n", "", 1, "model", ["is not given: local_only, fed_avg cannot do without"]),
+    "no model, though asked for none": (
+        "{kind: mlp, hidden: [32]}",
+        "null",
+        9,
+        "model",
+        ["is null: local_only, fed_avg cannot do without"],
+    ),
+    "optimizer in capitals": (
+        "lr: 0.3",
+        "lr: 0.3, optimizer: SGD",
+        10,
+        "local.optimizer",
+        ["is 'SGD'; did you mean sgd? allowed: sgd or adam"],
+    ),
+    "lr is 0": ("lr: 0.3", "lr: 0.0", 10, "local.lr", ["is 0.0; allowed: a number above 0"]),
+    "epochs and steps": ("epochs: 5", "epochs: 5, steps: 3", 10, "local", ["give epochs or steps, not both"]),
+    "strategies is empty": (
+        GOOD[GOOD.index("strategies:") : GOOD.index("evaluation:")],
+        "strategies: []\n",
+        11,
+        "strategies",
+        ["is []; allowed: a list of at least 1"],
+    ),
+    "strategy's kind": ("fed_avg", "FedAvg", 13, "strategies.1.kind", [f"is 'FedAvg'; did you mean fed_avg? allowed: {KINDS}"]),
+    "strategy without kind": ("kind: fed_avg, ", "", 13, "strategies.1.kind", [f"is missing; allowed: {KINDS}"]),
+    "strategy without braces": ("{kind: local_only}", "local_only", 12, "strategies.0", ["did you mean {kind: local_only}?"]),
+    "fraction above 1": ("fraction: 0.1", "fraction: 10", 13, "strategies.1.fraction", ["is 10; allowed: a number above 0 and at most 1"]),
+    "fraction for an insight strategy": (
+        "kind: sf_hfe,",
+        "kind: sf_hfe, fraction: 0.1,",
+        14,
+        "strategies.2.fraction",
+        ["is not a field of sf_hfe but of fed_avg, hier_fed_avg, ifca, reptile and per_fed_avg; allowed: kind, name"],
+    ),
+    "fraction and clients_per_round": (
+        "fraction: 0.1",
+        "fraction: 0.1, clients_per_round: 10",
+        13,
+        "strategies.1.clients_per_round",
+        ["is 10: fraction is given too (0.1); keep one of them"],
+    ),
+    "a trunk trained for as long as the strategy lasts": (
+        "{kind: random_fourier, features: 256}",
+        "{kind: trunk, rounds: 60}",
+        14,
+        "strategies.2.representation.rounds",
+        ["is 60: the strategy has 60 rounds, and after its trunk's one at least is for what it learns by"],
+    ),
+    "more a round than there are": (
+        "fraction: 0.1",
+        "clients_per_round: 101",
+        13,
+        "strategies.1.clients_per_round",
+        ["is 101: data.clients is 100; allowed: at most 100"],
+    ),
+    "two of a name": (
+        "{kind: local_only}",
+        "{kind: fed_avg}",
+        13,
+        "strategies.1.name",
+        ["strategies.0 has that name too", "`name` of its own"],
+    ),
+    "a strategy's own local training": (
+        "fraction: 0.1",
+        "local: {epochs: 2.0}",
+        13,
+        "strategies.1.local.epochs",
+        ["is 2.0; allowed: an integer of at least 1, or null"],
+    ),
+    "representation's kind": ("random_fourier", "fourier", 14, "strategies.2.representation.kind", ["did you mean random_fourier?"]),
+    "evaluation of some": (
+        "clients: all",
+        "clients: some",
+        15,
+        "evaluation.clients",
+        ["is 'some'; allowed: all or an integer of at least 1"],
+    ),
+    "evaluation of too many": (
+        "clients: all",
+        "clients: 101",
+        15,
+        "evaluation.clients",
+        ["is 101: data.clients is 100; allowed: all, or at most 100"],
+    ),
+    "ray: no": ("ray: true", "ray: no", 16, "execution.ray", ["is 'no'; did you mean false? allowed: true or false"]),
+    "cpus is 0": ("cpus: auto", "cpus: 0", 16, "execution.cpus", ["is 0; allowed: auto or an integer of at least 1"]),
+    "cpus misspelt": ("cpus: auto", "cpus: aut", 16, "execution.cpus", ["is 'aut'; did you mean auto?"]),
+    "actors and clients_per_actor": (
+        "cpus: auto",
+        "actors: 2, clients_per_actor: 50",
+        16,
+        "execution.clients_per_actor",
+        ["is 50: actors is given too (2); keep one of them"],
+    ),
+    "more actors than clients": ("cpus: auto", "actors: 101", 16, "execution.actors", ["is 101: data.clients is 100"]),
+    "an address without Ray": ("ray: true", "ray: false, address: auto", 16, "execution.address", ["is 'auto': ray is false"]),
+    "device of another make": ("cpus: auto", "device: tpu", 16, "execution.device", ["is 'tpu'; did you mean cpu? allowed: cpu"]),
+    "output without a directory": (
+        "execution:",
+        "output: runs/x\nexecution:",
+        16,
+        "output",
+        ["is 'runs/x'; allowed: a mapping with directory"],
+    ),
+    "a Python object": (
+        "seed: 7",
+        "seed: !!python/object:os.system {}",
+        2,
+        "seed",
+        ["has the tag !!python/object:os.system", "without tags"],
+    ),
+    "a list within itself": ("hidden: [32]", "hidden: &h [*h]", 9, "model.hidden.0", ["refers to itself through an alias"]),
+    "a key that is a number": ("seed: 7", "7: seed", 2, "", ["has the key '7'; allowed as keys: words"]),
+}
+
+
+def problems_of(path: Path, text: str, overrides: tuple[str, ...] = ()) -> tuple[Diagnostic, ...]:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ScenarioError) as caught:
+        load(path, overrides)
+    return caught.value.problems
+
+
+def dotted(problem: Diagnostic) -> str:
+    return ".".join(map(str, problem.path))
+
+
+def test_the_scenario_that_is_spoiled_below_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    assert load(path).scenario.name == "good"
+
+
+@pytest.mark.parametrize(("old", "new", "line", "field", "words"), BAD.values(), ids=BAD.keys())
+def test_a_bad_scenario(old: str, new: str, line: int, field: str, words: list[str], tmp_path: Path) -> None:
+    assert old in GOOD
+    path = tmp_path / "bad.yaml"
+    problems = problems_of(path, GOOD.replace(old, new, 1))
+    told = [problem for problem in problems if dotted(problem) == field and all(word in problem.message for word in words)]
+    assert told, "\n".join(map(str, problems))
+    assert told[0].place is not None
+    assert (told[0].place.source, told[0].place.line) == (str(path), line)
+    # The file's own words: nothing of pydantic's, and no second complaint about the same field.
+    report = "\n".join(map(str, problems))
+    assert "Input should" not in report
+    assert "pydantic" not in report
+    assert [dotted(problem) for problem in problems].count(field) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("", 1, "it is empty"),
+        ("# nothing\n", 1, "it is empty"),
+        ("- a\n- b\n", 1, "a scenario is a mapping of fields, and it is [a, b]"),
+        ("name: [a\nrounds: 3\n", 2, "not YAML: while parsing a flow sequence, expected ',' or ']'"),
+        ("name: a\n\trounds: 3\n", 2, "not YAML"),
+        ("name: a\n---\nname: b\n", 2, "expected a single document"),
+        ("name: *nobody\n", 1, "not YAML: found undefined alias 'nobody'"),
+        ("name: " + "[" * 3000, None, "nested too deeply"),
+        ("name: a\x01\n", None, "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_scenario(text: str, line: int | None, words: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path / "bad.yaml", text)
+    assert words in problem.message
+    assert problem.place is not None
+    assert problem.place.line == line
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"name: \xff\n")
+    with pytest.raises(ScenarioError, match="not text in UTF-8: byte 6 is 0xff"):
+        load(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    (tmp_path / "noniid.yaml").touch()
+    with pytest.raises(ScenarioError, match=r"nonid.yaml: there is no such file; .* holds noniid.yaml"):
+        load(tmp_path / "nonid.yaml")
+    with pytest.raises(ScenarioError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("seed: 7", "seed: -7").replace("rounds: 60", "rounds: 2.5").replace("epochs: 5", "epochs: 5, steps: 3, lrr: 1")
+    text = text.replace("fraction: 0.1", "fraction: 7").replace("kind: sf_hfe", "kind: fed_avg").replace("cpus: auto", "actors: 200")
+    problems = problems_of(tmp_path / "bad.yaml", text)
+    assert [dotted(problem) for problem in problems] == [
+        "seed",
+        "rounds",
+        "local",
+        "local.lrr",
+        "strategies.1.fraction",
+        "strategies.2.name",
+        "strategies.2.representation",
+        "execution.actors",
+    ]
+
+
+def test_the_report_is_a_line_for_each_problem(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(GOOD.replace("seed: 7", "seed: -7").replace("rounds: 60", "rounds: 0"))
+    with pytest.raises(ScenarioError) as caught:
+        load(path)
+    assert str(caught.value).splitlines() == [
+        "bad.yaml cannot run: 2 problems",
+        f"  {path}:2:1: seed is -7; allowed: an integer of at least 0 and below 9223372036854775808",
+        f"  {path}:3:1: rounds is 0; allowed: an integer of at least 1",
+    ]
+
+
+def test_aliases_of_aliases_are_stopped(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (problem,) = problems_of(tmp_path / "bad.yaml", "\n".join(lines))
+    assert "aliases make more than 100,000 values" in problem.message
+
+
+def test_what_is_found_later_has_its_line_too(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    loaded = load(path, ["local.lr=0.1"])
+    first = SpecError(("data", "partition", "minimum"), 2, "too many")
+    errors = [first, SpecError(("strategies", 1, "fraction"), 0.1, "too few"), SpecError(("local", "lr"), 0.1, "too fast")]
+    assert str(loaded.explain(SpecErrors(errors))).splitlines()[1:] == [
+        "  --set local.lr=0.1: local.lr is 0.1: too fast",
+        f"  {path}:7:3: data.partition.minimum is 2: too many",
+        f"  {path}:13:21: strategies.1.fraction is 0.1: too few",
+    ]
+    assert [dotted(problem) for problem in loaded.explain(first).problems] == ["data.partition.minimum"]
+
+
+def test_plain_data_is_checked_alike() -> None:
+    good = {"name": "a", "rounds": 1, "data": {"source": {"kind": "digits"}, "clients": 3, "partition": {"kind": "iid"}}}
+    strategies = [{"kind": "sf_hfe", "representation": {"kind": "identity"}}]
+    assert parse({**good, "strategies": strategies}).model is None
+    with pytest.raises(ScenarioError) as caught:
+        parse({**good, "strategies": [{"kind": "fed_avg"}], "rounds": True})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "rounds is true; allowed: an integer of at least 1",
+        "model is not given: fed_avg cannot do without; say what is trained, as `model: {kind: linear}`",
+    ]

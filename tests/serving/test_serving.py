@@ -1,0 +1,188 @@
+"""What is done with a finished run: predicting, joining late, unlearning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers.scenarios import scenario
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from scarcity_ray import Results, simulate
+from scarcity_ray.data.encoding import encode
+from scarcity_ray.data.held_out import participants_first
+from scarcity_ray.data.table import TableError
+from scarcity_ray.results.results import RunError
+from scarcity_ray.run import app
+from scarcity_ray.serving.predict import UnknownClient, predict
+from scarcity_ray.serving.unlearn import unlearn
+
+SITES = ("north", "south", "east", "west", "hill", "coast")
+
+
+def hospital_rows(rows: int = 120, seed: int = 0) -> pa.Table:
+    """Stays in days by age, dose and ward, with a level of its own for each site."""
+    rng = np.random.default_rng(seed)
+    site, ward = rng.integers(0, len(SITES), rows), rng.integers(0, 3, rows)
+    age, dose = rng.uniform(20, 90, rows), rng.uniform(0, 2, rows)
+    days = 3 + 0.05 * age + 2 * dose + np.array([0.0, 1.5, -1.0])[ward] + 0.8 * (site - 2.5) + 0.3 * rng.standard_normal(rows)
+    return pa.table({
+        "site": [SITES[i] for i in site], "ward": [("a", "b", "c")[i] for i in ward], "age": age, "dose": dose, "days": days,
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("hospitals")
+    pq.write_table(hospital_rows(), folder / "stays.parquet")
+    source = {"kind": "table", "path": str(folder / "stays.parquet"), "label": "days", "client": "site"}
+    strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
+    plain = scenario(data={"source": source, "test_fraction": 0.3}, model={"kind": "linear"}, strategies=strategies)
+    return simulate(plain, out=folder / "run")
+
+
+def digits(**data: Any) -> dict[str, Any]:
+    shared = {"source": {"kind": "digits"}, "clients": 12, "partition": {"kind": "iid"}, "transforms": [{"kind": "rotate", "groups": 2}]}
+    return shared | {"test_fraction": 0.5} | data
+
+
+def test_a_clients_rows_get_its_own_head(hospitals: Results) -> None:
+    rows = hospital_rows(30, seed=1)
+    found = predict(hospitals, rows, client="coast")
+    module, encoding = hospitals.model("sf_hfe", client=encoding_id(hospitals, "coast")), hospitals.encoding("sf_hfe")
+    with torch.no_grad():
+        expected = module(torch.from_numpy(encode(rows, encoding)[0]))[:, 0].double().numpy() * encoding.label_scale + encoding.label_mean
+    np.testing.assert_allclose(found["prediction"].to_numpy(), expected, rtol=1e-5)
+    assert found["expert_0"].to_pylist() == [1.0] * 30
+    own = rows.filter(pa.compute.equal(rows["site"], "coast"))
+    errors = [
+        np.abs(predict(hospitals, own, client=client)["prediction"].to_numpy() - own["days"].to_numpy()).mean()
+        for client in ("coast", "north", None)
+    ]
+    assert errors[0] < min(errors[1:])  # sites differ by .8 days a step
+
+
+def encoding_id(results: Results, name: str) -> int:
+    clients = results.encoding("sf_hfe").clients
+    assert clients is not None
+    return clients.index(name)
+
+
+def test_uncertainty_holds_what_it_says(hospitals: Results) -> None:
+    rows = hospital_rows(4000, seed=2)
+    rows = rows.filter(pa.compute.equal(rows["site"], "hill"))
+    found = predict(hospitals, rows, client="hill")
+    spread = np.hypot(found["uncertainty_shared"].to_numpy(), found["uncertainty_disagreement"].to_numpy())
+    z = (found["prediction"].to_numpy() - rows["days"].to_numpy()) / spread
+    assert 0.8 < z.std() < 1.25
+    assert (spread < predict(hospitals, rows)["uncertainty_shared"].to_numpy()).all()  # of a stranger less is known
+
+
+def test_a_new_client_with_labels_gets_a_head_of_its_own(hospitals: Results) -> None:
+    own = hospital_rows(400, seed=3)
+    own = own.filter(pa.compute.equal(own["site"], "coast"))  # a site like coast, under another name
+    labelled, new = own.slice(0, 10), own.slice(10).drop_columns(["days"])
+    truth = own.slice(10)["days"].to_numpy()
+    stranger = predict(hospitals, new)["prediction"].to_numpy()
+    joined = predict(hospitals, new, client="island", labelled=labelled)["prediction"].to_numpy()
+    assert np.abs(joined - truth).mean() < 0.5 * np.abs(stranger - truth).mean()
+    with pytest.raises(UnknownClient, match="give its labelled rows"):
+        predict(hospitals, new, client="island")
+
+
+def test_the_program_predicts_into_a_file_or_says_what_is_wrong(hospitals: Results, tmp_path: Path) -> None:
+    pyarrow.csv.write_csv(hospital_rows(7, seed=4).drop_columns(["days"]), tmp_path / "new.csv")
+    out = tmp_path / "out.parquet"
+    done = CliRunner().invoke(app, ["predict", str(hospitals.directory), str(tmp_path / "new.csv"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "7 predictions" in done.output
+    assert pq.read_table(out).equals(predict(hospitals, tmp_path / "new.csv"))
+    pyarrow.csv.write_csv(hospital_rows(7).drop_columns(["dose"]), tmp_path / "less.csv")
+    refused = CliRunner().invoke(app, ["predict", str(hospitals.directory), str(tmp_path / "less.csv"), "--out", str(out)])
+    assert refused.exit_code == 2
+    assert "dose" in refused.output
+    with pytest.raises(TableError, match="ward"):
+        predict(hospitals, hospital_rows(7).set_column(1, "ward", pa.array(["z"] * 7)))
+    nowhere = CliRunner().invoke(app, ["predict", str(tmp_path), str(tmp_path / "new.csv"), "--out", str(out)])
+    assert nowhere.exit_code == 2
+    assert "not the directory of a run" in nowhere.output
+
+
+def test_classes_come_with_probabilities_and_the_experts_that_answered(tmp_path: Path) -> None:
+    strategies = [{"kind": "sf_hfe", "experts": 2, "representation": {"kind": "random_fourier", "features": 64}}]
+    results = simulate(scenario(data=digits(clients=16), strategies=strategies), out=tmp_path / "run")
+    x, y = load_digits(return_X_y=True)
+    table = pa.table({f"x{i}": column / 16 for i, column in enumerate(x[:200].T)})
+    found = predict(results, table)
+    probabilities = np.stack([found[f"probability_{label}"].to_numpy() for label in range(10)], axis=1)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert (probabilities.argmax(1) == found["prediction"].to_numpy()).all()
+    assert (found["prediction"].to_numpy() == y[:200]).mean() > 0.85
+    weights = np.stack([found[f"expert_{k}"].to_numpy() for k in range(2)], axis=1)
+    np.testing.assert_allclose(weights.sum(1), 1)
+    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(1)
+    both = found["uncertainty_shared"].to_numpy() + found["uncertainty_disagreement"].to_numpy()
+    np.testing.assert_allclose(both, entropy, atol=1e-9)
+    top = predict(results, table, top=1)
+    assert set(np.unique(top["expert_0"].to_numpy())) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    "representation", [{"kind": "identity"}, {"kind": "random_fourier", "features": 40, "bandwidth": 2.0}], ids=["identity", "fourier"]
+)
+@pytest.mark.parametrize("experts", [1, 2])
+def test_unlearning_is_never_having_had_the_client(tmp_path: Path, experts: int, representation: dict[str, Any]) -> None:
+    strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "experts": experts, "representation": representation}]
+    seed = 3
+    order = participants_first(12, 11, seed)
+    with_it = simulate(scenario(seed=seed, data=digits(), strategies=strategies), out=tmp_path / "with")
+    without = simulate(scenario(seed=seed, data=digits(held_out_clients=1 / 12), strategies=strategies), out=tmp_path / "without")
+    gone = int(order[-1])
+    assert unlearn(with_it, gone) == ["sf_hfe"]
+    mine, never = with_it.ensemble(), without.ensemble()
+    assert mine.client_id.tolist() == order[:-1].tolist()
+    assert mine.expert_id.tolist() == never.expert_id.tolist()
+    for name in ("heads", "whole", "scale", "noise", "scatters", "covariances"):
+        expected = getattr(never, name)
+        torch.testing.assert_close(getattr(mine, name), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert mine.personal is not None
+    assert never.personal is not None
+    torch.testing.assert_close(mine.personal, never.personal, rtol=1e-5, atol=1e-5)
+    assert gone not in with_it.clients["client_id"].to_pylist()
+    assert gone not in with_it.insights["client_id"].to_pylist()
+    assert with_it.summary["unlearned"] == [gone]
+    assert with_it.models == ["sf_hfe"]  # fed_avg's weights cannot forget it
+    with pytest.raises(RunError, match="did not take part"):
+        unlearn(with_it, gone)
+
+
+def test_what_has_no_ensemble_cannot_unlearn_or_predict(tmp_path: Path) -> None:
+    results = simulate(scenario(), out=tmp_path / "run")
+    with pytest.raises(RunError, match="no ensemble"):
+        unlearn(results, 0)
+    with pytest.raises(RunError, match="no ensemble"):
+        predict(results, pa.table({f"x{i}": [0.0] for i in range(64)}))
+
+
+def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path) -> None:
+    pq.write_table(hospital_rows(), tmp_path / "stays.parquet")
+    source = {"kind": "table", "path": str(tmp_path / "stays.parquet"), "label": "days", "client": "site"}
+    strategies = [{"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
+    results = simulate(scenario(data={"source": source}, strategies=strategies), out=tmp_path / "run")
+    program = CliRunner()
+    first = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
+    assert first.exit_code == 0, first.output
+    again = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
+    assert again.exit_code == 2
+    assert "did not take part" in again.output
+    assert "hill" not in (results.encoding().clients or ())
+    rows = hospital_rows(20, seed=5)
+    assert predict(results, rows, client="hill").schema.metadata[b"answered_by"].startswith(b"a new head")
+    assert predict(results, rows, client="coast").schema.metadata[b"answered_by"] == b"the head of client coast"
