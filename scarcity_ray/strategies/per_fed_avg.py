@@ -19,7 +19,7 @@ from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.evaluate import mean_over_rows
 from scarcity_ray.training.learner import Learner, Step
 from scarcity_ray.training.local import Local
-from scarcity_ray.training.objective import Seeds
+from scarcity_ray.training.objective import GradInputs
 from scarcity_ray.training.optimizer import Affine, optimizer_for
 from scarcity_ray.training.task import Task
 
@@ -51,9 +51,9 @@ class PerFedAvg(OuterStep):
         for step, (first, second) in enumerate(zip(batches, batches, strict=True)):
             ahead.first = first
             batch = Batch(second.x, second.y, second.weight, second.sizes, step)
-            evidence = y.new_zeros(*batch.weight.shape, problem.outputs)
-            optimizer.step(batch, ahead.seeds(batch, optimizer.scale), evidence)
-            met = problem.learner.objective.losses(evidence, batch.y).double().numpy()
+            outputs = y.new_zeros(*batch.weight.shape, problem.outputs)
+            optimizer.step(batch, ahead.grad_inputs(batch, optimizer.scale), outputs)
+            met = problem.learner.objective.losses(outputs, batch.y).double().numpy()
             real = np.arange(met.shape[1]) < batch.sizes[:, None]
             losses[: batch.active] += np.where(real, met, 0.0).sum(1)
             rows[: batch.active] += batch.sizes
@@ -78,21 +78,21 @@ class _Ahead:
 
     first: Batch
 
-    def __init__(self, learner: Learner, alpha: float, outputs: int) -> None:
-        self.learner, self.alpha, self.outputs = learner, alpha, outputs
+    def __init__(self, learner: Learner, alpha: float, num_outputs: int) -> None:
+        self.learner, self.alpha, self.num_outputs = learner, alpha, num_outputs
         self.layout, self.objective = learner.layout, learner.objective
 
-    def seeds(self, batch: Batch, scale: float) -> Seeds:
-        return self.objective.seeds(batch.y, batch.weight * scale, self.outputs)
+    def grad_inputs(self, batch: Batch, scale: float) -> GradInputs:
+        return self.objective.grad_inputs(batch.y, batch.weight * scale, self.num_outputs)
 
     def step(self, theta: Tensor, into: Tensor, beta: float) -> Step:
         ahead = torch.empty_like(theta)
         go, descend = self.learner.step(ahead, ahead, 1.0), self.learner.step(ahead, into, beta)
 
-        def step(batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+        def step(batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
             ahead[: batch.active].copy_(theta[: batch.active])
-            go(self.first, self.seeds(self.first, -self.alpha), torch.empty_like(evidence))
-            descend(batch, seeds, evidence)
+            go(self.first, self.grad_inputs(self.first, -self.alpha), torch.empty_like(outputs))
+            descend(batch, grad_inputs, outputs)
 
         return step
 

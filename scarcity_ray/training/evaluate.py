@@ -34,7 +34,7 @@ def _pieces(problem: Problem, shards: Shards, ids: NDArray[np.int64]) -> tuple[N
 def met(
     problem: Problem, theta: Tensor, shards: Shards, ids: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], Tensor, Tensor]]:
-    """Runs the model over the clients' rows: (client's place in ids of each row, true where it is no padding, evidence, y)."""
+    """Runs the model over the clients' rows: (client's place in ids of each row, true where it is no padding, outputs, y)."""
     who, first, rows, padded = _pieces(problem, shards, np.asarray(ids, dtype=np.int64))
     row_bytes = 4 * int(np.prod(problem.shape, dtype=np.int64))
     own = 0 if len(theta) == 1 else 4 * problem.layout.width
@@ -50,8 +50,8 @@ def met(
         x, y = (gather(a, index, problem.layout.dtype).view(end - start, width, *a.shape[1:]) for a in (shards.x, shards.y))
         clients = who[group]
         mine = theta.expand(end - start, -1) if len(theta) == 1 else theta.index_select(0, torch.from_numpy(clients))
-        evidence = problem.learner.objective.evidence(problem.learner.scores(mine, x), y)
-        yield np.repeat(clients, width), real.ravel(), evidence.flatten(0, 1), y.flatten(0, 1)
+        outputs = problem.learner.objective.outputs(problem.learner.scores(mine, x), y)
+        yield np.repeat(clients, width), real.ravel(), outputs.flatten(0, 1), y.flatten(0, 1)
         start = end
 
 
@@ -69,11 +69,11 @@ def evaluate(problem: Problem, theta: Tensor, shards: Shards, ids: NDArray[np.in
     """
     loss, hits = np.zeros(len(ids)), np.zeros(len(ids))
     objective = problem.learner.objective
-    for clients, real, evidence, y in met(problem, theta, shards, ids):
+    for clients, real, outputs, y in met(problem, theta, shards, ids):
         # One row after the other into its client's sum: the order is the client's own.
-        np.add.at(loss, clients[real], objective.losses(evidence, y).double().numpy()[real])
+        np.add.at(loss, clients[real], objective.losses(outputs, y).double().numpy()[real])
         if problem.task == "classification":
-            np.add.at(hits, clients[real], (evidence.argmax(-1) == y).double().numpy()[real])
+            np.add.at(hits, clients[real], (outputs.argmax(-1) == y).double().numpy()[real])
     counts = shards.starts[ids + 1] - shards.starts[ids]
     accuracy = mean_over_rows(hits, counts) if problem.task == "classification" else np.full(len(ids), np.nan)
     return mean_over_rows(loss, counts), accuracy
@@ -84,8 +84,8 @@ def predictive_entropy(problem: Problem, theta: Tensor, shards: Shards, ids: NDA
     if problem.task != "classification":
         return np.full(len(ids), np.nan)
     entropy = np.zeros(len(ids))
-    for clients, real, evidence, _ in met(problem, theta, shards, ids):
+    for clients, real, outputs, _ in met(problem, theta, shards, ids):
         # A probability of 0 has a log-probability of minus infinity, and adds nothing.
-        terms = torch.where(evidence.isneginf(), 0.0, -evidence.exp() * evidence)
+        terms = torch.where(outputs.isneginf(), 0.0, -outputs.exp() * outputs)
         np.add.at(entropy, clients[real], terms.sum(-1).double().numpy()[real])
     return mean_over_rows(entropy, shards.starts[ids + 1] - shards.starts[ids])

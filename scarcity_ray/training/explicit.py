@@ -23,7 +23,7 @@ from scarcity_ray.training.layers import (
     padding_of,
 )  # fmt: skip
 from scarcity_ray.training.layout import Layout
-from scarcity_ray.training.objective import Objective, Seeds
+from scarcity_ray.training.objective import GradInputs, Objective
 
 
 class Part(NamedTuple):
@@ -40,7 +40,7 @@ class Explicit:
         self.parts, self.layout, self.objective = tuple(parts), layout, objective
         self.first = next(i for i, part in enumerate(parts) if part.trains)
 
-    def step(self, theta: Tensor, into: Tensor, beta: float) -> Callable[[Batch, Seeds, Tensor], None]:
+    def step(self, theta: Tensor, into: Tensor, beta: float) -> Callable[[Batch, GradInputs, Tensor], None]:
         """`into = beta * into + gradient at theta`, both `[k, P]`, for the first clients of the rows that a batch has.
 
         A layer's weights change after their last use.
@@ -52,7 +52,7 @@ class Explicit:
         scratch = torch.empty(0, dtype=theta.dtype)
         bound = len(theta)
 
-        def step(batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+        def step(batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
             nonlocal bound
             z = batch.x
             if len(z) != bound:
@@ -61,7 +61,7 @@ class Explicit:
                     layer.narrow(bound)
             for layer in stack:
                 z = layer.forward(z)
-            delta = objective.gradient(z, batch.y, seeds, evidence, out=scratch.resize_(z.shape))
+            delta = objective.gradient(z, batch.y, grad_inputs, outputs, out=scratch.resize_(z.shape))
             for layer in backward:
                 delta = layer.backward(delta)
 

@@ -14,10 +14,10 @@ from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.explicit import Explicit, parts_of
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.looped import Looped
-from scarcity_ray.training.objective import Objective, Seeds, TaskKind, objective_for
+from scarcity_ray.training.objective import GradInputs, Objective, TaskKind, objective_for
 
-Step = Callable[[Batch, Seeds, Tensor], None]
-"""`step(batch, seeds, evidence)`: adds the gradient of one minibatch; `evidence [a, width, outputs]` is filled in."""
+Step = Callable[[Batch, GradInputs, Tensor], None]
+"""`step(batch, grad_inputs, outputs)`: adds the gradient of one minibatch; `outputs [a, width, outputs]` is filled in."""
 
 
 class Learner(Protocol):

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.layout import Layout
-from scarcity_ray.training.objective import Objective, Seeds
+from scarcity_ray.training.objective import GradInputs, Objective
 
 
 class Looped:
@@ -31,13 +31,13 @@ class Looped:
         """`into = beta * into + gradient at theta`, both `[k, P]`, for the first clients of the rows that a batch has."""
         objective = self.objective
 
-        def step(batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+        def step(batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
             for i, size in enumerate(batch.sizes.tolist()):
                 row = theta[i].detach().clone().requires_grad_()
-                own = objective.evidence(self.call(row, batch.x[i, :size]), batch.y[i, :size])
-                (gradient,) = torch.autograd.grad(objective.total(own, tuple(seed[i, :size] for seed in seeds)), row)
+                own = objective.outputs(self.call(row, batch.x[i, :size]), batch.y[i, :size])
+                (gradient,) = torch.autograd.grad(objective.total(own, tuple(seed[i, :size] for seed in grad_inputs)), row)
                 torch.add(gradient, into[i], alpha=beta, out=into[i])
-                evidence[i, :size] = own.detach()
+                outputs[i, :size] = own.detach()
 
         return step
 

@@ -12,23 +12,23 @@ from torch import Tensor
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.learner import Learner
 from scarcity_ray.training.local import Local
-from scarcity_ray.training.objective import Seeds
+from scarcity_ray.training.objective import GradInputs
 
 
 @dataclass(frozen=True)
 class Affine:
-    """What is added to the gradient at y: `pull * y + constant` (`constant` is `[1 or k, P]` or None)."""
+    """What is added to the gradient at y: `prox_weight * y + constant` (`constant` is `[1 or k, P]` or None)."""
 
-    pull: float = 0.0
+    prox_weight: float = 0.0
     constant: Tensor | None = None
 
     @classmethod
-    def of(cls, shift: Tensor | None, pull: float, towards: Tensor | None) -> Affine:
-        """`shift + pull (y - towards)`."""
-        constant = shift
-        if pull and towards is not None:
-            constant = -pull * towards if shift is None else shift - pull * towards
-        return cls(pull, constant)
+    def of(cls, grad_offset: Tensor | None, prox_weight: float, prox_center: Tensor | None) -> Affine:
+        """`grad_offset + prox_weight (y - prox_center)`."""
+        constant = grad_offset
+        if prox_weight and prox_center is not None:
+            constant = -prox_weight * prox_center if grad_offset is None else grad_offset - prox_weight * prox_center
+        return cls(prox_weight, constant)
 
 
 class Optimizer:
@@ -38,10 +38,10 @@ class Optimizer:
 
     def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
         self.local, self.learner, self.y = local, learner, y
-        self.decay = local.weight_decay + affine.pull
+        self.decay = local.weight_decay + affine.prox_weight
         self.constant = None if affine.constant is None else affine.constant.expand(len(y), -1)
 
-    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+    def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
         raise NotImplementedError
 
@@ -63,9 +63,9 @@ class PlainSGD(Optimizer):
         self.drift = None if self.constant is None else -local.lr * self.constant
         self.descend = learner.step(y, y, self.beta)
 
-    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+    def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
-        self.descend(batch, seeds, evidence)
+        self.descend(batch, grad_inputs, outputs)
         if self.drift is not None:
             self.y[: batch.active].add_(self.drift[: batch.active])
 
@@ -84,10 +84,10 @@ class Momentum(Optimizer):
         self.v = torch.zeros_like(y)
         self.accumulate = learner.step(y, self.v, local.momentum)
 
-    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+    def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
         a = batch.active
-        self.accumulate(batch, seeds, evidence)
+        self.accumulate(batch, grad_inputs, outputs)
         if self.decay:
             self.v[:a].add_(self.y[:a], alpha=self.decay)
         if self.constant is not None:
@@ -105,11 +105,11 @@ class Buffered(Optimizer):
         self.seen = np.zeros((2, len(y)))
         self.gradient = learner.step(y, self.g, 0.0)
 
-    def step(self, batch: Batch, seeds: Seeds, evidence: Tensor) -> None:
+    def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
         a, local = batch.active, self.local
         g, y = self.g[:a], self.y[:a]
-        self.gradient(batch, seeds, evidence)
+        self.gradient(batch, grad_inputs, outputs)
         norm = torch.linalg.vector_norm(g, dim=1, dtype=torch.float64)
         self.keep(norm.numpy())
         if local.clip_norm is not None:

@@ -70,8 +70,8 @@ class Task:
         here = theta[: batch.active].contiguous()
         into = torch.zeros_like(here)
         objective = self.problem.learner.objective
-        evidence = here.new_zeros(*batch.weight.shape, self.problem.outputs)
-        self.problem.learner.step(here, into, 0.0)(batch, objective.seeds(batch.y, batch.weight, self.problem.outputs), evidence)
+        outputs = here.new_zeros(*batch.weight.shape, self.problem.outputs)
+        self.problem.learner.step(here, into, 0.0)(batch, objective.grad_inputs(batch.y, batch.weight, self.problem.outputs), outputs)
         return into
 
     def loss(self, theta: Tensor) -> NDArray[np.float64]:
@@ -82,25 +82,27 @@ class Task:
         """Mean entropy of the predictions for each client's training rows, nats, float64 `[k]`; NaN for regression."""
         return predictive_entropy(self.problem, theta, self.shards, self.ids)
 
-    def local_sgd(self, x: Tensor, *, shift: Tensor | None = None, pull: float = 0.0, towards: Tensor | None = None) -> Tensor:
+    def local_sgd(
+        self, x: Tensor, *, grad_offset: Tensor | None = None, prox_weight: float = 0.0, prox_center: Tensor | None = None
+    ) -> Tensor:
         """Local training from `x [1 or k, P]`: new rows `[k, P]`.
 
-        The gradient g of each step becomes `g + shift + pull (y - towards)` (both `[1 or k, P]`), then the optimizer
+        The gradient g of each step becomes `g + grad_offset + prox_weight (y - prox_center)` (both `[1 or k, P]`), then the optimizer
         of `problem.local` steps. Clipping bounds the loss's own gradient g.
         """
-        learner, local, outputs = self.problem.learner, self.problem.local, self.problem.outputs
+        learner, local, num_outputs = self.problem.learner, self.problem.local, self.problem.outputs
         y = torch.empty(self.k, x.shape[1], dtype=x.dtype).copy_(x)
-        optimizer = optimizer_for(local, learner, y, Affine.of(shift, pull, towards), self.norms)
+        optimizer = optimizer_for(local, learner, y, Affine.of(grad_offset, prox_weight, prox_center), self.norms)
         losses, rows = np.zeros(self.k), np.zeros(self.k, dtype=np.int64)
         for block in self.plan.blocks(self.shards, y.dtype):
-            seeds = learner.objective.seeds(block.y, block.weight * optimizer.scale, outputs)
-            evidence = torch.empty(len(block.y), outputs, dtype=y.dtype)
+            grad_inputs = learner.objective.grad_inputs(block.y, block.weight * optimizer.scale, num_outputs)
+            outputs = torch.empty(len(block.y), num_outputs, dtype=y.dtype)
             split = [batch.active * self.plan.width for batch in block.batches]
-            parts = [torch.split(part, split) for part in (evidence, *seeds)]
+            parts = [torch.split(part, split) for part in (outputs, *grad_inputs)]
             for batch, found, *own in zip(block.batches, *parts, strict=True):
                 shape = (batch.active, self.plan.width, -1)
                 optimizer.step(batch, tuple(part.view(shape) for part in own), found.view(shape))
-            met = learner.objective.losses(evidence, block.y).double().numpy()
+            met = learner.objective.losses(outputs, block.y).double().numpy()
             np.add.at(losses, block.client, met[block.real])  # in the order of each client's steps, in any company
             rows += np.bincount(block.client, minlength=self.k)
         optimizer.finish(x, self.steps)

@@ -56,11 +56,11 @@ def problems(draw: st.DrawFn) -> tuple[Problem, Shards, bool]:
 def everything(problem: Problem, shards: Shards, groups: list[np.ndarray], norms: bool) -> dict[int, bytes]:
     """All that is computed of each client, as bytes."""
     result: dict[int, bytes] = {}
-    shift = torch.linspace(-0.1, 0.1, problem.layout.width)[None] * (problem.row != 0)
+    grad_offset = torch.linspace(-0.1, 0.1, problem.layout.width)[None] * (problem.row != 0)
     for group in groups:
         task = Task(problem, shards, group, round=2, norms=norms)
         y = task.local_sgd(problem.row[None])
-        z = task.local_sgd(y, shift=shift, pull=0.1, towards=problem.row[None])
+        z = task.local_sgd(y, grad_offset=grad_offset, prox_weight=0.1, prox_center=problem.row[None])
         numbers = [task.train_loss, *task.grad_norms, task.loss(y), task.predictive_entropy(y)]
         numbers += [*evaluate(problem, y, shards, group), *evaluate(problem, problem.row[None], shards, group)]
         gradient = task.grad(y, next(task.batches()))

@@ -174,7 +174,7 @@ def test_both_paths_agree() -> None:
 
 
 def test_affine_step_is_the_proximal_loss() -> None:
-    """`pull (y - towards) + shift` is the gradient of `pull / 2 |y - towards|^2 + shift . y`, added to the loss."""
+    """`prox_weight (y - prox_center) + grad_offset` is the gradient of a term added to the loss."""
     shards = federation([30, 18], (6,), 3)
     module = nn.Linear(6, 3)
     for local in (Local(epochs=3, lr=0.1), Local(epochs=3, lr=0.1, momentum=0.9), Local(epochs=3, lr=0.01, optimizer="adam")):
@@ -182,9 +182,9 @@ def test_affine_step_is_the_proximal_loss() -> None:
             module, local=local, task="classification", outputs=3, shape=(6,), samples=shards.counts, seed=1, dtype=torch.float64
         )
         task = Task(problem, shards, np.array([0, 1]), 1)
-        shift, towards = torch.zeros(2, problem.layout.width, dtype=torch.float64), problem.row[None]
-        shift[:, :18] = 0.01
-        y = task.local_sgd(problem.row[None], shift=shift, pull=0.3, towards=towards)
+        grad_offset, prox_center = torch.zeros(2, problem.layout.width, dtype=torch.float64), problem.row[None]
+        grad_offset[:, :18] = 0.01
+        y = task.local_sgd(problem.row[None], grad_offset=grad_offset, prox_weight=0.3, prox_center=prox_center)
         for i, own in enumerate(minibatches(task)):
             row = problem.row.clone().requires_grad_()
             optimizer = (
@@ -194,7 +194,11 @@ def test_affine_step_is_the_proximal_loss() -> None:
                 optimizer.zero_grad()
                 views = problem.layout.views(row[None])
                 scores = x @ views["weight"][0].T + views["bias"][0]
-                loss = nn.functional.cross_entropy(scores, labels) + 0.15 * (row - towards[0]).square().sum() + (shift[i] * row).sum()
+                loss = (
+                    nn.functional.cross_entropy(scores, labels)
+                    + 0.15 * (row - prox_center[0]).square().sum()
+                    + (grad_offset[i] * row).sum()
+                )
                 loss.backward()
                 optimizer.step()
             torch.testing.assert_close(y[i], row.detach(), rtol=1e-10, atol=1e-12)
