@@ -43,12 +43,14 @@ class Layer:
 def product(a: Tensor, b: Tensor, out: Tensor, plus: Tensor | None = None) -> Tensor:
     """`a [k, m, i] @ b [k, i, n]` into `out`, plus `plus [k, 1, n]`.
 
-    One column (n = 1) is multiplied and summed without the library, which takes another way, of other bits, to a
-    column of one client than to those of several.
+    Two shapes are computed without the library, which on some processors gives other bits to one client than to several: one
+    column (n = 1), and one input (i = 1) with an addition, which it rounds once or twice.
     """
     if out.shape[2] == 1:
         torch.sum(a * b.transpose(1, 2), 2, keepdim=True, out=out)
         return out if plus is None else out.add_(plus)
+    if plus is not None and a.shape[2] == 1:
+        return torch.mul(a, b, out=out).add_(plus)
     return torch.bmm(a, b, out=out) if plus is None else torch.baddbmm(plus, a, b, out=out)
 
 
