@@ -43,15 +43,24 @@ class Layer:
 def product(a: Tensor, b: Tensor, out: Tensor, plus: Tensor | None = None) -> Tensor:
     """`a [k, m, i] @ b [k, i, n]` into `out`, plus `plus [k, 1, n]`.
 
-    Two shapes are computed without the library, which on some processors gives other bits to one client than to several: one
-    column (n = 1), and one input (i = 1) with an addition, which it rounds once or twice.
+    One column (n = 1) is multiplied and summed without the library, which takes another way, of other bits, to a
+    column of one client than to those of several. On AVX-512 processors it does so with one row (m = 1) and one input (i = 1)
+    too: there a single client is computed as two.
     """
     if out.shape[2] == 1:
         torch.sum(a * b.transpose(1, 2), 2, keepdim=True, out=out)
         return out if plus is None else out.add_(plus)
-    if plus is not None and a.shape[2] == 1:
-        return torch.mul(a, b, out=out).add_(plus)
+    if len(a) == 1 and 1 in a.shape[1:]:
+        a, b = _twice(a), _twice(b)
+        both = torch.bmm(a, b) if plus is None else torch.baddbmm(plus.repeat(2, 1, 1), a, b)
+        return out.copy_(both[:1])
     return torch.bmm(a, b, out=out) if plus is None else torch.baddbmm(plus, a, b, out=out)
+
+
+def _twice(one: Tensor) -> Tensor:
+    """`[1, m, n]` as `[2, m, n]` in the same order in memory, by which the library chooses its way."""
+    two = torch.empty_strided((2, *one.shape[1:]), (one[0].numel(), *one.stride()[1:]), dtype=one.dtype)
+    return two.copy_(one)
 
 
 class LinearLayer(Layer):
