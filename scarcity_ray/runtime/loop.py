@@ -319,7 +319,7 @@ def _tried(federation: Federation, module: nn.Module, tensors: Mapping[str, torc
     if f"{ENSEMBLE}heads" in tensors:
         ensemble = Ensemble.of(module.get_submodule("representation"), federation.task, tensors)
         if federation.task == "classification" and len(federation.test.x):
-            told["calibration"] = reliability(*ensemble.own_answers(federation.test, _CALIBRATED_ROWS)).told()
+            told["calibration"] = reliability(*ensemble.own_answers(federation.test, _CALIBRATED_ROWS)).to_dict()
         if len(unseen.x):
             group = np.repeat(federation.unseen_group, unseen.counts)
             told["strangers"], load = judge(ensemble, unseen.x, unseen.y, group, federation.group, unit)
