@@ -1,4 +1,4 @@
-"""The data of a federation once dealt: every client's rows, one client after the other, and how a table became such rows."""
+"""The data of a federation: the rows of every client, one client after the other, and how a table became such rows."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Shards:
         return np.diff(self.starts)
 
     def rows(self, client: int) -> slice:
-        """Where one client's rows lie."""
+        """The places of one client's rows."""
         return slice(int(self.starts[client]), int(self.starts[client + 1]))
 
     def only(self, clients: NDArray[np.int64]) -> Shards:
-        """The same clients, of which only these have rows. A copy of their rows; ids stay."""
+        """Shards with the same client ids, in which only `clients` keep their rows. The rows are copied."""
         counts = np.zeros(len(self.starts) - 1, dtype=np.int64)
         counts[clients] = self.counts[clients]
         chosen = np.repeat(counts > 0, self.counts)
@@ -61,25 +61,25 @@ class Words(Spec):
 
     kind: Literal["text"] = "text"
     name: Annotated[str, Field(description="the column")]
-    words: Annotated[tuple[str, ...], Field(strict=False, description="the words the participants know, in the order of the inputs")]
+    words: Annotated[tuple[str, ...], Field(strict=False, description="the words in the participants' rows, in the order of the inputs")]
 
 
 class Array(Spec):
-    """Columns `x0 .. x{n - 1}` that together are one array, taken as they are."""
+    """Columns `x0 .. x{n - 1}` that together are one array. Their values are used unchanged."""
 
     kind: Literal["array"] = "array"
     shape: Annotated[tuple[int, ...], Field(strict=False, description="shape of one input")]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns, the array's last axis running fastest."""
+        """The columns in row-major order: the array's last axis changes fastest."""
         return tuple(f"x{place}" for place in range(math.prod(self.shape)))
 
 
 class Encoding(Spec):
-    """How a table becomes inputs and targets: all that a saved run must know to read new rows as its own were read.
+    """How a table becomes inputs and targets. A saved run needs it to read new rows in the way it read its own.
 
-    Hidden groups (`data.transforms`) are no part of it. A target in the user's unit is `y * label_scale + label_mean`.
+    Hidden groups (`data.transforms`) are not part of it. A target in the user's unit is `y * label_scale + label_mean`.
     """
 
     inputs: Annotated[
@@ -92,16 +92,16 @@ class Encoding(Spec):
         | Annotated[tuple[int, ...], Field(strict=False)]
         | Annotated[tuple[str, ...], Field(strict=False)]
         | None,
-        Field(description="what class 0, 1, ... is in the table; null for a regression"),
+        Field(description="the values of class 0, 1, ... in the table; null for a regression"),
     ] = None
-    label_mean: Annotated[float, Field(description="what a regression target of 0 is in the user's unit")] = 0.0
-    label_scale: Annotated[float, Field(gt=0, description="what one unit of a regression target is in the user's unit")] = 1.0
-    client: Annotated[str | None, Field(description="the column that says whose row it is, where clients come from one")] = None
-    clients: Annotated[tuple[str, ...] | None, Field(strict=False, description="the participants' names there, by client id")] = None
+    label_mean: Annotated[float, Field(description="a regression target of 0, in the user's unit")] = 0.0
+    label_scale: Annotated[float, Field(gt=0, description="one unit of a regression target, in the user's unit")] = 1.0
+    client: Annotated[str | None, Field(description="the column that names each row's client, if clients come from a column")] = None
+    clients: Annotated[tuple[str, ...] | None, Field(strict=False, description="the participants' names in it, by client id")] = None
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that an input is made of, each once."""
+        """The columns that the inputs are made from, each once."""
         return self.inputs.names if isinstance(self.inputs, Array) else tuple(dict.fromkeys(column.name for column in self.inputs))
 
     @property
@@ -112,7 +112,7 @@ class Encoding(Spec):
         return (sum(len(column.words) if isinstance(column, Words) else 1 for column in self.inputs),)
 
 
-def _nobody() -> Shards:
+def _no_clients() -> Shards:
     return Shards(np.empty((0, 0), dtype=np.float32), np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
@@ -120,13 +120,16 @@ def _nobody() -> Shards:
 class Federation:
     """What the clients of one run hold.
 
-    train, validation, test: the three parts of each client's own rows. group: int64 `[clients]`, the hidden group a
-    transform or the data put a client in (0 where there is none). outputs: classes, or targets a row. label_scale:
-    what one unit of a (standardised) regression target is in the user's unit; 1.0 otherwise. uplink_bytes,
-    downlink_bytes: int64 `[clients]`, what preparing the data cost each client (summed moments, categories), once.
-    encoding: how the rows were read; None for rows handed over as arrays. strangers: all rows of the clients that were
-    held out and are no part of anything above, with `stranger_group` int64 `[strangers]`; none where nobody was. later:
-    what the same clients hold from `drift_round` on, where their data change.
+    train, validation, test: the three parts of each client's own rows.
+    group: int64 `[clients]`, the hidden group of each client, from a transform or from the data; 0 if there are no groups.
+    outputs: number of classes, or targets of a row.
+    label_scale: one unit of a standardised regression target in the user's unit; 1.0 otherwise.
+    uplink_bytes, downlink_bytes: int64 `[clients]`, bytes each client sent and received, once, to prepare the data
+    (summed moments, categories).
+    encoding: how the rows were read; None for rows that came as arrays.
+    unseen: all rows of the unseen clients, which were held out: none of the fields above contains them. Empty if no
+    client was held out. unseen_group: int64 `[unseen clients]`, their hidden groups.
+    later: the data of the same clients from round `drift_round` on; None if they do not change.
     """
 
     train: Shards
@@ -139,23 +142,23 @@ class Federation:
     uplink_bytes: NDArray[np.int64]
     downlink_bytes: NDArray[np.int64]
     encoding: Encoding | None = None
-    strangers: Shards = field(default_factory=_nobody)
-    stranger_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    unseen: Shards = field(default_factory=_no_clients)
+    unseen_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     later: Federation | None = None
     drift_round: int | None = None
 
     def at(self, round: int) -> Federation:
-        """What the clients hold in a round."""
+        """The data of the clients in a round."""
         return self if self.later is None or self.drift_round is None or round < self.drift_round else self.later
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The clients' names in the user's table, where there are such."""
+        """The clients' names in the user's table; None if they have none."""
         return None if self.encoding is None else self.encoding.clients
 
     @property
     def clients(self) -> int:
-        """How many clients there are; ids are 0 .. clients - 1."""
+        """Number of clients; their ids are 0 .. clients - 1."""
         return len(self.group)
 
     @property

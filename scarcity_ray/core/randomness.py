@@ -1,4 +1,4 @@
-"""Randomness as a pure function of (seed, purpose, indices): a counter-based hash, never a shared generator."""
+"""Randomness as a pure function of (seed, purpose, indices): a counter-based hash. No generator is shared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every input bit moves every output bit."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every input bit changes every output bit."""
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
@@ -40,5 +40,5 @@ def hash64(seed: int, purpose: str, *indices: ArrayLike) -> NDArray[np.uint64]:
 
 
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
-    """A generator of its own for (seed, purpose, indices): the same draws in any process, in any order of calls."""
+    """A separate generator for (seed, purpose, indices). It draws the same numbers in any process and in any order of calls."""
     return np.random.Generator(np.random.Philox(key=int(hash64(seed, purpose, *indices))))

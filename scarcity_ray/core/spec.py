@@ -1,4 +1,4 @@
-"""What YAML may set: the base of every settings class, and the one error that says which setting is wrong."""
+"""The base class of all settings that YAML may contain, and the error that says which setting is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Spec(BaseModel):
-    """A frozen, strict settings class. Each field carries its default, range, unit and one line of help."""
+    """A frozen, strict settings class. Each field has its default, range, unit and one line of help."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -16,8 +16,8 @@ class Spec(BaseModel):
 class SpecError(ValueError):
     """A setting that passes its own range but cannot work with the data, the model or the machine.
 
-    `field` is the path in the scenario, as ("data", "partition", "alpha") or ("strategies", 1, "fraction");
-    `value` the value found there; `message` says what is wrong and what to do.
+    `field` is the path in the scenario, as ("data", "partition", "alpha") or ("strategies", 1, "fraction").
+    `value` is the value at this path. `message` says what is wrong and what to do.
     """
 
     def __init__(self, field: tuple[str | int, ...], value: Any, message: str) -> None:

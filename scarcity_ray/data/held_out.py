@@ -1,4 +1,4 @@
-"""Which clients never take part: strangers, on whom what the others learnt is tested."""
+"""Which clients are unseen: they never take part, and the models of the others are tested on them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from scarcity_ray.core.spec import SpecError
 
 
 def participants(clients: int, held_out: float) -> int:
-    """How many of so many clients take part where a share of them is held out: the share rounded half up, at least 1.
+    """Number of participants among `clients` if a share of them is held out. The share is rounded half up, to at least 1 client.
 
-    Raises SpecError where fewer than 2 would be left.
+    Raises SpecError if fewer than 2 participants would remain.
     """
     if not held_out:
         return clients
-    leaving = max(1, math.floor(clients * held_out + 0.5 + 1e-9))  # the small term as in split_sizes
-    staying = clients - leaving
-    if staying < 2:
+    unseen = max(1, math.floor(clients * held_out + 0.5 + 1e-9))  # the small term as in split_sizes
+    remaining = clients - unseen
+    if remaining < 2:
         raise SpecError(
             ("data", "held_out_clients"),
             held_out,
-            f"it holds out {leaving:,} of {clients:,} clients, and {staying:,} would take part; a federation has at least 2",
+            f"it holds out {unseen:,} of {clients:,} clients, and {remaining:,} would take part; a federation needs at least 2",
         )
-    return staying
+    return remaining
 
 
-def participants_first(clients: int, staying: int, seed: int) -> NDArray[np.int64]:
-    """All ids, `[clients]`: first those who take part, rising, then those held out, rising. A hash of seed and id decides."""
+def participants_first(clients: int, remaining: int, seed: int) -> NDArray[np.int64]:
+    """All ids, `[clients]`: first the `remaining` participants, then the unseen clients, each in ascending order.
+
+    A hash of the seed and the id decides.
+    """
     drawn = np.argsort(hash64(seed, "held out", np.arange(clients)), kind="stable")
-    leaving = clients - staying
-    return np.concatenate([np.sort(drawn[leaving:]), np.sort(drawn[:leaving])]).astype(np.int64)
+    unseen = clients - remaining
+    return np.concatenate([np.sort(drawn[unseen:]), np.sort(drawn[:unseen])]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Synthetic(alpha, beta) of LEAF and FedProx, drawn as published: one NumPy RandomState, in the authors' order."""
+"""Synthetic(alpha, beta) of LEAF and FedProx, drawn as published: from one NumPy RandomState, in the authors' order."""
 
 from __future__ import annotations
 

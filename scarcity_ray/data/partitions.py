@@ -1,7 +1,7 @@
-"""How rows are dealt to clients: pure functions (labels, spec, rng) -> one array of row numbers a client.
+"""How rows are dealt to clients: pure functions (labels, spec, rng) -> one array of row numbers per client.
 
-Every row lands at one client exactly once, every client has at least `minimum` rows, and a partition that cannot be made is
-refused with the arithmetic. None of them retries until it is lucky: each finishes in a number of passes known beforehand.
+Every row goes to exactly one client, and every client gets at least `minimum` rows. An impossible partition is refused with the
+numbers that show why. No function retries at random: each finishes after a number of passes that is known in advance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Minimum = Annotated[int, Field(ge=1, description="fewest rows a client may hold,
 class Dirichlet(Spec):
     """Label skew: each client draws its class proportions from a symmetric Dirichlet; sizes are equal (+-1).
 
-    After Hsu, Qi and Brown (2019), where a class that has run out is left out of the proportions of those still asking.
+    After Hsu, Qi and Brown (2019): a class without remaining rows is removed from the proportions of the clients that need more rows.
     """
 
     kind: Literal["dirichlet"] = "dirichlet"
@@ -30,9 +30,9 @@ class Dirichlet(Spec):
 
 
 class Shards(Spec):
-    """Label skew after McMahan et al. (2017): rows sorted by label, cut into shards, so many dealt to each client; sizes are equal (+-1).
+    """Label skew after McMahan et al. (2017): rows sorted by label, cut into shards, several dealt to each client; sizes are equal (+-1).
 
-    A shard lies within one class, or straddles two that are neighbours.
+    A shard contains rows of one class or of two neighbouring classes.
     """
 
     kind: Literal["shards"] = "shards"
@@ -56,7 +56,7 @@ class QuantitySkew(Spec):
 
 
 class Natural(Spec):
-    """The clients that the data themselves have: a column of the table, or the generator's."""
+    """The data's own clients: from a column of the table, or from the generator."""
 
     kind: Literal["natural"] = "natural"
     minimum: Minimum = 2
@@ -72,9 +72,9 @@ def partition(
     rng: np.random.Generator,
     task: Task = "classification",
 ) -> list[NDArray[np.int64]]:
-    """Deals the rows with these labels `[rows]` to `clients` clients; client m's row numbers, rising, are the m-th array.
+    """Deals the rows with these labels `[rows]` to `clients` clients. The m-th array contains client m's row numbers, ascending.
 
-    Raises SpecError where there are too few rows or classes, or where the labels are no classes and the partition needs them.
+    Raises SpecError if there are too few rows or classes, or if the partition needs classes and the labels are not classes.
     """
     rows = len(labels)
     if clients * spec.minimum > rows:
@@ -92,7 +92,7 @@ def partition(
         raise SpecError(
             ("data", "partition", "kind"),
             spec.kind,
-            "it deals by class, and a regression has none; natural, iid and quantity_skew work",
+            "it deals by class, and a regression has no classes: use natural, iid or quantity_skew",
         )
     return _by_owner(
         _dirichlet(labels, clients, spec, rng) if isinstance(spec, Dirichlet) else _shards(labels, clients, spec, rng), clients
@@ -100,7 +100,7 @@ def partition(
 
 
 def natural(spec: Natural, owner: NDArray[np.int64], clients: int) -> list[NDArray[np.int64]]:
-    """Row numbers of each client, given the client that each row belongs to, `[rows]`."""
+    """Row numbers of each client. owner: `[rows]`, the client of each row."""
     counts = np.bincount(owner, minlength=clients)
     few, smallest = int((counts < spec.minimum).sum()), int(counts.min())
     if few:
@@ -113,7 +113,7 @@ def natural(spec: Natural, owner: NDArray[np.int64], clients: int) -> list[NDArr
 
 
 def _by_owner(owner: NDArray[np.int64], clients: int) -> list[NDArray[np.int64]]:
-    """Row numbers of each client, rising, from the owner of each row."""
+    """Row numbers of each client, ascending, from the owner of each row."""
     ends = np.cumsum(np.bincount(owner, minlength=clients))
     return np.split(np.argsort(owner, kind="stable"), ends[:-1])
 
@@ -136,35 +136,35 @@ def _skewed(rows: int, clients: int, spec: QuantitySkew, rng: np.random.Generato
 
 
 def _dirichlet(labels: NDArray[Any], clients: int, spec: Dirichlet, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The owner of each row.
+    """The owner of each row, `[rows]`.
 
-    In a pass every client asks for all the rows it still lacks, by its own proportions over the classes that are left; where a
-    class cannot serve everybody, the requests it serves are drawn at random. A pass that serves not everybody empties a
-    class, so there are at most as many passes as classes.
+    In each pass every client requests all the rows that it still needs, by its own proportions over the classes with remaining
+    rows. If a class has too few rows for all requests, the requests that get a row are drawn at random, and the class has no
+    rows left. So there are at most as many passes as classes.
     """
     _, code = np.unique(labels, return_inverse=True)
     left = np.bincount(code)
-    lacking = _even(len(labels), clients)
+    needed = _even(len(labels), clients)
     proportions = np.nan_to_num(rng.dirichlet(np.full(len(left), spec.alpha), clients))
-    held = np.zeros((clients, len(left)), dtype=np.int64)
-    while lacking.any():
-        wish = proportions * (left > 0)
-        total = wish.sum(axis=1, keepdims=True)
-        # a client whose own classes have all run out takes what is left as it is
-        wish = np.where(total > 0, wish / np.where(total > 0, total, 1.0), left / left.sum())
-        asked = rng.multinomial(lacking, wish)
-        for c in np.flatnonzero(asked.sum(axis=0) > left):
-            asked[:, c] = rng.multivariate_hypergeometric(asked[:, c], left[c], method="marginals")
-        held += asked
-        lacking -= asked.sum(axis=1)
-        left -= asked.sum(axis=0)
+    dealt = np.zeros((clients, len(left)), dtype=np.int64)
+    while needed.any():
+        shares = proportions * (left > 0)
+        total = shares.sum(axis=1, keepdims=True)
+        # if no class of a client has rows left, it uses the proportions of all remaining rows
+        shares = np.where(total > 0, shares / np.where(total > 0, total, 1.0), left / left.sum())
+        requested = rng.multinomial(needed, shares)
+        for c in np.flatnonzero(requested.sum(axis=0) > left):
+            requested[:, c] = rng.multivariate_hypergeometric(requested[:, c], left[c], method="marginals")
+        dealt += requested
+        needed -= requested.sum(axis=1)
+        left -= requested.sum(axis=0)
     owner = np.empty(len(labels), dtype=np.int64)
-    owner[_by_class(code, rng)] = np.repeat(np.tile(np.arange(clients), len(left)), held.T.ravel())
+    owner[_by_class(code, rng)] = np.repeat(np.tile(np.arange(clients), len(left)), dealt.T.ravel())
     return owner
 
 
 def _shards(labels: NDArray[Any], clients: int, spec: Shards, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The owner of each row: each client's size is cut into shards, and all shards, in random order, are laid along the sorted rows."""
+    """The owner of each row, `[rows]`. Each client's size is cut into shards; all shards, in random order, divide the sorted rows."""
     each, rows = spec.classes_per_client, len(labels)
     classes, code = np.unique(labels, return_inverse=True)
     if each > len(classes):

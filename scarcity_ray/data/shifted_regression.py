@@ -15,9 +15,9 @@ from scarcity_ray.data.sizes import Sizes, client_sizes
 
 
 class ShiftedRegression(Spec):
-    """y = <w, x> + noise, with one w for all and x ~ N(shift u_m, I), u_m ~ N(0, I) client m's own.
+    """y = <w, x> + noise, with one w for all clients, and x ~ N(shift u_m, I) with u_m ~ N(0, I) for client m.
 
-    |w|^2 is the number of features, so a model that knows nothing meets a squared error of about
+    |w|^2 is the number of features, so a model that always predicts 0 has a squared error of about
     features (1 + shift^2): 20 by default. Targets are not standardised.
     A client's rows depend on the seed and its id alone.
     """
@@ -29,9 +29,9 @@ class ShiftedRegression(Spec):
     noise: Annotated[float, Field(ge=0, description="standard deviation of the noise in the target")] = 0.1
 
     def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
-        """Makes the rows, one client after the other."""
+        """Generates the rows, one client after the other."""
         if clients is None:
-            raise SpecError(("data", "clients"), None, "shifted_regression is made to order: say how many clients, as `clients: 5`")
+            raise SpecError(("data", "clients"), None, "shifted_regression is generated: say how many clients, as `clients: 5`")
         counts = client_sizes(self.samples_per_client, clients, seed)
         ends = np.cumsum(counts)
         rows = int(ends[-1])
@@ -42,8 +42,8 @@ class ShiftedRegression(Spec):
         x, y = np.empty((rows, self.features), dtype=np.float32), np.empty((rows, 1), dtype=np.float32)
         for client, (start, end) in enumerate(zip(ends - counts, ends, strict=True)):
             draw = stream(seed, "shifted rows", client)
-            mine = self.shift * draw.standard_normal(self.features) + draw.standard_normal((end - start, self.features))
-            x[start:end] = mine
-            # einsum, because it adds up in one order on every machine; a BLAS product does not
-            y[start:end, 0] = np.einsum("nd,d->n", mine, w) + self.noise * draw.standard_normal(end - start)
+            inputs = self.shift * draw.standard_normal(self.features) + draw.standard_normal((end - start, self.features))
+            x[start:end] = inputs
+            # einsum adds in the same order on every machine; a BLAS product does not
+            y[start:end, 0] = np.einsum("nd,d->n", inputs, w) + self.noise * draw.standard_normal(end - start)
         return Pool(x, y, "regression", 1, np.repeat(np.arange(clients), counts))

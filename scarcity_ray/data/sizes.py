@@ -1,4 +1,4 @@
-"""How many rows each client of a generated source holds."""
+"""The number of rows of each client of a generated source."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Sizes = Annotated[int, Field(ge=1)] | LogNormalSizes
 
 
 def client_sizes(sizes: Sizes, clients: int, seed: int) -> NDArray[np.int64]:
-    """Rows of each client, int64 `[clients]`; a client's depends on the seed and its id alone."""
+    """Rows of each client, int64 `[clients]`. The number of a client depends on the seed and its id alone."""
     if isinstance(sizes, int):
         return np.full(clients, sizes, dtype=np.int64)
     law = sizes.lognormal

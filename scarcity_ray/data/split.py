@@ -1,4 +1,4 @@
-"""Which of a client's own rows it trains on, which it validates on and which test it."""
+"""Splits each client's own rows into training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 def split_sizes(counts: NDArray[np.int64], test_fraction: float, validation_fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Test and validation rows of clients with `counts` rows: the fraction of each, rounded half up.
+    """Numbers of test and validation rows of clients with `counts` rows: the fractions of each, rounded half up.
 
-    A client keeps at least one training row: where rounding would take the last, validation gives it back, then test.
+    A client keeps at least one training row. If rounding leaves none, the validation part is reduced first, then the test part.
     """
-    # the small term puts a half that floating point missed, as .29 x 50, back on the half
+    # in floating point a half such as .29 x 50 can come out slightly lower: the small term corrects this
     test, validation = (np.floor(counts * fraction + 0.5 + 1e-9).astype(np.int64) for fraction in (test_fraction, validation_fraction))
     test = np.minimum(test, counts - 1)
     return test, np.minimum(validation, counts - 1 - test)
@@ -24,9 +24,9 @@ def split_sizes(counts: NDArray[np.int64], test_fraction: float, validation_frac
 def split(
     counts: NDArray[np.int64], ids: NDArray[np.int64], test_fraction: float, validation_fraction: float, seed: int
 ) -> NDArray[np.int8]:
-    """TRAIN, VALIDATION or TEST for each row, `[rows]`, of clients `ids` who hold `counts` rows one after the other.
+    """TRAIN, VALIDATION or TEST for each row, `[rows]`, of clients `ids` with `counts` rows, one client after the other.
 
-    A client's split is a function of the seed, its id and its number of rows alone.
+    A client's split depends on the seed, its id and its number of rows alone.
     """
     part = np.full(int(counts.sum()), TRAIN, dtype=np.int8)
     test, validation = split_sizes(counts, test_fraction, validation_fraction)
@@ -34,7 +34,7 @@ def split(
         return part
     client = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(part)) - np.repeat(np.cumsum(counts) - counts, counts)
-    drawn = np.lexsort((hash64(seed, "split", ids[client], place), client))  # each client's rows, mixed
+    drawn = np.lexsort((hash64(seed, "split", ids[client], place), client))  # each client's rows in random order
     part[drawn[place < (test + validation)[client]]] = VALIDATION
     part[drawn[place < test[client]]] = TEST
     return part

@@ -1,8 +1,9 @@
-"""Columns made comparable by the clients together: summed moments for numbers, the union of categories for text.
+"""The clients standardise columns together: with summed moments for numbers and the union of categories for text.
 
-What travels, once. Up, from each client: a packed little-endian record (count u32; mean f32 and M2 f32, the sum of squared
-deviations, of each numeric column over its training rows) and its own categories, each as a length byte and UTF-8, text columns
-parted by a byte 255. Down, to each: mean f32 and standard deviation f32 of each numeric column, and the union of the categories.
+The messages are sent once. Up, from each client: a packed little-endian record (count u32; mean f32 and M2 f32, the sum of
+squared deviations, of each numeric column over its training rows) and its own categories, each as a length byte and UTF-8, with a
+byte 255 between text columns. Down, to each client: mean f32 and standard deviation f32 of each numeric column, and the union of
+the categories.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from scarcity_ray.core.federation import Array, Number, Words
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.pool import Categorical, Column, Pool
 
-LONGEST_WORD = 254  # bytes: what fits the length byte beside the mark between two columns
+LONGEST_WORD = 254  # bytes; the length is one byte, in which 255 is the mark between two columns
 
 
 def upload(columns: Sequence[NDArray[np.float64]], starts: NDArray[np.int64]) -> NDArray[Any]:
     """The clients' records: a structured array `[clients]` of count, mean `[columns]` and m2 `[columns]`.
 
-    columns: training rows, client after client; client m's are `starts[m]:starts[m + 1]`, at least one.
+    columns: training rows, client after client. Client m has the rows `starts[m]:starts[m + 1]`, at least one.
     """
     counts = np.diff(starts)
     records = np.empty(len(counts), dtype=[("count", "<u4"), ("mean", "<f4", (len(columns),)), ("m2", "<f4", (len(columns),))])
@@ -37,10 +38,10 @@ def upload(columns: Sequence[NDArray[np.float64]], starts: NDArray[np.int64]) ->
 
 
 def merge(records: NDArray[Any]) -> NDArray[Any]:
-    """What goes down: a structured array `[1]` of mean and std `[columns]` over all clients' rows.
+    """The server's answer: a structured array `[1]` of mean and std `[columns]` over all clients' rows.
 
-    The many-way form of Chan, Golub and LeVeque (1979): M2 = sum M2_i + sum n_i (mean_i - mean)^2. A column that varies by less
-    than float32 can see has std 1: it is only centred.
+    The formula of Chan, Golub and LeVeque (1979) for many parts: M2 = sum M2_i + sum n_i (mean_i - mean)^2. If a column varies by
+    less than the precision of float32, its std is 1: it is only centred.
     """
     counts, means = records["count"].astype(np.float64)[:, None], records["mean"].astype(np.float64)
     total = counts.sum()
@@ -53,9 +54,9 @@ def merge(records: NDArray[Any]) -> NDArray[Any]:
 
 
 def spread(columns: Sequence[Column], inputs: Sequence[Number | Words]) -> NDArray[np.float32]:
-    """Inputs `[rows, width]` from columns in the same order: numbers standardised, text one-hot (a word that is none: all zeros).
+    """Inputs `[rows, width]` from columns in the same order: numbers standardised, text one-hot (an unknown word: all zeros).
 
-    A text column's codes are places in its input's words.
+    The codes of a text column are places in the words of its input.
     """
     rows = len(columns[0].codes if isinstance(columns[0], Categorical) else columns[0])
     width = sum(len(column.words) if isinstance(column, Words) else 1 for column in inputs)
@@ -76,8 +77,14 @@ def spread(columns: Sequence[Column], inputs: Sequence[Number | Words]) -> NDArr
 
 @dataclass(frozen=True)
 class Standardised:
-    """float32 inputs `[rows, width]` and targets `[rows, outputs]` or classes `[rows]`; how each column became inputs; what a target
-    of 0 and one unit of a target are in the user's unit; bytes `[clients]` sent and received."""
+    """Standardised rows.
+
+    x: float32 inputs `[rows, width]`.
+    y: float32 targets `[rows, outputs]`, or int64 classes `[rows]`.
+    inputs: how each column became inputs.
+    label_mean, label_scale: a target of 0, and one unit of a target, in the user's unit.
+    uplink_bytes, downlink_bytes: int64 `[clients]`, bytes that each client sent and received.
+    """
 
     x: NDArray[np.float32]
     y: NDArray[Any]
@@ -89,14 +96,16 @@ class Standardised:
 
 
 def standardise(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool_], clients: int) -> Standardised:
-    """Standardises numeric columns and float targets, and spreads text columns one-hot, in the order of the columns.
+    """Standardises numeric columns and float targets, and encodes text columns one-hot, in the order of the columns.
 
-    client: the client of each row, rising; ids from `clients` on are strangers, whose rows are read as the others' are and say
-    nothing on how. training: the rows whose moments count. Words are taken from all of a participant's rows, so that the width of
-    the inputs does not depend on the split. Raises SpecError for numbers too large to be summed.
+    client: the client of each row, ascending. Ids from `clients` on are unseen clients: their rows are converted like the
+    others, but have no influence on moments and words.
+    training: the rows that moments are computed from. Words come from all rows of the participants, so that the width of the
+    inputs does not depend on the split.
+    Raises SpecError for numbers that are too large to be summed.
     """
     assert isinstance(pool.x, tuple)
-    rows = int(np.searchsorted(client, clients))  # the participants', which come first
+    rows = int(np.searchsorted(client, clients))  # rows of the participants, which come first
     columns = [_known(column, rows) if isinstance(column, Categorical) else column for column in pool.x]
     targets = [pool.y[:, 0]] if pool.y.dtype.kind == "f" else []
     numeric = [column for column in columns if not isinstance(column, Categorical)] + targets
@@ -134,7 +143,7 @@ def standardise(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool
 
 
 def _known(text: Categorical, rows: int) -> Categorical:
-    """The same column with the words of its first `rows` rows alone; a row with another word has code -1."""
+    """The same column with only the words of its first `rows` rows. A row with another word gets code -1."""
     used = np.unique(text.codes[:rows])
     place = np.full(len(text.words), -1, dtype=np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
@@ -142,8 +151,8 @@ def _known(text: Categorical, rows: int) -> Categorical:
 
 
 def _finite(field: str, name: str, mean: float, std: float) -> tuple[float, float]:
-    """Both as they are; SpecError where they, or the sums they come from, passed what float32 holds."""
+    """Returns mean and std. Raises SpecError if they, or the sums that they come from, are too large for float32."""
     if not (np.isfinite(mean) and np.isfinite(std)):
-        message = "its numbers are too large for the summed moments, which are float32: divide the column, or leave it out"
+        message = "its numbers are too large for the summed moments, which are float32: divide them, or leave the column out"
         raise SpecError(("data", "source", field), name, message)
     return mean, std

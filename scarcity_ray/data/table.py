@@ -1,4 +1,4 @@
-"""The user's own table, Parquet or CSV, streamed through pyarrow."""
+"""The user's own table, Parquet or CSV, read batch by batch with pyarrow."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _BATCH_ROWS = 65_536
 
 
 class TableError(ValueError):
-    """A table that cannot be read, or cannot be read as it has to be: in which file, at which column and value.
+    """A table that cannot be read, or does not have the needed columns and values: the file, the column and the value.
 
-    `column` and `value` are None where the fault is no column's, or no value's; `message` says it all but the file.
+    `column` and `value` are None if the error does not concern one column or one value. `message` describes the error without the
+    file and the column.
     """
 
     def __init__(self, file: str, column: str | None, value: Any, message: str) -> None:
@@ -39,7 +40,7 @@ class TableError(ValueError):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Makes a TableError of what pyarrow or the disk says while a file is read."""
+    """Turns an error of pyarrow or of the disk into a TableError while a file is read."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -47,13 +48,14 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def open_file(path: Path, retyped: Callable[[pa.Schema], pa.Schema]) -> pa.dataset.Dataset:
-    """The rows of a file, yet to be read.
+    """A file as a dataset whose rows are not read yet.
 
-    retyped: a text file's column types, given those that its first block suggests. Raises TableError for a file that is not there.
+    retyped: returns the column types of a text file, given the types that its first block suggests. Raises TableError for a missing
+    or unreadable file.
     """
     layout = _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
     if layout is None:
-        raise TableError(str(path), None, None, f"the name ends in none of {', '.join(_FORMATS)}")
+        raise TableError(str(path), None, None, f"the file's name must end in one of {', '.join(_FORMATS)}")
     if not path.is_file():
         raise TableError(str(path), None, None, f"there is no file {path.resolve()}")
     with reading(path):
@@ -81,7 +83,7 @@ class Table(Columns):
             raise SpecError(("data", "source", "path"), self.path, error.message) from error
 
     def _widened(self, schema: pa.Schema) -> pa.Schema:
-        """The types of a CSV file's columns: as its first block suggests, but wide enough for what may follow."""
+        """The types of a CSV file's columns: as its first block suggests, but with wider numbers, because later rows may need them."""
         for place, field in enumerate(schema):
             if field.name in (self.client, self.group):
                 schema = schema.set(place, field.with_type(pa.string()))
@@ -93,7 +95,7 @@ class Table(Columns):
 
 
 def _csv(delimiter: str) -> pa.dataset.CsvFileFormat:
-    """CSV in which an empty field, NA or NaN is a missing value, in text columns too."""
+    """The CSV format: an empty field, NA or NaN is a missing value, also in text columns."""
     return pa.dataset.CsvFileFormat(
         parse_options=pa.csv.ParseOptions(delimiter=delimiter), convert_options=pa.csv.ConvertOptions(strings_can_be_null=True)
     )

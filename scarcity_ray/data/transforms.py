@@ -1,4 +1,4 @@
-"""Hidden groups: clients whose inputs or labels differ from everybody else's in the same way."""
+"""Hidden groups: all clients of a group have the same change of their inputs or labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rows = tuple[NDArray[np.float32], NDArray[Any]]
 
 
 class Rotate(Spec):
-    """Turns the images of group g by 90 g degrees, counter-clockwise."""
+    """Rotates the images of group g by 90 g degrees, counter-clockwise."""
 
     kind: Literal["rotate"] = "rotate"
     groups: Annotated[int, Field(ge=1, le=4, description="number of groups; a client's group is client_id % groups")] = 3
@@ -33,7 +33,7 @@ class Rotate(Spec):
             raise SpecError(
                 ("data", "transforms", place, "kind"),
                 "rotate",
-                f"inputs of shape {list(shape)} are no square images: [H, H], [C, H, H] or [H * H]",
+                f"inputs of shape {list(shape)} are not square images: [H, H], [C, H, H] or [H * H]",
             )
         images = (x.reshape(-1, side, side) if len(shape) == 1 else x).copy()
         for g in range(1, self.groups):
@@ -43,9 +43,9 @@ class Rotate(Spec):
 
 
 class Affine(Spec):
-    """Sends the inputs of group g through a seeded orthogonal map and shift: they are permuted, some turn their sign, all move.
+    """Applies a seeded orthogonal map and a shift to the inputs of group g: they are permuted, some change sign, and all are shifted.
 
-    A signed permutation is orthogonal and exact, so that it gives the same bits on every machine.
+    The map is a signed permutation: it is orthogonal, and exact, so it gives the same bits on every machine.
     """
 
     kind: Literal["affine"] = "affine"
@@ -55,7 +55,7 @@ class Affine(Spec):
     def apply(
         self, x: NDArray[np.float32], y: NDArray[Any], group: NDArray[np.int64], task: Task, outputs: int, seed: int, place: int
     ) -> Rows:
-        """Works on inputs of any shape, as one vector."""
+        """Works on inputs of any shape. Each input is treated as one vector."""
         flat = x.reshape(len(x), -1).copy()
         for g in range(1, self.groups):
             draw = stream(seed, "affine", place, g)
@@ -66,7 +66,7 @@ class Affine(Spec):
 
 
 class PermuteLabels(Spec):
-    """Renames the classes of group g by a seeded permutation of its own; no two groups have the same."""
+    """Renames the classes of group g by a seeded permutation. Each group has a different one."""
 
     kind: Literal["permute_labels"] = "permute_labels"
     groups: Groups = 3
@@ -74,7 +74,7 @@ class PermuteLabels(Spec):
     def apply(
         self, x: NDArray[np.float32], y: NDArray[Any], group: NDArray[np.int64], task: Task, outputs: int, seed: int, place: int
     ) -> Rows:
-        """Needs classes, and enough of them for each group to have its own permutation."""
+        """Needs classes, and enough of them for a different permutation in each group."""
         if task == "regression":
             raise SpecError(("data", "transforms", place, "kind"), "permute_labels", "a regression has no classes to rename")
         if outputs < 10 and self.groups > math.factorial(outputs):

@@ -1,1 +1,1 @@
-"""Experts from moments: representations, the sums that clients send, ridge heads, and personal heads."""
+"""Experts from moments: representations, the sums that clients send, ridge heads, personal heads, and the router."""

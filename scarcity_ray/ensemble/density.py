@@ -1,4 +1,4 @@
-"""Where each expert's inputs lie: a Gaussian in feature space, from its clients' summed moments and at no byte more."""
+"""A density of each expert's inputs: a Gaussian in feature space, from its clients' summed moments. It needs no further messages."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from torch import Tensor
 from scarcity_ray.ensemble.moments import Moments
 
 WEIGHTS = np.logspace(0, 4.5, 46)
-"""Weights of the common covariance tried, in rows; ten a decade."""
-_LEAST_SHRINKAGE = 1e-6  # moments travel as float32, and know no direction better than this
+"""Weights of the common covariance that are tried, in rows; ten per decade."""
+_LEAST_SHRINKAGE = 1e-6  # moments are sent as float32, and determine no direction more exactly than this
 
 
 @dataclass(frozen=True)
 class Densities:
     """A Gaussian for each of K experts over d features (without the constant), as float32 tensors that can be saved.
 
-    means: `[K, d]`. roots: `[K, d, d]`, R with `R^T R` the inverse covariance. levels: `[K]`, log share of the training
-    rows, and the share below times the log density at the mean. share: `[]`, how much of a log density counts.
+    means: `[K, d]`.
+    roots: `[K, d, d]`, R with `R^T R` equal to the inverse covariance.
+    levels: `[K]`, log share of the training rows, plus the share below times the log density at the mean.
+    share: `[]`, factor of the log densities.
 
-    The covariance of an expert is `(c T + S) / (c + n - 1)`: S is its own scatter about its mean over n rows, T a covariance
-    common to all and c how many rows that counts for. T is the pooled covariance within experts, shrunk towards a multiple of
+    The covariance of an expert is `(c T + S) / (c + n - 1)`. S is its own scatter about its mean over n rows. T is a covariance
+    common to all experts, with the weight of c rows. T is the pooled covariance within experts, shrunk towards a multiple of
     the identity by Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for MMSE Covariance Estimation", IEEE TSP 2010, eq.
-    23 (OAS). c is the likeliest if covariances follow an inverse Wishart distribution around T (empirical Bayes, in closed
-    form). So an expert of few rows has the common shape, and one of many its own.
+    23 (OAS). c has maximum likelihood if covariances follow an inverse Wishart distribution around T (empirical Bayes, in
+    closed form). So an expert with few rows has nearly the common shape, and an expert with many rows its own.
 
-    share: many features of few inputs are functions of one another in ways that no covariance shows, so a log density counts
-    the same evidence several times and the posterior of the expert is far too sure. Their pooled covariance C has
-    `r = (tr C)^2 / tr C^2` dimensions in effect, and a log density counts r / d. A rule of thumb: on digits turned by 0, 90 and
-    180 degrees (60 clients of 14 images, 64 to 512 random features) the log-loss of the expert falls from .2-.7 to .07-.12, the
-    best share's within a tenth; where rows are normal indeed it rises from .047 to .056.
+    share: if many features come from few inputs, they depend on each other in ways that a covariance does not show. A log
+    density then counts the same information several times, and the posterior of the expert is far too confident. The pooled
+    covariance C has `r = (tr C)^2 / tr C^2` effective dimensions, so the share is r / d. This is a rule of thumb: on digits
+    rotated by 0, 90 and 180 degrees (60 clients of 14 images, 64 to 512 random features) the log-loss of the expert falls from
+    .2-.7 to .07-.12, within a tenth of the best share's; for rows that are really normal it rises from .047 to .056.
     """
 
     means: Tensor
@@ -44,9 +46,9 @@ class Densities:
 
     @staticmethod
     def of(experts: list[Moments]) -> Densities:
-        """From the summed moments of each expert's clients. An expert without rows never answers: its scores are -inf.
+        """The densities from the summed moments of each expert's clients. An expert without rows never answers: its scores are -inf.
 
-        Raises ValueError where no expert has two rows.
+        Raises ValueError if no expert has two rows.
         """
         grams, counts = torch.stack([one.gram for one in experts]), torch.stack([one.samples for one in experts])
         sums, width = grams[:, -1, :-1], grams.shape[1] - 1
@@ -55,12 +57,12 @@ class Densities:
         own = (counts - 1).clamp(min=0)
         rows = float(own.sum())
         if rows < 1:
-            raise ValueError("densities take an expert of two rows at least: no covariance can be told")
+            raise ValueError("no covariance can be computed: at least one expert must have two rows")
         pooled, axes = torch.linalg.eigh(scatters.sum(0) / rows)
-        pooled = pooled.clamp(min=0)  # float32 sums of rows far from 0 know their scatter badly
+        pooled = pooled.clamp(min=0)  # for rows far from 0, float32 sums determine the scatter inexactly
         common = _shrunk(pooled, rows)
         white = axes.T / common.sqrt()[:, None]
-        values, vectors = torch.linalg.eigh(white @ scatters @ white.T)  # own scatters where the common covariance is 1
+        values, vectors = torch.linalg.eigh(white @ scatters @ white.T)  # own scatters, scaled so that the common covariance is 1
         values = values.clamp(min=0)
         weights = torch.from_numpy(WEIGHTS)
         weight = float(weights[log_evidence(values, own, weights).argmax()])
@@ -72,7 +74,7 @@ class Densities:
         return Densities(means.float(), roots.float(), levels.float(), torch.tensor(share))
 
     def scores(self, features: Tensor) -> Tensor:
-        """Log prior and (in part) log density of each expert, float64 `[n, K]`, of features `[n, d]`. Their softmax is the
+        """Log prior plus share times log density of each expert, float64 `[n, K]`, for features `[n, d]`. Their softmax is the
         posterior of the expert."""
         each = []
         for mean, root, level in zip(self.means.double(), self.roots.double(), self.levels.double(), strict=True):
@@ -80,19 +82,20 @@ class Densities:
         return torch.stack(each, dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name, as they are saved."""
+        """The tensors to save, by name."""
         return {f"density.{name}": getattr(self, name) for name in ("means", "roots", "levels", "share")}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor]) -> Densities:
-        """The densities that gave these tensors; others may lie among them."""
+        """The densities whose `tensors` these are. Further tensors are ignored."""
         return Densities(*(tensors[f"density.{name}"] for name in ("means", "roots", "levels", "share")))
 
 
 def effective_dimensions(values: Tensor, rows: float) -> float:
-    """`(tr C)^2 / tr C^2`, from 1 to d, of the covariance C of which an estimate has these eigenvalues `[d]`.
+    """`(tr C)^2 / tr C^2`, from 1 to d, of a covariance C. values: `[d]`, the eigenvalues of an estimate of C.
 
-    rows: its degrees of freedom. tr C^2 is unbiased for normal rows: the estimate's own is too large, the more so the fewer the rows.
+    rows: degrees of freedom of the estimate. tr C^2 is corrected to be unbiased for normal rows: the trace of the squared estimate
+    is too large, above all for few rows.
     """
     width, trace = len(values), float(values.sum()) ** 2
     if rows <= 1 or trace == 0:
@@ -102,12 +105,12 @@ def effective_dimensions(values: Tensor, rows: float) -> float:
 
 
 def log_evidence(values: Tensor, own: Tensor, weights: Tensor) -> Tensor:
-    """How likely scatters are for each weight c of the common covariance, `[weights]`, up to a constant.
+    """The log evidence (marginal log likelihood) of the scatters for each weight c of the common covariance, `[weights]`.
 
-    values: `[K, d]`, eigenvalues of each expert's scatter relative to the common covariance T; own: `[K]`, its degrees of
-    freedom. The scatter is Wishart around the expert's covariance, and that is inverse Wishart with mean T and c + d + 1
-    degrees of freedom (Chen, "Bayesian Inference for a Normal Dispersion Matrix and Its Application to Stochastic Multiple
-    Regression Analysis", JRSS B 1979).
+    values: `[K, d]`, eigenvalues of each expert's scatter relative to the common covariance T. own: `[K]`, its degrees of
+    freedom. The result is exact up to a constant. The scatter has a Wishart distribution around the expert's covariance, which
+    has an inverse Wishart distribution with mean T and c + d + 1 degrees of freedom (Chen, "Bayesian Inference for a Normal
+    Dispersion Matrix and Its Application to Stochastic Multiple Regression Analysis", JRSS B 1979).
     """
     width = values.shape[1]
     c, n = weights[:, None], own[None, :]
@@ -121,10 +124,10 @@ def _shrunk(values: Tensor, rows: float) -> Tensor:
     """The eigenvalues `[d]` of a covariance estimated from `rows` rows, shrunk towards their mean (OAS)."""
     width = len(values)
     trace, squares = float(values.sum()), float(values.square().sum())
-    apart = squares - trace**2 / width
+    spread = squares - trace**2 / width
     amount = 1.0
-    if apart > 0:
-        amount = ((1 - 2 / width) * squares + trace**2) / ((rows + 1 - 2 / width) * apart)
+    if spread > 0:
+        amount = ((1 - 2 / width) * squares + trace**2) / ((rows + 1 - 2 / width) * spread)
     amount = min(max(amount, _LEAST_SHRINKAGE), 1.0)
-    level = trace / width if trace > 0 else 1.0  # all rows the same: any round density will do
+    level = trace / width if trace > 0 else 1.0  # if all rows are equal, any isotropic density works
     return (1 - amount) * values + amount * level

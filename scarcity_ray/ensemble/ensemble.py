@@ -1,4 +1,4 @@
-"""The ensemble that SF-HFE leaves: experts on one representation, a router before them, and clients' own heads."""
+"""The ensemble that SF-HFE learns: experts on one representation, a router that selects among them, and clients' own heads."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ _SAVED = ("heads", "whole", "scale", "noise", "scatters", "covariances", "expert
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K experts, w features with the constant, o outputs, M clients. Float64 but for ids.
+    """K experts, w features with the constant, o outputs, M clients. All tensors are float64, ids are int64.
 
-    heads: `[K, w, o]`. whole: `[w, o]`, one head for all clients together. scale: `[K]`, what scores are divided by to be
-    logits (1 for targets). noise: `[K]`, variance of an output about its client's head. scatters: `[K, w]` or
-    `[K, w, w]`, diagonal or whole covariance of clients' heads about their expert's, relative to the noise. covariances:
-    `[K, w, w]`, of the experts' own heads, likewise. client_id, expert_id: int64 `[M]`. personal: `[M, w, o]`, or None
-    where all of an expert's clients use its head.
+    heads: `[K, w, o]`, the experts' heads.
+    whole: `[w, o]`, one head for all clients together.
+    scale: `[K]`, divisor that turns scores into logits (1 for targets).
+    noise: `[K]`, variance of an output about the prediction of its client's head.
+    scatters: `[K, w]` or `[K, w, w]`, diagonal or full covariance of clients' heads about their expert's, relative to the noise.
+    covariances: `[K, w, w]`, posterior covariance of each expert's head, relative to the noise.
+    expert_id, client_id: `[M]`, each client's expert and the client's id.
+    personal: `[M, w, o]`, clients' own heads; None if all clients of an expert use the expert's head.
     """
 
     representation: nn.Module
@@ -53,18 +56,18 @@ class Ensemble:
             return with_constant(self.representation(torch.as_tensor(x, dtype=torch.float32)).double())
 
     def route(self, f: Tensor) -> NDArray[np.float64]:
-        """The router's scores `[n, K]` `[n, K]` of features, from the input alone."""
+        """The router's scores `[n, K]` for features `[n, w]`. They depend on the input alone."""
         return self.router.scores(f[:, :-1]).numpy()
 
     def outputs(self, f: Tensor, heads: Tensor | None = None) -> Tensor:
-        """What each expert says of features: predicted targets, or logits; or what each of `heads` gives, `[n, K, o]`."""
+        """The predictions of each expert for features, `[n, K, o]`: targets, or logits. heads: other heads to use, `[K, w, o]`."""
         return torch.einsum("nw,kwo->nko", f, self.heads / self.scale[:, None, None] if heads is None else heads)
 
     def predict(self, x: Tensor, client: int | None = None, top: int | None = None) -> tuple[Mixture, Tensor]:
         """The mixed prediction for inputs `[n, *shape]`, and the weights of the experts `[n, K]`.
 
-        client: whose rows they are; its own head answers. Without it the router sends each input to its `top` experts,
-        or to all by their weight.
+        client: the id of the client that the rows belong to; its own head predicts. Without it the router weights the `top`
+        best experts of each input (None: all experts).
         Raises KeyError for an unknown client.
         """
         f = self.features(x)
@@ -74,7 +77,10 @@ class Ensemble:
         return self.answer(f, *self.of_client(client))
 
     def answer(self, f: Tensor, expert: int, head: Tensor, covariance: Tensor | None = None) -> tuple[Mixture, Tensor]:
-        """What a client's own head `[w, o]` says of features, its uncertainty the posterior's where it is known."""
+        """The prediction of a client's own head `[w, o]` for features, and the weights `[n, K]`, all on its expert.
+
+        covariance: the posterior covariance of the head, `[w, w]`; None: the scatter of heads about the expert's is used.
+        """
         weights = torch.zeros(len(f), len(self.heads), dtype=torch.float64)
         weights[:, expert] = 1.0
         own = self._whole_scatters()[expert] if covariance is None else covariance
@@ -90,9 +96,9 @@ class Ensemble:
         return expert, self.heads[expert] if self.personal is None else self.personal[place[0]]
 
     def join(self, x: Tensor, y: Tensor) -> tuple[int, Tensor]:
-        """A new client's expert and own head, from its labelled rows (y: classes `[n]` or targets): nothing is retrained.
+        """A new client's expert and own head `[w, o]`, from its labelled rows (y: classes `[n]` or targets). Nothing is trained again.
 
-        The expert is the one under which its rows are likeliest, the head the posterior mean.
+        The expert is the one with the highest likelihood of the rows. The head is the posterior mean.
         """
         f, z = self.features(x), targets(torch.as_tensor(y), self.task, self.heads.shape[2])
         likelihoods = [float(log_likelihood(f, z, *expert)) for expert in zip(self.heads, self.scatters, self.noise.tolist(), strict=True)]
@@ -100,8 +106,10 @@ class Ensemble:
         return best, personal_head(f, z, self.heads[best], self.scatters[best])
 
     def own_answers(self, shards: Shards, most: int) -> tuple[Tensor, Tensor]:
-        """What clients' own heads say of their rows: class probabilities or targets `[n, o]`, and the truth; of the first clients
-        that have `most` rows together, or of all."""
+        """The predictions of clients' own heads for their rows (class probabilities or targets, `[n, o]`), and the true labels.
+
+        most: a limit to save time. Clients are taken in the order of their ids until they have this many rows together.
+        """
         found = []
         for client in self.client_id.tolist():
             rows = shards.rows(client)
@@ -121,7 +129,7 @@ class Ensemble:
 
     @classmethod
     def of(cls, representation: nn.Module, task: TaskKind, tensors: Mapping[str, Tensor]) -> Ensemble:
-        """The ensemble in a model file's tensors (what `sf_hfe` saves), with clients' heads where the file has them."""
+        """The ensemble from the tensors of a model file that `sf_hfe` saved, with clients' own heads if the file has them."""
         own = {name.removeprefix("ensemble."): value for name, value in tensors.items() if name.startswith("ensemble.")}
         parts = {name: own[name] for name in _SAVED}
         personal = None

@@ -1,12 +1,13 @@
-"""Fitness: how well experts fit clients who differ from them in ways of their own.
+"""Fitness: how well experts fit clients, if each client may differ from its expert.
 
-A client's head for output c is its expert's times a scale of its own, plus a shift: `(1 + b) w_c + u`, b ~ N(0, noise * scale),
-u ~ N(0, noise * Q) (see ensemble.random_coefficients for Q). The scale is what a client's mixture of classes does to one-hot
-targets: what it has none of is never foretold. Without it, digits of 580 clients whose mixtures are drawn from Dirichlet(0.3),
-and who are alike otherwise, fall into five groups by their mixtures, which costs 0.07 of accuracy; with it they are one.
+A client's head for output c is its expert's times its own scale, plus a shift: `(1 + b) w_c + u`, b ~ N(0, noise * scale),
+u ~ N(0, noise * Q) (see ensemble.random_coefficients for Q). The scale models the effect of a client's mixture of classes on
+one-hot targets: a class that the client does not have is never its prediction. Without the scale, digits of 580 clients that
+differ only in their mixtures, from Dirichlet(0.3), are split into five groups by mixture, which costs 0.07 of accuracy; with it
+they form one group.
 
-Such a scale is a nuisance to be set apart, not a part of clients' heads: it lowers their squared error where classes stay as
-they are among the rows at hand, and accuracy on new rows (100 clients of 8 digits: 0.94 in place of 0.98).
+The scale is a nuisance parameter and not a part of clients' heads. In a head it would lower the squared error as long as the
+classes stay as frequent as in the client's rows, but also the accuracy on new rows (100 clients of 8 digits: 0.94, not 0.98).
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ from scarcity_ray.ensemble.random_coefficients import fit as fit_coefficients
 from scarcity_ray.ensemble.ridge import Rows
 
 _SCALES = np.concatenate([[0.0], np.logspace(-4, 2, 25)])
-"""Variances of the scale tried, as the variance they give to a prediction in units of the noise: 0, then four a decade."""
-_TURNS = 4  # rotations whose halves are judged
+"""Variances of the scale that are tried, as the variance of a prediction in units of the noise: 0, then four per decade."""
+_ROTATIONS = 4  # random rotations; the error is averaged over the halves of each
 
 
 @dataclass(frozen=True)
 class Fitness:
     """How clients differ from their experts.
 
-    shift: the diagonal of Q `[width]`. scale: variance of b, relative to the noise. noise: variance of a target about its
-    client's own head. log_likelihood: of all clients, each under its expert.
+    shift: the diagonal of Q `[width]`.
+    scale: variance of b, relative to the noise.
+    noise: variance of a target about the prediction of its client's own head.
+    log_likelihood: of all clients, each under its expert.
 
-    Residuals are what an expert's head, fitted without the client, leaves of its targets: `[k, r, K, outputs]` for K
-    experts and each chunk of Rows.
+    In the methods, residuals are a client's targets minus the predictions of experts' heads that were fitted without the
+    client: `[k, r, K, outputs]` for K experts and each chunk of Rows.
     """
 
     shift: Tensor
@@ -46,100 +49,100 @@ class Fitness:
 
     @classmethod
     def of(cls, clients: list[Rows], residuals: list[Tensor]) -> Fitness:
-        """The one of maximum likelihood, the shift before the scale, from residuals `[k, r, outputs]` under each client's expert."""
+        """The Fitness of maximum likelihood from residuals `[k, r, outputs]` under each client's expert. The shift is fitted first."""
         shift = torch.zeros(clients[0].features.shape[2], dtype=torch.float64)
         if not any(bool(part.any()) for part in residuals):
             return cls(shift, 0.0, 1.0, math.inf)
         shift = fit_coefficients(clients, residuals, "slopes").covariance
         numbers = float(sum(part.numbers.sum() for part in clients))
-        squares, guess, both, determinant = _products(clients, residuals, shift)
-        scales = torch.from_numpy(_SCALES)[:, None] / (float(guess.sum()) / numbers or 1.0)
-        noise = (squares - (scales * both.square() / (1 + scales * guess)).sum(1)) / numbers
-        likely = -0.5 * (numbers * (torch.log(2 * torch.pi * noise) + 1) + torch.log1p(scales * guess).sum(1) + determinant)
-        best = int(likely.argmax())
-        return cls(shift, float(scales[best]), float(noise[best]), float(likely[best]))
+        squares, predicted, both, determinant = _products(clients, residuals, shift)
+        scales = torch.from_numpy(_SCALES)[:, None] / (float(predicted.sum()) / numbers or 1.0)
+        noise = (squares - (scales * both.square() / (1 + scales * predicted)).sum(1)) / numbers
+        likelihood = -0.5 * (numbers * (torch.log(2 * torch.pi * noise) + 1) + torch.log1p(scales * predicted).sum(1) + determinant)
+        best = int(likelihood.argmax())
+        return cls(shift, float(scales[best]), float(noise[best]), float(likelihood[best]))
 
     def losses(self, part: Rows, residuals: Tensor) -> Tensor:
-        """`[k, K]`: how unlikely a client's targets are under each expert, -2 noise log density but for a constant."""
-        guesses = part.targets[:, :, None] - residuals
-        white, guess = _white(marginal(part.features, self.shift), residuals, guesses)
-        return self._unlikely(white, guess) + part.rest[:, None]
+        """The loss of a client's targets under each expert, `[k, K]`: -2 noise log density, up to a constant."""
+        predictions = part.targets[:, :, None] - residuals
+        white, predicted = _white(marginal(part.features, self.shift), residuals, predictions)
+        return self._losses(white, predicted) + part.rest[:, None]
 
     def errors_unseen(self, part: Rows, residuals: Tensor, rng: np.random.Generator) -> Tensor:
-        """Squared error `[k]` on each client's rows, each half foretold from the other half, averaged over rotations.
+        """Squared error `[k]` on each client's rows, averaged over rotations. Each half of the rows is predicted from the other half.
 
-        The half seen chooses the expert and tells the client's differences from it.
+        The seen half selects the expert and determines how the client differs from it.
         """
         errors = part.rest.clone()
-        guesses = part.targets[:, :, None] - residuals
-        for _ in range(_TURNS):
+        predictions = part.targets[:, :, None] - residuals
+        for _ in range(_ROTATIONS):
             rotation, halves = _halves(part, rng)
-            rows = (rotation @ part.features, _turn(rotation, residuals), _turn(rotation, guesses))
+            rows = (rotation @ part.features, _rotate(rotation, residuals), _rotate(rotation, predictions))
             for seen, unseen in (halves, halves[::-1]):
-                errors += (self._missed(seen, *rows).square() * unseen[..., None]).sum((1, 2)) / _TURNS
+                errors += (self._errors(seen, *rows).square() * unseen[..., None]).sum((1, 2)) / _ROTATIONS
         return errors
 
-    def _missed(self, seen: Tensor, features: Tensor, residuals: Tensor, guesses: Tensor) -> Tensor:
-        """What is left of all targets `[k, r, outputs]` once the rows seen `[k, r]` have told what they can."""
-        here = seen[..., None, None]
+    def _errors(self, seen: Tensor, features: Tensor, residuals: Tensor, predictions: Tensor) -> Tensor:
+        """Errors for all targets `[k, r, outputs]` of the client's own head, which is fitted to the seen rows `[k, r]`."""
+        mask = seen[..., None, None]
         own = features * seen[..., None]
         factor = marginal(own, self.shift)
-        white, guess = _white(factor, residuals * here, guesses * here)
-        client, expert = torch.arange(len(seen)), self._unlikely(white, guess).argmin(1)
-        white, guess, residuals, guesses = (value[client, :, expert] for value in (white, guess, residuals, guesses))
-        scale = self.scale * (white * guess).sum(1, keepdim=True) / (1 + self.scale * guess.square().sum(1, keepdim=True))
+        white, predicted = _white(factor, residuals * mask, predictions * mask)
+        client, expert = torch.arange(len(seen)), self._losses(white, predicted).argmin(1)
+        white, predicted, residuals, predictions = (value[client, :, expert] for value in (white, predicted, residuals, predictions))
+        scale = self.scale * (white * predicted).sum(1, keepdim=True) / (1 + self.scale * predicted.square().sum(1, keepdim=True))
         (spread,) = whiten(factor, times(own, self.shift))
-        return residuals - guesses * scale - features @ (spread.mT @ (white - guess * scale))
+        return residuals - predictions * scale - features @ (spread.mT @ (white - predicted * scale))
 
-    def _unlikely(self, white: Tensor, guess: Tensor) -> Tensor:
-        """`[k, K]`, from residuals and guesses `[k, r, K, outputs]` that the shift's covariance has been taken from (Woodbury)."""
-        size = 1 + self.scale * guess.square().sum(1)
-        explained = self.scale * (white * guess).sum(1).square() / size
+    def _losses(self, white: Tensor, predicted: Tensor) -> Tensor:
+        """`[k, K]`, from residuals and predictions `[k, r, K, outputs]`, both whitened by the shift's covariance (Woodbury)."""
+        size = 1 + self.scale * predicted.square().sum(1)
+        explained = self.scale * (white * predicted).sum(1).square() / size
         return (white.square().sum(1) - explained + self.noise * size.log()).sum(2)
 
 
 def _white(factor: Tensor, *values: Tensor) -> Iterator[Tensor]:
-    """Each of `[k, r, K, outputs]` times the inverse of a factor `[k, r, r]`."""
+    """Each of the values `[k, r, K, outputs]` times the inverse of a factor `[k, r, r]`."""
     return (white.reshape(values[0].shape) for white in whiten(factor, *(value.flatten(2) for value in values)))
 
 
 def _products(clients: list[Rows], residuals: list[Tensor], shift: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Of residuals e and guesses g without the shift's covariance V: the sum of squares of e, with what no head explains;
-    |g|^2 and g^T e by client and output; and log |V| over both."""
-    squares, guesses, both, determinant = torch.zeros((), dtype=torch.float64), [], [], 0.0
+    """For residuals e and predictions g, whitened by the shift's covariance V: the sum of squares of e, with the part that no
+    head explains; |g|^2 and g^T e for each client and output; and the sum of log |V| over both."""
+    squares, predictions, both, determinant = torch.zeros((), dtype=torch.float64), [], [], 0.0
     for part, e in zip(clients, residuals, strict=True):
         factor = marginal(part.features, shift)
-        white, guess = whiten(factor, e, part.targets - e)
+        white, predicted = whiten(factor, e, part.targets - e)
         squares += white.square().sum() + part.rest.sum()
-        guesses.append(guess.square().sum(1).flatten())
-        both.append((white * guess).sum(1).flatten())
+        predictions.append(predicted.square().sum(1).flatten())
+        both.append((white * predicted).sum(1).flatten())
         determinant += 2 * e.shape[2] * float(factor.diagonal(dim1=1, dim2=2).log().sum())
-    return squares, torch.cat(guesses), torch.cat(both), determinant
+    return squares, torch.cat(predictions), torch.cat(both), determinant
 
 
-def _turn(rotation: Tensor, values: Tensor) -> Tensor:
+def _rotate(rotation: Tensor, values: Tensor) -> Tensor:
     """Rotated rows of `[k, r, K, outputs]`."""
     return (rotation @ values.flatten(2)).reshape(values.shape)
 
 
 def _halves(part: Rows, rng: np.random.Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """A random rotation `[k, r, r]` of each client's rows among themselves, and which `[k, r]` are then either half."""
+    """A random rotation `[k, r, r]` of each client's rows, and two masks `[k, r]`: the rows of each half after the rotation."""
     r = part.features.shape[1]
     ranks = ranks_of(part)[:, None]
     inside = torch.arange(r) < ranks
     normal = torch.from_numpy(rng.standard_normal((len(ranks), r, r)))
-    among = inside[:, :, None] & inside[:, None, :]
-    rotation: Tensor = torch.linalg.qr(torch.where(among, normal, torch.eye(r, dtype=normal.dtype))).Q
+    block = inside[:, :, None] & inside[:, None, :]
+    rotation: Tensor = torch.linalg.qr(torch.where(block, normal, torch.eye(r, dtype=normal.dtype))).Q
     first = torch.arange(r) < ranks // 2
     return rotation, (first, inside & ~first)
 
 
 def ranks_of(part: Rows) -> Tensor:
-    """How many rows of each client are not zero, `[k]`."""
+    """Number of rows of each client that are not zero, `[k]`."""
     return (part.features.square().sum(2) > 0).sum(1)
 
 
 def in_standard_errors(differences: Tensor) -> float:
-    """A sum over clients in units of its standard error; 0 where all are the same."""
+    """A sum over clients in units of its standard error; 0 if all differences are equal."""
     spread = float(differences.std()) * math.sqrt(len(differences))
     return float(differences.sum()) / spread if spread > 0 else 0.0

@@ -1,4 +1,4 @@
-"""A gate: which expert an input belongs to, by ridge regression on the summed moments of the experts alone."""
+"""A gate: it predicts the expert of an input, by ridge regression on the summed moments of the experts alone."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from scarcity_ray.ensemble.ridge import Rows
 class Gate:
     """A linear head from features to experts, as float32 tensors that can be saved.
 
-    head: `[width, K]`, the constant's row last: fitted to the one-hot code of each row's expert, and divided by the
-    temperature, so that outputs are logits. A thousandth of what densities take; but its borders are flat.
+    head: `[width, K]`, the constant's row last. It is fitted to the one-hot code of each row's expert and divided by the
+    temperature, so that outputs are logits. A gate needs a thousandth of the memory of densities, but its decision
+    boundaries are linear.
     """
 
     head: Tensor
 
     @staticmethod
     def of(experts: list[Moments], strength: float, temperature: float) -> Gate:
-        """From the summed moments of each expert's clients: the sum of features that stands in them, times the expert's code, is
-        the cross moment of the gate."""
+        """The gate from the summed moments of each expert's clients, with this strength and temperature.
+
+        The moments contain the sum of the features. This sum times the expert's code is the cross moment of the gate.
+        """
         return Gate((ridge.fit(gate_moments(experts), strength) / temperature).float().contiguous())
 
     @staticmethod
     def chosen(experts: list[Moments], clients: list[Rows], members: Sequence[int]) -> Gate:
-        """The same, strength and temperature chosen by how the gate does on a client that it was fitted without.
+        """The same, with the strength and temperature that predict left-out clients best.
 
-        clients: rows of all clients (see `ridge.all_rows`); members: the expert of each, in the order of these rows.
+        clients: rows of all clients (see `ridge.all_rows`). members: the expert of each client, in the order of these rows.
         """
         rows = gate_rows(clients, members, len(experts))
         strength, left_out = ridge.choose_strength(gate_moments(experts), rows)
@@ -45,29 +48,32 @@ class Gate:
         return with_constant(features.double()) @ self.head.double()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensor by name, as it is saved."""
+        """The tensor to save, by name."""
         return {"gate.head": self.head}
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor]) -> Gate:
-        """The gate that gave these tensors; others may lie among them."""
+        """The gate whose `tensors` these are. Further tensors are ignored."""
         return Gate(tensors["gate.head"])
 
 
 def gate_moments(experts: list[Moments]) -> Moments:
-    """The moments of all rows with the one-hot code of their expert as target, from each expert's own."""
+    """The moments of all rows with the one-hot code of their expert as target, from the moments of each expert."""
     samples = torch.stack([one.samples for one in experts]).sum()
     cross = torch.stack([one.gram[:, -1] for one in experts], dim=1)
     return Moments(torch.stack([one.gram for one in experts]).sum(0), cross, samples, samples)
 
 
 def gate_rows(clients: list[Rows], members: Sequence[int], experts: int) -> list[Rows]:
-    """The clients' rows with the one-hot code of their expert as target: the constant's column, turned as their features are."""
+    """The clients' rows with the one-hot code of their expert as target.
+
+    The rows are a rotation of the true rows, so the code is multiplied by the constant's column, which has the same rotation.
+    """
     codes = torch.eye(experts, dtype=torch.float64)[torch.as_tensor(members, dtype=torch.int64)]
     found = []
-    for part, mine in zip(clients, torch.split(codes, [len(part.rest) for part in clients]), strict=True):
+    for part, code in zip(clients, torch.split(codes, [len(part.rest) for part in clients]), strict=True):
         samples = part.numbers / part.targets.shape[2]
-        targets = part.features[..., -1:] * mine[:, None, :]
+        targets = part.features[..., -1:] * code[:, None, :]
         rest = (samples - targets.square().sum((1, 2))).clamp(min=0)
         found.append(replace(part, targets=targets, rest=rest, numbers=samples * experts))
     return found

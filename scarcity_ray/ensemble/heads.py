@@ -1,4 +1,4 @@
-"""Linear heads: as modules, by torch's own names, and as rows of parameters."""
+"""Linear heads: as modules, as state dicts with torch's own names, and as rows of parameters."""
 
 from __future__ import annotations
 

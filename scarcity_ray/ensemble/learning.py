@@ -1,4 +1,4 @@
-"""From all clients' moments to an ensemble: who belongs together, what each expert is to fit, how far clients differ from it."""
+"""From all clients' moments to an ensemble: the groups of clients, each group's expert, and how clients differ from it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ Personal = Literal["auto", "none"] | Form
 
 @dataclass(frozen=True)
 class Group:
-    """What is learned of one expert's clients.
+    """The clients of one expert.
 
-    total: their summed moments. fitted, strength: the moments and the strength of the ridge that give the expert's head.
-    noise: variance of an output about its client's head. scale: what scores are divided by to be logits; 1 for targets.
-    scatter: how clients' heads scatter about the expert's, None where all use that. covariance: `[w, w]`, of the expert's
-    own head, relative to the noise.
+    total: their summed moments.
+    fitted, strength: the moments and the ridge strength from which the expert's head is computed.
+    noise: variance of an output about the prediction of its client's head.
+    scale: divisor that turns scores into logits; 1 for targets.
+    scatter: how clients' heads differ from the expert's; None if all clients use the expert's head.
+    covariance: `[w, w]`, posterior covariance of the expert's own head, relative to the noise.
     """
 
     total: Moments
@@ -45,12 +47,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Learned:
-    """What M messages say together.
+    """The result of learning from M messages.
 
-    groups: by expert. members, confidence: `[M]`, the expert of each client and how sure that is (from 1 / K to 1). whole:
-    `[w, o]`, the head of all clients together. evidence: for each number of experts tried, see ensemble.grouping.
-    contribution, contribution_whole: `[M]`, to the clients of the same expert and to all, see ensemble.contribution.
-    router: from an input to experts.
+    groups: one for each expert.
+    members, confidence: `[M]`, the expert of each client, and the probability that it is right (from 1 / K to 1).
+    whole: `[w, o]`, the head of all clients together.
+    evidence: error for each number of experts that was tried, see ensemble.grouping.
+    contribution, contribution_whole: `[M]`, each client's contribution to the clients of the same expert and to all clients,
+    see ensemble.contribution.
+    router: scores the experts for an input.
     """
 
     groups: list[Group]
@@ -75,24 +80,26 @@ def learn(
     seed: int,
     times: int = 1,
 ) -> Learned:
-    """Learns from the messages `[M, size]` of clients with `samples [M]` rows, the same to the bit in every process.
+    """Learns from the messages `[M, size]` of clients with `samples [M]` rows. The result has the same bits in every process.
 
-    experts: how many; None: as many as their groups show, at most `most`. personal: the form of clients' differences, auto
-    chooses it. router: of which kind. times: how many times a client's
-    number of rows may its message be of (see ridge.rows_of). Raises ValueError for fewer than two clients.
+    experts: number of experts; None: chosen by their groups, at most `most`.
+    personal: the form of clients' differences; "auto": chosen by likelihood.
+    router: the kind of router.
+    times: number of messages that each row of `rows` is the mean of (see ridge.rows_of).
+    Raises ValueError for fewer than two clients.
     """
     total, clients = packing.total(rows, samples), all_rows(packing, rows, samples, times)
     strength, left_out = choose_strength(total, clients)
     found = group(clients, strength, experts=experts, most=most, seed=seed)
     groups, contribution = [], np.full(len(rows), np.nan)
     for k in range(found.responsibilities.shape[1]):
-        mine = np.flatnonzero(found.members == k)
-        if len(mine) == len(rows):
+        members = np.flatnonzero(found.members == k)
+        if len(members) == len(rows):
             own: tuple[Moments, list[Rows], float, LeftOut] = total, clients, strength, left_out
         else:
-            own = _of_group(packing, rows[mine], samples[mine], strength, times)
+            own = _of_group(packing, rows[members], samples[members], strength, times)
         groups.append(_group(packing, *own, personal, seed))
-        contribution[mine] = _contributions(*own)
+        contribution[members] = _contributions(*own)
     whole = contribution if len(groups) == 1 else _contributions(total, clients, strength, left_out)
     confidence = found.responsibilities.max(axis=1)
     totals = [one.total for one in groups]
@@ -106,7 +113,7 @@ def learn(
 def _of_group(
     packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64], strength: float, times: int
 ) -> tuple[Moments, list[Rows], float, LeftOut]:
-    """A group's moments, rows, strength, and fits left out; a client alone is fitted with the strength of the whole."""
+    """A group's moments, rows, strength, and leave-one-out fits. A group of one client has the strength of all clients."""
     total, clients = packing.total(rows, samples), all_rows(packing, rows, samples, times)
     if len(rows) > 1:
         return total, clients, *choose_strength(total, clients)
@@ -136,7 +143,7 @@ def _group(
 
 
 def _contributions(total: Moments, clients: list[Rows], strength: float, left_out: LeftOut) -> NDArray[np.float64]:
-    """By client, in the order of the messages."""
+    """Contributions in the order of the messages, `[M]`."""
     values = np.empty(sum(len(part.rest) for part in clients))
     values[np.concatenate([part.clients for part in clients])] = contributions(total, clients, left_out, strength).numpy()
     return values

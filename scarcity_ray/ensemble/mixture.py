@@ -1,4 +1,4 @@
-"""Several experts' answers as one, and what is uncertain in it: what they all do not know, and what they disagree on."""
+"""Mixes the predictions of several experts, and splits the uncertainty in two: shared by all experts, and from their disagreement."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 class Mixture(NamedTuple):
     """A mixed prediction for n inputs, and its uncertainty in two parts, both at least 0.
 
-    mean: `[n, o]`, probabilities of the classes, or predicted targets. shared: what remains uncertain to each expert itself,
-    on average. disagreement: what telling the right expert would resolve. For classes `[n]`, in nats; for targets `[n, o]`,
-    variances.
+    mean: `[n, o]`, probabilities of the classes, or predicted targets.
+    shared: the experts' own uncertainty, on average.
+    disagreement: the uncertainty that would vanish if the right expert were known.
+    For classes both are `[n]`, in nats; for targets both are variances, `[n, o]`.
     """
 
     mean: Tensor
@@ -22,29 +23,29 @@ class Mixture(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """The mixture's own entropy or variance."""
+        """The entropy or variance of the mixture itself."""
         return self.shared + self.disagreement
 
 
 def mix_classes(probabilities: Tensor, weights: Tensor) -> Mixture:
-    """Experts' class probabilities `[n, K, o]` by weights `[n, K]` that sum to 1 in each row.
+    """Mixes experts' class probabilities `[n, K, o]` by weights `[n, K]`, which sum to 1 in each row.
 
     Entropy of the mixture = mean entropy of the experts + mutual information of class and expert (Houlsby, Huszár,
     Ghahramani and Lengyel, "Bayesian Active Learning for Classification and Preference Learning", 2011; Depeweg et al.,
-    "Decomposition of Uncertainty in Bayesian Deep Learning", ICML 2018). The second is the experts' mean divergence from
-    the mixture, which is how it is computed: a difference of entropies would be all rounding where experts agree.
+    "Decomposition of Uncertainty in Bayesian Deep Learning", ICML 2018). The mutual information is computed as the experts'
+    mean divergence from the mixture: if experts agree, a difference of entropies would contain only rounding errors.
     """
     by = weights[..., None]
     mean = (by * probabilities).sum(1)
     shared = -(by * torch.xlogy(probabilities, probabilities)).sum((1, 2))
     divergence = torch.xlogy(probabilities, probabilities) - torch.xlogy(probabilities, mean[:, None])
-    # What the mixture holds impossible only an expert of weight 0 can hold possible, and its infinite divergence does not count.
+    # If the mixture gives a class probability 0, only experts of weight 0 can give it more: their infinite divergence does not count.
     disagreement = torch.where(mean[:, None] > 0, by * divergence, torch.zeros_like(divergence)).sum((1, 2))
     return Mixture(mean, shared, disagreement.clamp(min=0))
 
 
 def mix_targets(means: Tensor, variances: Tensor, weights: Tensor) -> Mixture:
-    """Experts' predicted targets `[n, K, o]` and their variances by weights `[n, K]` that sum to 1 in each row.
+    """Mixes experts' predicted targets `[n, K, o]` and their variances by weights `[n, K]`, which sum to 1 in each row.
 
     The law of total variance: variance of the mixture = mean variance of the experts (of the noise, and of their own
     heads) + variance between their means.

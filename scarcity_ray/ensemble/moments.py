@@ -1,4 +1,4 @@
-"""Moments: the sums of products that a linear head's least-squares fit needs, and nothing else of the data."""
+"""Moments: the sums of products that the least-squares fit of a linear head needs. It needs nothing else of the data."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ _CHUNK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments of one shard, or of each of k: a leading dimension k then stands before each shape. Float64.
+    """The moments of one shard, or of k shards with a leading dimension k in each shape. Float64.
 
-    f is a row's features with a constant 1 behind them (`width` numbers), y its target, or the one-hot code of its
-    class (`outputs` numbers). gram: sum of f f^T `[width, width]`. cross: sum of f y^T `[width, outputs]`. square: sum
-    of |y|^2. samples: number of rows.
+    Let f be a row's features followed by a constant 1 (`width` numbers), and y its target, or the one-hot code of its
+    class (`outputs` numbers).
+    gram: sum of f f^T, `[width, width]`.
+    cross: sum of f y^T, `[width, outputs]`.
+    square: sum of |y|^2.
+    samples: number of rows.
 
-    They add up: the sum over clients is what the pooled rows give, so how labels are skewed over clients costs
-    nothing (Fani et al., "Accelerating Heterogeneous Federated Learning with Closed-form Classifiers" (Fed3R), ICML
+    Moments are additive: the sum over clients equals the moments of the pooled rows. So a skew of labels between clients
+    does no harm (Fani et al., "Accelerating Heterogeneous Federated Learning with Closed-form Classifiers" (Fed3R), ICML
     2024; He et al., "AFL: A Single-Round Analytic Approach for Federated Learning with Pre-trained Models", CVPR 2025).
 
-    What they reveal: a single client's moments tell its class counts, the mean features of each of its classes, and,
-    where it has fewer rows than features, the span of its feature vectors, from which rows may be found. A sum over
-    clients tells that of the group alone; learning needs no more than sums but for the leave-one-client-out choice of
-    strengths, which reads each client's own.
+    Privacy: the moments of a single client reveal its class counts and the mean features of each of its classes. If it has
+    fewer rows than features, they also reveal the span of its feature vectors, from which rows may be reconstructed. A sum
+    over clients reveals this of the group only. Learning needs only sums, except for the leave-one-client-out choice of
+    strengths, which reads the moments of each client.
     """
 
     gram: Tensor
@@ -47,21 +50,21 @@ class Moments:
 
 
 def with_constant(features: Tensor) -> Tensor:
-    """Features `[n, width - 1]` with the constant 1 behind them."""
+    """Features `[n, width - 1]` followed by the constant 1: `[n, width]`."""
     return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
 
 
 def targets(y: Tensor, task: TaskKind, outputs: int) -> Tensor:
-    """What a head is fitted to, float64 `[n, outputs]`: the targets, or for classes `[n]` their one-hot codes."""
+    """The targets that a head is fitted to, float64 `[n, outputs]`: y itself, or the one-hot codes of classes `[n]`."""
     return torch.eye(outputs, dtype=torch.float64)[y.long()] if task == "classification" else y.double().reshape(len(y), outputs)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How one client's moments travel: the upper triangle of gram, cross, and square, less what the number of rows tells.
+    """How one client's moments are sent: the upper triangle of gram, then cross, then square.
 
-    width: features and the constant. The number of rows, which every insight has, is the last entry of gram and, with
-    one-hot targets, square.
+    width: number of features, with the constant. Every insight contains the number of rows already. It is the last entry of
+    gram and, for one-hot targets, also square, so these are left out.
     """
 
     width: int
@@ -70,11 +73,11 @@ class Packing:
 
     @property
     def size(self) -> int:
-        """Numbers (float32) of one client's moments."""
+        """Number of float32 numbers in one client's message."""
         return self.width * (self.width + 1) // 2 - 1 + self.width * self.outputs + (self.task == "regression")
 
     def pack(self, moments: Moments) -> Tensor:
-        """One shard's moments as they travel: float32 `[size]`."""
+        """One shard's moments as a message: float32 `[size]`."""
         upper = torch.triu_indices(self.width, self.width)
         parts = [moments.gram[upper[0], upper[1]][:-1], moments.cross.flatten()]
         if self.task == "regression":
@@ -82,7 +85,7 @@ class Packing:
         return torch.cat(parts).float()
 
     def unpack(self, rows: NDArray[np.floating], samples: NDArray[np.int64]) -> Moments:
-        """The moments of k clients from rows `[k, size]`."""
+        """The moments of k clients from their messages `[k, size]` and numbers of rows `[k]`."""
         values = torch.from_numpy(np.asarray(rows, dtype=np.float64))
         counts = torch.from_numpy(np.asarray(samples, dtype=np.float64))
         upper = torch.triu_indices(self.width, self.width)
@@ -96,18 +99,18 @@ class Packing:
         return Moments(gram, cross, values[:, -1] if self.task == "regression" else counts, counts)
 
     def chunks(self, count: int) -> Iterator[slice]:
-        """Slices of `count` clients whose unpacked moments take some 64 MiB at once."""
+        """Slices of `count` clients. The unpacked moments of each slice take about 64 MiB."""
         step = max(_CHUNK_BYTES // (8 * self.width * (self.width + self.outputs)), 1)
         return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
     def total(self, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> Moments:
-        """The moments of all clients' rows together, from `[k, size]`, added up in that order.
+        """The moments of all clients together, from their messages `[k, size]`, summed in this order.
 
-        Raises ValueError for a row that is not finite: it would spoil the sum for everybody.
+        Raises ValueError for a message that is not finite, because the sum would not be finite either.
         """
         bad = np.flatnonzero(~np.isfinite(rows).all(1))
         if len(bad):
-            raise ValueError(f"the moments in rows {bad[:5].tolist()} are not finite: they must not enter the sum")
+            raise ValueError(f"the moments in rows {bad[:5].tolist()} are not finite: leave these rows out of the sum")
         total = np.zeros(self.size)
         for chunk in self.chunks(len(rows)):
             total += rows[chunk].sum(0, dtype=np.float64)

@@ -1,11 +1,11 @@
-"""Personal heads: each client's own rows pull its head away from its expert's, as far as clients' heads differ.
+"""Personal heads: each client's own rows move its head away from its expert's, as far as clients' heads are known to differ.
 
-A client's head is `W_m ~ N(W, noise * Q)` for each output, W its expert's head, and its targets are its rows times it plus
-noise. So they are `Y ~ N(F W, noise * V)`, `V = I + F Q F^T` (see ensemble.random_coefficients, where Q is learned).
+A client's head is `W_m ~ N(W, noise * Q)` for each output, where W is its expert's head. Its targets are its rows times its
+head, plus noise. So `Y ~ N(F W, noise * V)` with `V = I + F Q F^T` (see ensemble.random_coefficients, where Q is learned).
 
-Everywhere features are rows `[n, width]` and targets `[n, outputs]` of a client, or rows that have its moments
-(`ridge.rows_of`), with clients as leading dimensions; a covariance Q is `[width, width]` relative to the noise, or
-`[width]`, the diagonal of a diagonal one; it may be singular. Float64.
+In all functions features are the rows `[n, width]` and targets `[n, outputs]` of a client, or rows with the same moments
+(`ridge.rows_of`); clients may be leading dimensions. A covariance Q is relative to the noise: `[width, width]`, or `[width]`
+for the diagonal of a diagonal one. It may be singular. Float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 def personal_head(features: Tensor, targets: Tensor, head: Tensor, covariance: Tensor) -> Tensor:
     """A client's own head `[width, outputs]`, the posterior mean `W + Q F^T V^-1 (Y - F W)`.
 
-    The same as W + (G + Q^-1)^-1 (B - G W) from its moments, without the inverse of Q.
+    It equals `W + (G + Q^-1)^-1 (B - G W)` from its moments G and B, but does not need the inverse of Q.
     """
     features, targets, _ = _short(features, targets)
     spread, residuals = whiten(marginal(features, covariance), times(features, covariance), targets - features @ head)
@@ -27,10 +27,10 @@ def personal_head(features: Tensor, targets: Tensor, head: Tensor, covariance: T
 
 
 def posterior_covariance(features: Tensor, covariance: Tensor) -> Tensor:
-    """How unsure that head is: C = Q - Q F^T V^-1 F Q, `[width, width]`, relative to the noise.
+    """The posterior covariance of that head, relative to the noise: C = Q - Q F^T V^-1 F Q, `[width, width]`.
 
-    A target at features f has the variance `noise * (1 + f^T C f)` about what the head says: f^T C f is for the head's
-    error, 1 for the target's own.
+    A target at features f has the variance `noise * (1 + f^T C f)` about the head's prediction: f^T C f comes from the
+    error of the head, 1 from the noise of the target.
     """
     features, _, _ = _short(features, features[..., :0])
     spread, _ = whiten(marginal(features, covariance), times(features, covariance), features[..., :0])
@@ -38,7 +38,7 @@ def posterior_covariance(features: Tensor, covariance: Tensor) -> Tensor:
 
 
 def log_likelihood(features: Tensor, targets: Tensor, head: Tensor, covariance: Tensor, noise: float) -> Tensor:
-    """How well an expert foretells a client's targets: log N(Y; F W, noise * V), summed over outputs. A number a client."""
+    """The log likelihood of a client's targets under an expert: log N(Y; F W, noise * V), summed over outputs. One number per client."""
     n, outputs = targets.shape[-2:]
     features, targets, rest = _short(features, targets)
     factor = marginal(features, covariance)
@@ -61,15 +61,15 @@ def marginal(features: Tensor, covariance: Tensor) -> Tensor:
 
 
 def whiten(factor: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
-    """Each of `[..., n, any]` times the inverse of V's factor."""
+    """Each of the rows `[..., n, any]` times the inverse of V's factor."""
     white = torch.linalg.solve_triangular(factor, torch.cat(rows, dim=-1), upper=False)
     return tuple(white.split([part.shape[-1] for part in rows], dim=-1))
 
 
 def _short(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """No more rows than features, with the same moments, and the part of sum |y|^2 outside their span."""
+    """Rows with the same moments, but not more rows than features, and the part of sum |y|^2 outside their span."""
     if features.shape[-2] <= features.shape[-1]:
         return features, targets, targets.new_zeros(targets.shape[:-2])
-    turn, short = torch.linalg.qr(features)
-    turned = turn.mT @ targets
-    return short, turned, targets.square().sum((-2, -1)) - turned.square().sum((-2, -1))
+    rotation, short = torch.linalg.qr(features)
+    rotated = rotation.mT @ targets
+    return short, rotated, targets.square().sum((-2, -1)) - rotated.square().sum((-2, -1))

@@ -1,4 +1,4 @@
-"""A pilot: moments of few features at several bandwidths, to find which of them foretells clients left out best."""
+"""A pilot: moments of few features at several bandwidths, to find the bandwidth that predicts left-out clients best."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from scarcity_ray.ensemble.ridge import all_rows, choose_strength
 from scarcity_ray.training.problem import Problem
 
 MULTIPLES = (0.5, 0.7, 1.0, 1.4, 2.0)
-"""Bandwidths tried, in units of the spread rule's (see ensemble.representation.bandwidth)."""
+"""Bandwidths that are tried, in units of `ensemble.representation.bandwidth`."""
 
 FEATURES = 32
 
 
 def numbers(problem: Problem) -> int:
-    """The length of a client's message."""
+    """Number of float32 numbers in a client's message."""
     return len(MULTIPLES) * _packing(problem).size
 
 
 def message(problem: Problem, spread: float, x: Tensor, y: Tensor) -> Tensor:
-    """A client's moments at each bandwidth, float32 `[numbers]`, from its rows `[n, *shape]`. They reveal what moments do."""
+    """A client's moments at each bandwidth, float32 `[numbers]`, from its rows `[n, *shape]`. They reveal as much as Moments do."""
     maps = (_features(problem, spread * multiple) for multiple in MULTIPLES)
     return torch.cat([_packing(problem).pack(Moments.of(to(x), y, problem.task, problem.outputs)) for to in maps])
 
 
 def best(problem: Problem, spread: float, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> float:
-    """The bandwidth of the least leave-one-client-out loss, from messages `[k, numbers]`; float32, as it travels."""
+    """The bandwidth of the lowest leave-one-client-out loss, from messages `[k, numbers]`, rounded to float32, as it is sent."""
     packing = _packing(problem)
     losses = []
     for part in np.split(rows, len(MULTIPLES), axis=1):

@@ -1,14 +1,15 @@
-"""Random coefficients: how clients' heads scatter about their expert's, learned from what their moments say.
+"""Random coefficients: the covariance of clients' heads about their expert's, learned from clients' moments.
 
-Client m's head is `W_m ~ N(W, noise * Q)`, alike for each output and independent between them, so its targets are
-`Y_m ~ N(F_m W, noise * V_m)`, `V_m = I + F_m Q F_m^T`: the linear mixed model (Laird and Ware, "Random-Effects Models
-for Longitudinal Data", Biometrics 1982; Q is their covariance over the noise). Q comes from how each client's rows differ
-from what the others foretell (`choose`), then W by generalised least squares, which is ridge on `generalised` rows.
+Client m's head is `W_m ~ N(W, noise * Q)`, with the same distribution for each output and independent between outputs. So its
+targets are `Y_m ~ N(F_m W, noise * V_m)` with `V_m = I + F_m Q F_m^T`: the linear mixed model (Laird and Ware, "Random-Effects
+Models for Longitudinal Data", Biometrics 1982; Q is their covariance divided by the noise). First Q is fitted to the
+differences between each client's targets and the predictions of the other clients' head (`choose`). Then W is fitted by
+generalised least squares, which is ridge on `generalised` rows.
 
-Q is judged on the residuals of every client under a ridge head fitted without it, not by the joint likelihood of W and Q.
-Where the model is true both find the same: on Chem97 (2,410 schools, 5 splits) noise and variances agree within 1 %, and
-errors within 1e-4. Where it is not, the joint likelihood trusts itself too far: digits in three hidden rotations under one
-expert (256 features, 5 seeds) come out at accuracy 0.930 against 0.900.
+The fit of Q uses the residuals of every client under a ridge head fitted without it, not the joint likelihood of W and Q. If
+the model is true, both give the same result: on Chem97 (2,410 schools, 5 splits) noise and variances agree within 1 %, and
+errors within 1e-4. If it is not, the joint likelihood is too confident: for digits in three hidden rotations under one expert
+(256 features, 5 seeds) the accuracy is 0.930 with the residuals and 0.900 with the joint likelihood.
 """
 
 from __future__ import annotations
@@ -29,20 +30,23 @@ from scarcity_ray.ensemble.personal import marginal, whiten
 from scarcity_ray.ensemble.ridge import Rows
 
 Form = Literal["full", "slopes", "intercept"]
-"""full: any covariance. slopes: one variance for all features' coefficients, one for the constant's. intercept: the last alone."""
+"""full: any covariance. slopes: one variance for all features' coefficients, one for the constant's. intercept: only the constant's."""
 
-_START, _MOST = 0.3, 10.0  # standard deviation given to a prediction, in units of the noise's: at first, and at most
-_WIDEST = 33  # width up to which a full covariance is tried: its cost grows with the cube
-_NULL = 1e-6  # of the largest eigenvalue of the pooled gram: directions in which no client's rows go
+_START, _MAX = 0.3, 10.0  # standard deviation of a prediction in units of the noise's: first value and upper bound
+_WIDEST = 33  # largest width for which a full covariance is tried: its cost grows with the cube of the width
+_NULL = 1e-6  # eigenvalues below this share of the largest one of the pooled gram count as 0
 
 
 @dataclass(frozen=True)
 class RandomCoefficients:
     """A fitted covariance.
 
-    covariance: Q, float64, relative to the noise: `[width, width]` if full, else its diagonal `[width]`. noise: variance of a
-    target about a client's own head. log_likelihood: of the residuals at both. parameters: numbers in Q that were free.
-    iterations: of the optimiser.
+    form: the form of Q.
+    covariance: Q, float64, relative to the noise: `[width, width]` if full, else its diagonal `[width]`.
+    noise: variance of a target about the prediction of a client's own head.
+    log_likelihood: of the residuals at this covariance and noise.
+    parameters: number of free parameters of Q.
+    iterations: steps of the optimiser.
     """
 
     form: Form
@@ -53,8 +57,11 @@ class RandomCoefficients:
     iterations: int
 
     def pack(self) -> NDArray[np.floating]:
-        """Q as it travels: the constant's variance, or the features' and the constant's, as float32; or, as float16, the upper
-        triangle of U `[rank, width]` with Q = U^T U: always a covariance, and exact to a thousandth."""
+        """Q as it is sent.
+
+        intercept: the constant's variance, float32. slopes: the features' and the constant's variance, float32. full: the upper
+        triangle of U `[rank, width]` with Q = U^T U, float16. So the receiver always gets a valid covariance, exact to a thousandth.
+        """
         if self.form == "full":
             values, vectors = torch.linalg.eigh(self.covariance)
             kept = values > _NULL * values[-1]
@@ -65,7 +72,7 @@ class RandomCoefficients:
 
 
 def unpack(numbers: NDArray[np.floating], width: int) -> Tensor:
-    """The covariance, `[width]` or `[width, width]`, that `pack` made these of."""
+    """The covariance, `[width]` or `[width, width]`, from the numbers that `pack` returned."""
     values = torch.from_numpy(np.asarray(numbers, dtype=np.float64))
     if numbers.dtype != np.float16:
         slope = values[0] if len(values) == 2 else values.new_zeros(())
@@ -78,11 +85,12 @@ def unpack(numbers: NDArray[np.floating], width: int) -> Tensor:
 
 
 def choose(clients: list[Rows], residuals: list[Tensor]) -> RandomCoefficients:
-    """The covariance of the form that foretells best: the greatest likelihood less parameters (Akaike's criterion).
+    """The covariance of the best form: the highest log likelihood minus parameters (Akaike's criterion).
 
-    A full one is tried for few features, and where the clients' heads outnumber its parameters: else it may explain every
-    row, at a noise of 0. A variance for each feature is no form: in place of two, 257 of them come to accuracy 0.958 against
-    0.961 with 20 clients an expert (digits in three rotations, 5 seeds), and 0.982 against 0.981 with 100 (not rotated).
+    A full covariance is tried only for few features, and if there are more clients' heads than parameters; otherwise it could
+    explain every row with a noise of 0. There is no form with one variance per feature: 257 variances in place of two give
+    accuracy 0.958 against 0.961 with 20 clients per expert (digits in three rotations, 5 seeds), and 0.982 against 0.981 with
+    100 (not rotated).
     """
     width, outputs = clients[0].features.shape[2], clients[0].targets.shape[2]
     forms: list[Form] = ["intercept", "slopes"]
@@ -94,10 +102,10 @@ def choose(clients: list[Rows], residuals: list[Tensor]) -> RandomCoefficients:
 def fit(clients: list[Rows], residuals: list[Tensor], form: Form) -> RandomCoefficients:
     """The covariance of maximum likelihood: argmax over Q and noise of sum log N(E_m; 0, noise * V_m).
 
-    residuals: E_m = Y_m - F_m W_{-m}, with the head of the others, for each chunk of clients `[k, r, outputs]` (as
-    `ridge.LeftOut` has them). Q = R R^T by its root R, so that a variance of 0 is a point like any other, in coordinates
-    where the pooled rows are uncorrelated; the noise is in closed form. L-BFGS with exact gradients: some ten steps, twenty
-    if full.
+    residuals: E_m = Y_m - F_m W_{-m} under the head of the other clients, for each chunk of clients `[k, r, outputs]` (as in
+    `ridge.LeftOut`). The parameter is the root R of Q = R R^T, so that a variance of 0 is not at a boundary, in coordinates in
+    which the pooled rows are uncorrelated. The noise has a closed form. The optimiser is L-BFGS with exact gradients; it takes
+    about ten steps, twenty for a full covariance.
     """
     basis, start = _coordinates(clients, form)
     numbers = float(sum(part.numbers.sum() for part in clients))
@@ -106,12 +114,12 @@ def fit(clients: list[Rows], residuals: list[Tensor], form: Form) -> RandomCoeff
         return basis @ torch.from_numpy(flat).reshape(start.shape)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        at = root(flat)
-        value, _, slope = _likelihood(clients, residuals, _square(at))
-        pulled = basis.T @ (2 * (slope * at if at.ndim == 1 else slope @ at))
-        return -value / numbers, -pulled.numpy().ravel() / numbers
+        r = root(flat)
+        value, _, slope = _likelihood(clients, residuals, _square(r))
+        gradient = basis.T @ (2 * (slope * r if r.ndim == 1 else slope @ r))
+        return -value / numbers, -gradient.numpy().ravel() / numbers
 
-    bounds = [(-_MOST, _MOST)] * start.numel()
+    bounds = [(-_MAX, _MAX)] * start.numel()
     found = minimize(loss, start.numpy().ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-8})
     covariance = _square(root(found.x))
     value, noise, _ = _likelihood(clients, residuals, covariance)
@@ -120,10 +128,10 @@ def fit(clients: list[Rows], residuals: list[Tensor], form: Form) -> RandomCoeff
 
 
 def generalised(clients: list[Rows], covariance: Tensor) -> list[Rows]:
-    """The clients' rows times V_m^(-1/2): ridge on these is generalised least squares, with all that ridge offers.
+    """The clients' rows times V_m^(-1/2). Ridge on these rows is generalised least squares, with the same choice of strength.
 
-    A client whose rows are much alike then counts for what it adds: its gram is `F^T V^-1 F`. At strength 0 the head is the
-    best linear unbiased one.
+    The gram of a client is then `F^T V^-1 F`, so similar rows of one client count less. At strength 0 the head is the best
+    linear unbiased estimate.
     """
     white = (whiten(marginal(part.features, covariance), part.features, part.targets) for part in clients)
     return [replace(part, features=features, targets=targets) for part, (features, targets) in zip(clients, white, strict=True)]
@@ -142,9 +150,9 @@ def sum_of(clients: list[Rows]) -> Moments:
 
 
 def _coordinates(clients: list[Rows], form: Form) -> tuple[Tensor, Tensor]:
-    """A basis `[width, p]` and where to start: Q's root is `basis @ x`, x `[p, p]`, or `[p]` for the diagonal of a diagonal root.
+    """A basis `[width, p]` and the first x: Q's root is `basis @ x`, x `[p, p]`, or `[p]` for the diagonal of a diagonal root.
 
-    An x of 1 gives a prediction the variance of the noise, on average over the pooled rows.
+    At x = 1 the variance of a prediction equals the noise, on average over the pooled rows.
     """
     total = sum_of(clients)
     gram = total.gram / total.samples
@@ -161,12 +169,12 @@ def _coordinates(clients: list[Rows], form: Form) -> tuple[Tensor, Tensor]:
 
 
 def _square(root: Tensor) -> Tensor:
-    """Q from its root, or its diagonal from a root's."""
+    """Q from its root, or the diagonal of Q from the diagonal of its root."""
     return root.square() if root.ndim == 1 else root @ root.T
 
 
 def _likelihood(clients: list[Rows], residuals: list[Tensor], covariance: Tensor) -> tuple[float, float, Tensor]:
-    """The log likelihood at Q and the best noise, that noise, and the slope of the former in Q, of the shape of Q."""
+    """The log likelihood at Q and the best noise, that noise, and the derivative of the log likelihood by Q (shape of Q)."""
     width, outputs = len(covariance), residuals[0].shape[2]
     gram, scatter = torch.zeros_like(covariance), torch.zeros_like(covariance)
     squares = determinant = numbers = 0.0
@@ -179,6 +187,6 @@ def _likelihood(clients: list[Rows], residuals: list[Tensor], covariance: Tensor
         squares += float(own.square().sum() + part.rest.sum())
         determinant += 2 * outputs * float(factor.diagonal(dim1=1, dim2=2).log().sum())
         numbers += float(part.numbers.sum())
-    noise = max(squares / numbers, sys.float_info.min)  # 0 where the others foretell every row
+    noise = max(squares / numbers, sys.float_info.min)  # 0 if the other clients' head predicts every row exactly
     value = -0.5 * (numbers * (math.log(2 * math.pi * noise) + 1) + determinant)
     return value, noise, -0.5 * (outputs * gram - scatter / noise)

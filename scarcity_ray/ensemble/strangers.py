@@ -1,4 +1,4 @@
-"""Rows of clients that never took part: how well they fare by each way of choosing who answers."""
+"""Rows of unseen clients, which never took part: how well they are predicted by each way to select the experts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ def judge(
     groups: NDArray[np.int64],
     unit: float = 1.0,
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Accuracy, or root mean square error in the user's unit, over all rows `[n, *shape]`, by way; and the router's load `[K]`.
+    """Accuracy, or root mean square error in the user's unit, over all rows, for each of WAYS; and the router's load `[K]`.
 
-    router: the experts by the weights that the router gives them from the input alone. oracle: the expert of most clients
-    of the row's own hidden group (`group [n]`, `groups [clients]` that of the clients who took part); where nobody of it
-    took part, the router's best. global: one head for all clients. average: the mean of the experts' scores. unit: what 1
-    of a target is in the user's.
+    x: `[n, *shape]`. y: classes or targets of the rows. group: `[n]`, the hidden group of each row's client. groups:
+    `[clients]`, the hidden group of each participant. unit: one unit of a target in the user's unit.
+
+    router: all experts, weighted by the router from the input alone.
+    oracle: the expert of most participants in the row's hidden group; if the group has no participant, the router's best.
+    global: one head for all clients.
+    average: the mean of the experts' scores.
     """
     f = ensemble.features(torch.from_numpy(x))
     router = Router(len(ensemble.heads))
@@ -42,7 +45,7 @@ def judge(
 
 
 def judge_one(model: nn.Module, x: NDArray[np.float32], y: NDArray[np.integer] | NDArray[np.float32], unit: float = 1.0) -> float:
-    """The same of a model that answers everybody."""
+    """The same for a single model, which predicts the rows of all clients."""
     with torch.no_grad():
         return _score(model.eval()(torch.from_numpy(x)).double(), y, unit)
 

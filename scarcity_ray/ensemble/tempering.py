@@ -1,4 +1,4 @@
-"""The temperature of scores: how sharp their softmax may be."""
+"""The temperature of scores: it sets how sharp their softmax is."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _HALVINGS = 24
 
 
 def tempered(scores: Tensor, classes: Tensor, weights: Tensor, low: float, high: float) -> float:
-    """The T from low to high for which `softmax(scores / T)` has the least log-loss, weighted by row.
+    """The T from low to high for which `softmax(scores / T)` has the lowest weighted log-loss.
 
-    scores `[n, outputs]`, classes `[n]`, weights `[n]`. In 1 / T the log-loss is convex: its slope is bisected, on T's
-    logarithm.
+    scores: `[n, outputs]`. classes, weights: `[n]`. The log-loss is convex in 1 / T, so the zero of its slope is found by
+    bisection on the logarithm of T.
     """
     true = scores.gather(1, classes[:, None])[:, 0]
 
     def too_soft(t: float) -> bool:
-        """Whether the log-loss falls as T does."""
+        """Whether a lower T would have a lower log-loss."""
         expected = (torch.softmax(scores / t, dim=1) * scores).sum(1)
         return float((weights * (expected - true)).sum()) < 0
 

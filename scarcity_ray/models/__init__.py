@@ -1,4 +1,4 @@
-"""The models that YAML names, as torch modules; initial weights from the seed alone."""
+"""The models that YAML can name, as torch modules. Their initial weights depend on the seed alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model's settings to a torch module, initial weights from the seed alone."""
+"""Builds a torch module from a model's settings. The initial weights depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scarcity_ray.models.specs import CNN, MLP, Import, Linear
 
 
 def build(spec: Linear | MLP | CNN | Import, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
-    """The module for inputs of `shape`. Raises SpecError at ("model", ...) where the two do not fit."""
+    """The module for inputs of `shape` and this number of outputs. Raises SpecError at ("model", ...) if the model does not fit them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(hash64(seed, "model")) % 2**63)
         if isinstance(spec, Import):
@@ -28,7 +28,7 @@ def build(spec: Linear | MLP | CNN | Import, shape: tuple[int, ...], outputs: in
             bias = spec.bias if isinstance(spec, Linear) else True
             activation = nn.Tanh if isinstance(spec, MLP) and spec.activation == "tanh" else nn.ReLU
             module = _mlp([math.prod(shape), *hidden, outputs], activation, bias, flatten=len(shape) != 1)
-    with torch.random.fork_rng(devices=[]):  # a module may draw in its forward pass; the caller's generator stays as it was
+    with torch.random.fork_rng(devices=[]):  # a module may draw random numbers in its forward pass; the caller's generator must not change
         _fits(module, spec, shape, outputs)
     return module
 
@@ -51,14 +51,14 @@ def _cnn(spec: CNN, shape: tuple[int, ...], outputs: int) -> nn.Sequential:
             raise SpecError(
                 ("model", "kind"),
                 "cnn",
-                f"inputs of shape {list(shape)} are no images: [channels, height, width], [height, width] or flat and square",
+                f"inputs of shape {list(shape)} are not images: [channels, height, width], [height, width] or flat and square",
             )
         layers.append(nn.Unflatten(1, (1, height, width)) if len(shape) == 1 else nn.Unflatten(1, (1, height)))
     if min(height, width) < 2 ** len(spec.channels):
         raise SpecError(
             ("model", "channels"),
             spec.channels,
-            f"images of {height} x {width} cannot be halved {len(spec.channels)} times: name fewer convolutions",
+            f"images of {height} x {width} cannot be halved {len(spec.channels)} times: use fewer convolutions",
         )
     for out in spec.channels:
         layers += [nn.Conv2d(channels, out, 5, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
@@ -72,7 +72,7 @@ def _imported(spec: Import) -> nn.Module:
     where = ("model", "path")
     try:
         found = importlib.import_module(path)
-    except Exception as error:  # the user's module runs on import, so anything may be raised
+    except Exception as error:  # an import runs the user's code, which may raise anything
         raise SpecError(where, spec.path, f"module {path} cannot be imported: {type(error).__name__}: {error}") from error
     try:
         factory = reduce(getattr, name.split("."), found)
@@ -94,7 +94,7 @@ def _fits(module: nn.Module, spec: Linear | MLP | CNN | Import, shape: tuple[int
     value = spec.path if isinstance(spec, Import) else spec.kind
     example = next(module.parameters(), torch.zeros(0))
     if nn.parameter.is_lazy(example):
-        raise SpecError(where, value, "it has lazy parameters without a shape yet: give its layers their input sizes")
+        raise SpecError(where, value, "it has lazy parameters, whose shapes are not known yet: give its layers their input sizes")
     kept = {name: b.clone() for name, b in module.named_buffers()}
     try:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What YAML may say of a model."""
+"""The settings of models in YAML."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CNN(Spec):
 
 
 class Import(Spec):
-    """Any module: `factory(**args)` must return a torch.nn.Module."""
+    """The user's own module: `factory(**args)` must return a torch.nn.Module."""
 
     kind: Literal["import"] = "import"
     path: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$", description="package.module:factory")]

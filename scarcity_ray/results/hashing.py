@@ -18,6 +18,7 @@ from scarcity_ray.core.spec import Spec
 from scarcity_ray.core.tables import wall_clock
 
 _TOGETHER = 64  # batches, or rows of one, that are hashed at once: a row at a time costs a millisecond
+_HASHED_AS = {"unseen": "strangers", "unseen_group": "stranger_group"}  # fields with a new name: fingerprints of older runs stay valid
 
 
 class ResultHash:
@@ -102,7 +103,7 @@ def fingerprint(federation: Federation) -> str:
             told, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
         elif is_dataclass(value):
             for part in fields(value):
-                take(f"{name}.{part.name}", getattr(value, part.name))
+                take(f"{name}.{_HASHED_AS.get(part.name, part.name)}", getattr(value, part.name))
             return
         else:
             said = value.model_dump_json() if isinstance(value, Spec) else repr(value)

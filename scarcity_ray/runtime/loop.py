@@ -315,18 +315,18 @@ def _tried(federation: Federation, module: nn.Module, tensors: Mapping[str, torc
     """What summary.json says of a trained model beyond metrics: whether an ensemble's probabilities hold, and how the clients
     that never took part fare by it, or by a model that answers everybody."""
     told: dict[str, Any] = {}
-    strangers, unit = federation.strangers, federation.label_scale
+    unseen, unit = federation.unseen, federation.label_scale
     if f"{ENSEMBLE}heads" in tensors:
         ensemble = Ensemble.of(module.get_submodule("representation"), federation.task, tensors)
         if federation.task == "classification" and len(federation.test.x):
-            told["calibration"] = reliability(*ensemble.own_answers(federation.test, _CALIBRATED_ROWS)).told()
-        if len(strangers.x):
-            group = np.repeat(federation.stranger_group, strangers.counts)
-            told["strangers"], load = judge(ensemble, strangers.x, strangers.y, group, federation.group, unit)
+            told["calibration"] = reliability(*ensemble.own_answers(federation.test, _CALIBRATED_ROWS)).to_dict()
+        if len(unseen.x):
+            group = np.repeat(federation.unseen_group, unseen.counts)
+            told["strangers"], load = judge(ensemble, unseen.x, unseen.y, group, federation.group, unit)
             told["load"] = {str(k): share for k, share in enumerate(load.tolist())}
-    elif len(strangers.x) and all(name in tensors and tensors[name].shape == value.shape for name, value in module.state_dict().items()):
+    elif len(unseen.x) and all(name in tensors and tensors[name].shape == value.shape for name, value in module.state_dict().items()):
         module.load_state_dict(dict(tensors))
-        told["strangers"] = {"global": judge_one(module, strangers.x, strangers.y, unit)}
+        told["strangers"] = {"global": judge_one(module, unseen.x, unseen.y, unit)}
     return told
 
 

@@ -103,7 +103,7 @@ class RunPlan:
         """What some of the homes take on the machine they share."""
         federation = self.federation
         shards = sum(
-            part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.strangers)
+            part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.unseen)
         )
         models = max(
             sum(value.nbytes for value in strategy.memory(self.problems[strategy.title]).values()) for strategy in self.scenario.strategies

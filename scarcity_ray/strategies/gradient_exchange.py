@@ -51,7 +51,7 @@ class Basis:
 @lru_cache(maxsize=2)  # the chunks of a round share it
 def basis(layout: Layout, dimensions: int, seed: int, round: int) -> Basis:
     """The basis of a round: everybody who knows the seed has the same."""
-    rng, there = stream(seed, "basis", round), layout.mask(*(slot.name for slot in layout.slots)).numpy()
+    rng, there = stream(seed, "basis", round), layout.mask(*(part.name for part in layout.slices)).numpy()
     bucket, sign = np.zeros(len(there), dtype=np.int64), np.zeros(len(there), dtype=np.float32)
     bucket[there] = rng.permutation(layout.num_parameters) % dimensions
     sign[there] = 1 - 2 * rng.integers(0, 2, layout.num_parameters)

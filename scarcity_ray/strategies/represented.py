@@ -70,7 +70,7 @@ class Represented(InsightStrategy):
 
     def width(self, problem: Problem) -> int:
         """Features of a row."""
-        return int(problem.layout.slots[0].shape[1])
+        return int(problem.layout.slices[0].shape[1])
 
     def known(self, guidance: Guidance) -> bool:
         """Whether the representation is."""

@@ -1,4 +1,4 @@
-"""Ragged minibatches of many clients: which rows each client meets at each step, and one gather an epoch."""
+"""Ragged minibatches of many clients: which rows each client uses at each step, with one gather per epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from scarcity_ray.core.federation import Shards
 from scarcity_ray.core.randomness import hash64
 
-_BLOCK_BYTES = 8 << 20  # a block of steps is gathered at once; past this, in parts
+_BLOCK_BYTES = 8 << 20  # largest block of steps that is gathered at once
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -23,9 +23,12 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 class Batch:
     """One step's minibatches of the first `a` clients of a task, padded to one width.
 
-    x: `[a, width, *shape]`. y: `[a, width]` or `[a, width, outputs]`. weight: `[a, width]`, 1 / size for a client's
-    own rows and 0 for padding, so that a weighted sum of losses is the mean over the minibatch. sizes: int64 `[a]`,
-    true rows (they come first). step: number of this step, from 0.
+    x: `[a, width, *shape]`.
+    y: `[a, width]` or `[a, width, outputs]`.
+    weight: `[a, width]`, 1 / size for a client's own rows and 0 for padding: a weighted sum of losses is the mean over
+    the minibatch.
+    sizes: int64 `[a]`, rows of each minibatch without padding (they come first).
+    step: number of this step, from 0.
     """
 
     x: Tensor
@@ -36,16 +39,18 @@ class Batch:
 
     @property
     def active(self) -> int:
-        """How many clients still train: the first `a` of the task."""
+        """Number of clients that still train: the first `a` of the task."""
         return self.x.shape[0]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive steps of a task, as flat slots: step by step, client by client, row by row.
+    """Consecutive steps of a task as flat arrays of padded rows: step by step, client by client, row by row.
 
-    y, weight: of each slot, as in Batch. client: which client (0 .. k - 1) has each slot that is no padding, and `real`
-    where those slots are: in the order of steps for each client. batches: one a step, views of the same memory.
+    y, weight: of each padded row, as in Batch.
+    client, real: the client (0 .. k - 1) and the place of each row that is not padding, in the order of steps for each
+    client.
+    batches: one per step, views of the same memory.
     """
 
     y: Tensor
@@ -56,8 +61,11 @@ class Block:
 
 
 def padded_rows(rows: NDArray[Any], most: int) -> NDArray[np.int64]:
-    """To how many rows a client's own are padded: a function of the client alone, so that products have the same bits
-    in any company. At most `most`, else the next of eight sizes an octave (1..16, 18, 20, .. 32, 36, ..)."""
+    """The number of rows that a client's own rows are padded to: at most `most`, else the next of eight sizes per octave
+    (1..16, 18, 20, .. 32, 36, ..).
+
+    It depends on the client alone: a client's products then have the same bits, whichever clients share its chunk.
+    """
     rows = np.minimum(np.maximum(np.asarray(rows, dtype=np.int64), 1), most)
     if len(rows) == 0 or rows.min() == most:
         return rows
@@ -73,9 +81,9 @@ def gather(source: NDArray[Any], index: NDArray[np.int64], dtype: torch.dtype) -
 
 
 class BatchPlan:
-    """Which rows k clients meet, step by step: pure arithmetic on (seed, client, round, epoch, position).
+    """Which rows k clients use, step by step: pure arithmetic on (seed, client, round, epoch, position).
 
-    ids, starts, counts, steps: `[k]`, steps falling. width: rows a minibatch is padded to, the same for all k.
+    ids, starts, counts, steps: `[k]`, in descending order of steps. width: padded rows of a minibatch, the same for all k.
     """
 
     def __init__(
@@ -87,7 +95,7 @@ class BatchPlan:
         self.epoch_steps = np.maximum(-(-counts // batch_size), 1)
 
     def blocks(self, shards: Shards, dtype: torch.dtype) -> Iterator[Block]:
-        """The minibatches, a block of steps at a time: about an epoch of the longest client, less where rows are many."""
+        """The minibatches, a block of steps at a time: an epoch of the client with the most steps, or as many as fit in a block."""
         if len(self.ids) == 0:
             return
         total = int(self.steps[0])
@@ -99,38 +107,44 @@ class BatchPlan:
 
     def block(self, first: int, last: int, shards: Shards, dtype: torch.dtype) -> Block:
         """The steps `first:last`."""
-        slots = _slots(self.counts.tobytes(), self.steps.tobytes(), self.batch_size, self.width, first, last)
+        index = _batch_index(self.counts.tobytes(), self.steps.tobytes(), self.batch_size, self.width, first, last)
 
-        # An epoch's order is that of its rows' hashes; the pair in the upper bits keeps the epochs apart.
-        root = hash64(self.seed, "batches", self.ids[slots.who], self.round, slots.epoch)
-        keys = hash64(self.seed, "order", root[slots.pair] + slots.golden)
-        order = np.argsort((keys >> slots.bits) | slots.pair_bits, kind="stable")
-        row = (self.starts[slots.who][slots.pair] + slots.place)[order]
-        if slots.here is not None:
-            row = row[slots.here]
-        if len(row) == len(slots.weight):
-            index = np.empty(len(row), dtype=np.int64)
-        else:  # padding is the client's own first row, so that no client's numbers ever meet another's
-            index = np.repeat(np.concatenate([self.starts[:a] for a in slots.active]), self.width)
-        index[slots.real] = row
-        x, y, weights = gather(shards.x, index, dtype), gather(shards.y, index, dtype), torch.from_numpy(slots.weight).to(dtype)
-        split = [active * self.width for active in slots.active]
-        parts = zip(slots.active, torch.split(x, split), torch.split(y, split), torch.split(weights, split), strict=True)
+        # The rows of an epoch are sorted by their hashes; the pair in the upper bits keeps epochs apart.
+        root = hash64(self.seed, "batches", self.ids[index.who], self.round, index.epoch)
+        keys = hash64(self.seed, "order", root[index.pair] + index.golden)
+        order = np.argsort((keys >> index.bits) | index.pair_bits, kind="stable")
+        row = (self.starts[index.who][index.pair] + index.place)[order]
+        if index.used is not None:
+            row = row[index.used]
+        if len(row) == len(index.weight):
+            rows = np.empty(len(row), dtype=np.int64)
+        else:  # padding repeats the client's own first row: no client computes with another client's numbers
+            rows = np.repeat(np.concatenate([self.starts[:a] for a in index.active]), self.width)
+        rows[index.real] = row
+        x, y, weights = gather(shards.x, rows, dtype), gather(shards.y, rows, dtype), torch.from_numpy(index.weight).to(dtype)
+        split = [active * self.width for active in index.active]
+        parts = zip(index.active, torch.split(x, split), torch.split(y, split), torch.split(weights, split), strict=True)
         batches = [
-            Batch(xs.view(a, -1, *x.shape[1:]), ys.view(a, -1, *y.shape[1:]), ws.view(a, -1), slots.sizes[t, :a], first + t)
+            Batch(xs.view(a, -1, *x.shape[1:]), ys.view(a, -1, *y.shape[1:]), ws.view(a, -1), index.sizes[t, :a], first + t)
             for t, (a, xs, ys, ws) in enumerate(parts)
         ]
-        return Block(y, weights, slots.client, slots.real, batches)
+        return Block(y, weights, index.client, index.real, batches)
 
 
 @dataclass(frozen=True)
 class BatchIndex:
-    """Where the rows of some steps go: what depends on the clients' numbers of rows and steps alone.
+    """The places of the rows of some steps. It depends only on the clients' numbers of rows and steps.
 
-    A pair is a client and an epoch of it that meets these steps; who, epoch: of each pair. pair, place: of each row of
-    each pair, its pair and its position. golden, bits, pair_bits: parts of the sort key of a row. here: which ranks
-    meet these steps (None: all). real, client: slot and client of each of them. weight: of each slot, 0 for padding.
-    sizes: `[steps, k]` rows of each minibatch. active: clients that train in each step.
+    A pair is a client and one of its epochs that overlaps these steps.
+
+    who, epoch: client and epoch of each pair.
+    pair, place: for each row of each pair, its pair and its position.
+    golden, bits, pair_bits: parts of the sort key of a row.
+    used: which of the sorted rows belong to these steps (None: all).
+    real, client: place in the padded arrays, and client, of each of them.
+    weight: of each padded row, 0 for padding.
+    sizes: `[steps, k]`, rows of each minibatch.
+    active: number of clients that train in each step.
     """
 
     who: NDArray[np.int64]
@@ -140,7 +154,7 @@ class BatchIndex:
     golden: NDArray[np.uint64]
     bits: np.uint64
     pair_bits: NDArray[np.uint64]
-    here: NDArray[np.bool_] | None
+    used: NDArray[np.bool_] | None
     real: NDArray[np.int64]
     client: NDArray[np.int64]
     weight: NDArray[np.float64]
@@ -148,12 +162,12 @@ class BatchIndex:
     active: list[int]
 
 
-@lru_cache(maxsize=16)  # chunks of clients that hold equally many rows share it, and so do epochs and rounds
-def _slots(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int, first: int, last: int) -> BatchIndex:
-    held, taken = np.frombuffer(counts_bytes, dtype=np.int64), np.frombuffer(steps_bytes, dtype=np.int64)
-    k, epoch_steps = len(held), np.maximum(-(-held // batch_size), 1)
+@lru_cache(maxsize=16)  # chunks of clients with equal numbers of rows share an entry, and so do epochs and rounds
+def _batch_index(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int, first: int, last: int) -> BatchIndex:
+    samples, taken = np.frombuffer(counts_bytes, dtype=np.int64), np.frombuffer(steps_bytes, dtype=np.int64)
+    k, epoch_steps = len(samples), np.maximum(-(-samples // batch_size), 1)
     span = np.arange(first, last)
-    active = np.searchsorted(-taken, -span)  # steps fall: the clients with more than t of them come first
+    active = np.searchsorted(-taken, -span)  # in descending order of steps, the clients with more than t of them come first
     offsets = np.concatenate([[0], np.cumsum(active) * width])
 
     lasts = np.minimum(taken, last)
@@ -161,23 +175,23 @@ def _slots(counts_bytes: bytes, steps_bytes: bytes, batch_size: int, width: int,
     epochs = np.maximum(-(-lasts // epoch_steps) - begin, 0)
     who = np.repeat(np.arange(k), epochs)
     epoch = np.arange(len(who)) - np.repeat(np.cumsum(epochs) - epochs - begin, epochs)
-    counts = held[who]
+    counts = samples[who]
     pair = np.repeat(np.arange(len(who)), counts)
     place = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
 
-    # The row of rank r goes to slot r % batch_size of step r // batch_size of its epoch.
+    # The row of rank r becomes row r % batch_size of step r // batch_size of its epoch.
     step, client, rank = (epoch * epoch_steps[who])[pair] + place // batch_size, who[pair], place
-    here = (step >= first) & (step < lasts[client])
-    whole = bool(here.all())
+    used = (step >= first) & (step < lasts[client])
+    whole = bool(used.all())
     if not whole:
-        step, client, rank = step[here], client[here], rank[here]
+        step, client, rank = step[used], client[used], rank[used]
     real = offsets[step - first] + client * width + rank % batch_size
-    sizes = np.minimum(held - span[:, None] % epoch_steps * batch_size, batch_size)
+    sizes = np.minimum(samples - span[:, None] % epoch_steps * batch_size, batch_size)
     weight = np.zeros(offsets[-1])
     weight[real] = 1.0 / sizes[step - first, client]
     bits = np.uint64(len(who).bit_length())
     pair_bits = pair.astype(np.uint64) << (np.uint64(64) - bits)
     golden = place.astype(np.uint64) * _GOLDEN
     return BatchIndex(
-        who, epoch, pair, place, golden, bits, pair_bits, None if whole else here, real, client, weight, sizes, active.tolist()
+        who, epoch, pair, place, golden, bits, pair_bits, None if whole else used, real, client, weight, sizes, active.tolist()
     )

@@ -1,4 +1,4 @@
-"""Which clients are trained at once: cut by the bytes of their shapes, never by a timing."""
+"""Which clients are trained at once. Chunks depend on the bytes of the clients' data, never on a measured time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from scarcity_ray.core.federation import Shards
 from scarcity_ray.training.batches import padded_rows
 from scarcity_ray.training.problem import Problem
 
-_BYTES = 7 << 20  # parameters and rows of a chunk: they stay in the cache while its steps go by
-_MOST = 64  # clients; past this nothing is gained
+_BYTES = 7 << 20  # parameters and rows of a chunk: they stay in the cache during all its steps
+_MAX_CLIENTS = 64  # more clients in a chunk bring no further speed
 
 
 def chunks(problem: Problem, shards: Shards, ids: NDArray[np.int64], steps: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Cuts the clients `ids` with local `steps` into chunks, the longest work first.
+    """Cuts the clients `ids` with local `steps` into chunks, the most work first.
 
-    In a chunk clients stand by falling steps (ties by id), and their minibatches are padded to one number of rows.
+    A chunk lists its clients in descending order of steps (ties by id); all their minibatches have the same number of
+    padded rows.
     """
     ids, steps = np.asarray(ids, dtype=np.int64), np.asarray(steps, dtype=np.int64)
     counts = shards.starts[ids + 1] - shards.starts[ids]
@@ -27,7 +28,7 @@ def chunks(problem: Problem, shards: Shards, ids: NDArray[np.int64], steps: NDAr
     result: list[NDArray[np.int64]] = []
     first = 0
     while first < len(order):
-        same = order[first : first + _MOST]
+        same = order[first : first + _MAX_CLIENTS]
         same = same[widths[same] == widths[same[0]]]
         fits = max(int(np.searchsorted(np.cumsum(size[same]), _BYTES, side="right")), 1)
         result.append(ids[same[:fits]])

@@ -1,4 +1,4 @@
-"""Forward and backward written out for stacks of known layers, k clients at once, the gradient fused into its target."""
+"""Explicit forward and backward passes for stacks of known layers, k clients at once. The gradient is added to its target directly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scarcity_ray.training.objective import GradInputs, Objective
 
 
 class Part(NamedTuple):
-    """A layer to be bound: `make(theta, target)`, and whether it has parameters."""
+    """A layer that is not bound to parameters yet: `make(theta, target)` binds it. trains: whether it has parameters."""
 
     make: Callable[[dict[str, Tensor], Target | None], Layer]
     trains: bool = False
@@ -41,9 +41,9 @@ class Explicit:
         self.first = next(i for i, part in enumerate(parts) if part.trains)
 
     def step(self, theta: Tensor, into: Tensor, beta: float) -> Callable[[Batch, GradInputs, Tensor], None]:
-        """`into = beta * into + gradient at theta`, both `[k, P]`, for the first clients of the rows that a batch has.
+        """`into = beta * into + gradient at theta`, both `[k, P]`, for the clients of a batch: the first of the k rows.
 
-        A layer's weights change after their last use.
+        theta and into may be the same: a layer's weights change only after their last use.
         """
         views, objective = self.layout.views(theta), self.objective
         targets = views if into is theta else self.layout.views(into)
@@ -82,7 +82,7 @@ def _flat(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
 
 
 def parts_of(module: nn.Module, dims: int = 1) -> list[Part] | None:
-    """The layers of a stack whose inputs have `dims` dimensions; None where one is not known, shared, frozen or hooked."""
+    """The layers of a stack whose inputs have `dims` dimensions; None if a layer is unknown, shared or frozen, or has hooks."""
     modules = _flat(module)
     shared = len({id(m) for _, m in modules}) < len(modules) or len(list(module.parameters())) < len(
         list(module.named_parameters(remove_duplicate=False))
@@ -90,13 +90,13 @@ def parts_of(module: nn.Module, dims: int = 1) -> list[Part] | None:
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in module.modules())
     if shared or hooked or not all(p.requires_grad for p in module.parameters()):
         return None
-    # ReLU after MaxPool has the same values and gradients as before it, for a part of the work.
+    # ReLU after MaxPool gives the same values and gradients as before it, with less work.
     for i in range(len(modules) - 1):
         if type(modules[i][1]) is nn.ReLU and type(modules[i + 1][1]) is nn.MaxPool2d:
             modules[i], modules[i + 1] = modules[i + 1], modules[i]
     parts: list[Part] = []
     images = False  # whether activations are images with their channels last
-    fresh = False  # whether an activation may overwrite its input: nobody else reads it
+    fresh = False  # whether an activation function may overwrite its input, because nothing else reads it
     for name, m in modules:
         padding = padding_of(m) if type(m) is nn.Conv2d else None
         if padding is not None or (type(m) is nn.MaxPool2d and not m.return_indices):

@@ -1,4 +1,4 @@
-"""Known layers, each bound to the rows of k clients: forward, and backward with the gradient added to its target."""
+"""Known layers, each bound to the rows of k clients: a forward pass, and a backward pass that adds the gradient to its target."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SMALL = 4096  # below, a product and an addition beat a product fused into a strided target
+_SMALL = 4096  # for fewer weights, a product and then an addition are faster than one fused product into a strided target
 
 
 Views = dict[str, Tensor]
 
 
 class Target:
-    """Where gradients go, `into = beta * into + gradient`; the first layer need not know its input's gradient."""
+    """Where gradients are added: `into = beta * into + gradient`. first: the first layer computes no gradient by its input."""
 
     def __init__(self, into: Views, beta: float, first: bool) -> None:
         self.into, self.beta, self.first = into, beta, first
@@ -29,23 +29,23 @@ class Layer:
     """One layer bound to rows of parameters. Activations are `[k, rows, ...]`, images with their channels last."""
 
     def narrow(self, k: int) -> None:
-        """From now on activations are of the first k of the bound rows alone."""
+        """From now on activations belong to the first k of the bound rows only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The activations that follow `x`, which is kept for `backward`."""
+        """The layer's activations for the input `x`, which is kept for `backward`."""
         raise NotImplementedError
 
     def backward(self, delta: Tensor) -> Tensor:
-        """Adds the parameters' gradients to their target; returns the gradient by the input where it is needed."""
+        """Adds the parameters' gradients to their target; returns the gradient by the input if it is needed."""
         raise NotImplementedError
 
 
 def product(a: Tensor, b: Tensor, out: Tensor, plus: Tensor | None = None) -> Tensor:
     """`a [k, m, i] @ b [k, i, n]` into `out`, plus `plus [k, 1, n]`.
 
-    One column (n = 1) is multiplied and summed without the library, which takes another way, of other bits, to a
-    column of one client than to those of several. On AVX-512 processors it does so with one row (m = 1) and one input (i = 1)
-    too: there a single client is computed as two.
+    One column (n = 1) is multiplied and summed without the library: its product for one client alone can differ in its last
+    bits from its product for several clients. On AVX-512 processors the same is true of one row (m = 1) and one input (i = 1):
+    there a single client is computed as two.
     """
     if out.shape[2] == 1:
         torch.sum(a * b.transpose(1, 2), 2, keepdim=True, out=out)
@@ -58,13 +58,13 @@ def product(a: Tensor, b: Tensor, out: Tensor, plus: Tensor | None = None) -> Te
 
 
 def _twice(one: Tensor) -> Tensor:
-    """`[1, m, n]` as `[2, m, n]` in the same order in memory, by which the library chooses its way."""
+    """`[1, m, n]` as `[2, m, n]` with the same strides: the library chooses its code by them."""
     two = torch.empty_strided((2, *one.shape[1:]), (one[0].numel(), *one.stride()[1:]), dtype=one.dtype)
     return two.copy_(one)
 
 
 class LinearLayer(Layer):
-    """A product a client, batched."""
+    """One product per client, in one batched call."""
 
     def __init__(self, name: str, theta: Views, target: Target | None) -> None:
         weight, bias = theta[name + "weight"], theta.get(name + "bias")
@@ -91,7 +91,7 @@ class LinearLayer(Layer):
         return product(x, self.wt, z, self.bias)
 
     def backward(self, delta: Tensor) -> Tensor:
-        """The gradient by x first: W may be its own target."""
+        """The gradient by x comes first, because the gradient by W may be written over W."""
         target, dt = self.target, delta.transpose(1, 2)
         assert target is not None
         dx = delta if target.first else product(delta, self.w, self.dx.resize_(self.x.shape))
@@ -105,7 +105,7 @@ class LinearLayer(Layer):
 
 
 class ReLULayer(Layer):
-    """`fresh`: the input is nobody else's and may be overwritten."""
+    """The rectifier. `fresh`: nothing else reads the input, so it may be overwritten."""
 
     def __init__(self, fresh: bool, *_: Any) -> None:
         self.fresh = fresh
@@ -116,13 +116,13 @@ class ReLULayer(Layer):
         return self.y
 
     def backward(self, delta: Tensor) -> Tensor:
-        """In place: 0 where the output is."""
+        """In place: 0 where the output is 0."""
         torch.ops.aten.threshold_backward.grad_input(delta, self.y, 0, grad_input=delta)
         return delta
 
 
 class TanhLayer(Layer):
-    """`fresh`: the input is nobody else's and may be overwritten."""
+    """The hyperbolic tangent. `fresh`: nothing else reads the input, so it may be overwritten."""
 
     def __init__(self, fresh: bool, *_: Any) -> None:
         self.fresh = fresh
@@ -139,18 +139,18 @@ class TanhLayer(Layer):
 
 
 class FlattenLayer(Layer):
-    """Activations in torch's order: channels, height, width. `images`: they come with their channels last."""
+    """Flattens activations in torch's order: channels, height, width. `images`: the input has its channels last."""
 
     def __init__(self, images: bool, *_: Any) -> None:
         self.images = images
 
     def forward(self, x: Tensor) -> Tensor:
-        """One dimension a row."""
+        """Each row with one dimension."""
         self.shape = x.shape
         return (x.permute(0, 1, 4, 2, 3) if self.images else x).reshape(x.shape[0], x.shape[1], -1)
 
     def backward(self, delta: Tensor) -> Tensor:
-        """The shape that came in."""
+        """The gradient with the shape of the input."""
         if not self.images:
             return delta.view(self.shape)
         k, rows, height, width, channels = self.shape
@@ -158,7 +158,7 @@ class FlattenLayer(Layer):
 
 
 class ImageLayer(Layer):
-    """From torch's order to channels last; of one channel there is nothing to move. `shape`: what Unflatten makes of dimension 1."""
+    """Turns images from torch's order to channels last. `shape`: the shape that Unflatten gives to dimension 1."""
 
     def __init__(self, shape: tuple[int, ...] | None, *_: Any) -> None:
         self.shape = shape
@@ -171,12 +171,12 @@ class ImageLayer(Layer):
         return x.permute(0, 1, 3, 4, 2).contiguous()
 
     def backward(self, delta: Tensor) -> Tensor:
-        """The shape that came in."""
+        """The gradient with the shape of the input."""
         return delta.permute(0, 1, 4, 2, 3).reshape(self.before)
 
 
 def _image(x: Tensor) -> Tensor:
-    """`[n, height, width, channels]` as torch's channels-last image; strides spelled out, or one channel is ambiguous."""
+    """`[n, height, width, channels]` as torch's channels-last image. Strides are explicit: for one channel torch could not infer them."""
     n, height, width, channels = x.shape
     return x.as_strided((n, channels, height, width), (height * width * channels, 1, width * channels, channels))
 
@@ -190,7 +190,7 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
 
 
 class ConvLayer(Layer):
-    """One call of the library's convolution a client."""
+    """One call of the library's convolution per client."""
 
     def __init__(self, name: str, module: nn.Conv2d, padding: list[int], theta: Views, target: Target | None) -> None:
         self.w, self.bias = theta[name + "weight"], theta.get(name + "bias")
@@ -209,7 +209,7 @@ class ConvLayer(Layer):
         ])  # fmt: skip
 
     def backward(self, delta: Tensor) -> Tensor:
-        """The gradient by x first: W may be its own target."""
+        """The gradient by x comes first, because the gradient by W may be written over W."""
         target, below = self.target, []
         assert target is not None
         sizes = None if self.into_bias is None else [self.into_bias.shape[1]]
@@ -227,7 +227,7 @@ class ConvLayer(Layer):
 
 
 class MaxPoolLayer(Layer):
-    """The images of all clients as one batch: values are only picked, not computed."""
+    """The images of all clients as one batch: the layer selects values and computes none, so the batch changes no bits."""
 
     def __init__(self, module: nn.MaxPool2d, *_: Any) -> None:
         def pair(value: Any) -> list[int]:
@@ -237,14 +237,14 @@ class MaxPoolLayer(Layer):
         self.geometry = (pair(module.kernel_size), pair(stride), pair(module.padding), pair(module.dilation), module.ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The largest of each window, and where it was."""
+        """The largest value of each window; keeps its place for `backward`."""
         self.x = x
         y, self.indices = torch.ops.aten.max_pool2d_with_indices(_image(x.flatten(0, 1)), *self.geometry)
         y = _last(y)
         return y.view(*x.shape[:2], *y.shape[1:])
 
     def backward(self, delta: Tensor) -> Tensor:
-        """To where the largest were."""
+        """The gradient, at the places of the largest values."""
         flat = torch.ops.aten.max_pool2d_with_indices_backward(
             _image(delta.flatten(0, 1)), _image(self.x.flatten(0, 1)), *self.geometry, self.indices
         )
@@ -252,7 +252,7 @@ class MaxPoolLayer(Layer):
 
 
 def padding_of(module: nn.Conv2d) -> list[int] | None:
-    """Rows and columns of zeros on each side; None where they are not zeros or not the same on both."""
+    """Rows and columns of zeros on each side; None if the padding is not zeros or not the same on both sides."""
     if module.padding_mode != "zeros":
         return None
     if module.padding == "valid":

@@ -1,4 +1,4 @@
-"""A module made ready for rows of parameters: explicit where every layer is known, else looped."""
+"""The two ways to train a module on rows of parameters: explicit if every layer is known, else looped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scarcity_ray.training.looped import Looped
 from scarcity_ray.training.objective import GradInputs, Objective, TaskKind, objective_for
 
 Step = Callable[[Batch, GradInputs, Tensor], None]
-"""`step(batch, grad_inputs, outputs)`: adds the gradient of one minibatch; `outputs [a, width, outputs]` is filled in."""
+"""`step(batch, grad_inputs, outputs)` adds the gradient of one minibatch and writes the outputs into `outputs [a, width, outputs]`."""
 
 
 class Learner(Protocol):
@@ -27,17 +27,20 @@ class Learner(Protocol):
     objective: Objective
 
     def step(self, theta: Tensor, into: Tensor, beta: float) -> Step:
-        """A step that does `into = beta * into + gradient at theta` (both `[k, P]`; they may be the same rows) for the first
-        clients of the rows that its batch has; batches of a step shrink, they do not grow."""
+        """A step that computes `into = beta * into + gradient at theta` for the clients of its batch: the first of the k rows.
+
+        theta, into: `[k, P]`; they may be the same rows. From one call to the next the number of clients in a batch may
+        fall, but not rise.
+        """
 
     def scores(self, theta: Tensor, x: Tensor) -> Tensor:
-        """The module's outputs `[k, rows, outputs]` for `theta [k, P]` (rows may be one expanded) and `x [k, rows, *shape]`."""
+        """The module's outputs `[k, rows, outputs]` for `theta [k, P]` (it may be one expanded row) and `x [k, rows, *shape]`."""
 
 
 def make_learner(module: nn.Module, task: TaskKind, dtype: torch.dtype = torch.float32, dims: int = 1) -> Learner:
-    """The path is chosen by the module alone (and the dimensions of one input).
+    """The learner for a module whose inputs have `dims` dimensions. Only these two decide between explicit and looped.
 
-    Raises SpecError for a module that cannot be trained a row a client.
+    Raises SpecError for a module that cannot be trained with one row of parameters per client.
     """
     check(module)
     layout, objective = Layout(module, dtype), objective_for(task)
@@ -46,16 +49,16 @@ def make_learner(module: nn.Module, task: TaskKind, dtype: torch.dtype = torch.f
 
 
 def check(module: nn.Module) -> None:
-    """Refuses what cannot be trained client by client, naming the remedy. Raises SpecError at ("model",)."""
+    """Raises SpecError at ("model",) for a module that cannot be trained client by client. The message names the remedy."""
     name = type(module).__name__
     parameters = list(module.named_parameters())
     if any(nn.parameter.is_lazy(p) for _, p in parameters):
-        raise SpecError(("model",), name, "it has lazy parameters without a shape yet: give its layers their input sizes")
+        raise SpecError(("model",), name, "it has lazy parameters, whose shapes are not known yet: give its layers their input sizes")
     if not any(p.requires_grad for _, p in parameters):
         raise SpecError(("model",), name, "it has no parameters to train")
     for path, p in parameters:
         if not p.is_floating_point():
-            raise SpecError(("model",), name, f"its parameter {path} is {p.dtype}; parameters have to be floating point")
+            raise SpecError(("model",), name, f"its parameter {path} is {p.dtype}: parameters must be floating point")
     for path, part in module.named_modules():
         kind = type(part).__name__
         if isinstance(part, _BatchNorm) and part.track_running_stats:

@@ -1,4 +1,4 @@
-"""What a client does in local training: how many steps, of what size, with which optimizer."""
+"""The settings of local training: how many steps, of what size, with which optimizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scarcity_ray.core.spec import Spec
 
 
 class Local(Spec):
-    """One client's local training in one round. PyTorch's conventions; the optimizer's state starts fresh each round.
+    """One client's local training in one round, in PyTorch's conventions. The optimizer's state is reset each round.
 
-    An epoch is a fresh permutation of the client's training rows, cut into minibatches of `batch_size`; the last one
-    may be smaller and its loss is the mean over its own rows (`DataLoader(shuffle=True, drop_last=False)`).
+    An epoch is a new permutation of the client's training rows, cut into minibatches of `batch_size`. The last one may
+    be smaller; its loss is the mean over its own rows (`DataLoader(shuffle=True, drop_last=False)`).
     """
 
     epochs: Annotated[int | None, Field(ge=1, description="passes over the client's rows a round; 1 if steps is left out too")] = None
@@ -39,11 +39,11 @@ class Local(Spec):
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
         if self.optimizer == "adam" and self.momentum:
-            raise ValueError("momentum is SGD's; adam has its own")
+            raise ValueError("momentum belongs to sgd; adam has its own: leave momentum out, or use sgd")
         return self
 
     def steps_for(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Local steps a round of clients that hold this many training rows: `ceil(n / batch_size) * epochs`, or `steps`."""
+        """Local steps in a round of clients with `samples` training rows: `ceil(n / batch_size) * epochs`, or `steps`."""
         samples = np.asarray(samples, dtype=np.int64)
         if self.steps is not None:
             return np.where(samples > 0, self.steps, 0).astype(np.int64)

@@ -1,7 +1,7 @@
-"""The two losses: cross-entropy and squared error, with what a step keeps of them.
+"""The two losses: cross-entropy and squared error.
 
-A step leaves its *outputs* (log-probabilities, or residuals), from which the losses of a whole block of steps are computed at
-once. What the gradient needs besides the scores, its *grad_inputs*, is made once a block as well.
+A step stores its *outputs* (log-probabilities, or residuals). From them the losses of a whole block of steps are computed at once.
+The gradient needs *grad_inputs* besides the scores. They are computed once per block too.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from torch import Tensor
 
 TaskKind = Literal["classification", "regression"]
 
-_MANY = 32  # classes: torch's own log_softmax works row by row, and takes three times as long for rows shorter than this
+_MANY = 32  # classes: torch's log_softmax works row by row and takes three times as long for shorter rows
 
 
 GradInputs = tuple[Tensor, ...]
-"""What enters a gradient besides the scores (targets, weights, step size): arrays of the same leading dimensions as the scores."""
+"""The inputs of a gradient besides the scores (targets, weights, step size): arrays with the leading dimensions of the scores."""
 
 
 class Objective(Protocol):
-    """A loss a row. Shapes: scores, outputs `[..., outputs]`; y `[...]` or `[..., outputs]`; scale `[...]`."""
+    """A loss for each row. Shapes: scores, outputs `[..., outputs]`; y `[...]` or `[..., outputs]`; scale `[...]`."""
 
     def grad_inputs(self, y: Tensor, scale: Tensor, num_outputs: int) -> GradInputs:
-        """What the gradient of `sum(scale * loss)` needs besides the scores, `[..., 1 or outputs]` each."""
+        """The inputs of the gradient of `sum(scale * loss)` besides the scores, `[..., 1 or outputs]` each."""
 
     def gradient(self, scores: Tensor, y: Tensor, grad_inputs: GradInputs, outputs: Tensor, out: Tensor) -> Tensor:
-        """The gradient of `sum(scale * loss)` by the scores, into `out`; leaves log-probabilities or residuals in `outputs`."""
+        """The gradient of `sum(scale * loss)` by the scores, written into `out`; writes log-probabilities or residuals into `outputs`."""
 
     def outputs(self, scores: Tensor, y: Tensor) -> Tensor:
         """Log-probabilities or residuals."""
@@ -63,8 +63,8 @@ class CrossEntropy:
         """Log-probabilities."""
         if scores.shape[-1] >= _MANY:
             return torch.log_softmax(scores, -1)
-        found = scores - scores.amax(-1, keepdim=True)
-        return found - found.exp().sum(-1, keepdim=True).log()
+        below_max = scores - scores.amax(-1, keepdim=True)
+        return below_max - below_max.exp().sum(-1, keepdim=True).log()
 
     def total(self, outputs: Tensor, grad_inputs: GradInputs) -> Tensor:
         """Differentiable, for autograd."""

@@ -17,7 +17,7 @@ from scarcity_ray.training.objective import GradInputs
 
 @dataclass(frozen=True)
 class Affine:
-    """What is added to the gradient at y: `prox_weight * y + constant` (`constant` is `[1 or k, P]` or None)."""
+    """A term that is added to the gradient at y: `prox_weight * y + constant` (`constant` is `[1 or k, P]` or None)."""
 
     prox_weight: float = 0.0
     constant: Tensor | None = None
@@ -32,7 +32,7 @@ class Affine:
 
 
 class Optimizer:
-    """Steps the rows y `[k, P]` in place. scale: what sample weights are multiplied by before they enter `step`."""
+    """Updates the rows y `[k, P]` in place. scale: factor of the sample weights that are given to `step`."""
 
     scale = 1.0
 
@@ -46,38 +46,38 @@ class Optimizer:
         raise NotImplementedError
 
     def finish(self, x: Tensor, steps: Tensor) -> None:
-        """Once after the last step: x `[1 or k, P]` is where training began, `steps [k, 1]`."""
+        """Called once after the last step. x: `[1 or k, P]`, the rows before training. steps: `[k, 1]`."""
 
     def norms(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of the gradient's norm over the steps of each client; NaN where not kept."""
+        """Mean and standard deviation of the gradient's norm over the steps of each client; NaN if they are not kept."""
         return np.full(k, np.nan), np.full(k, np.nan)
 
 
 class PlainSGD(Optimizer):
-    """`y <- (1 - lr decay) y - lr g - lr constant`: the first two in one product, the step size in the sample weights."""
+    """`y <- (1 - lr decay) y - lr g - lr constant`: one product computes the first two terms; the sample weights contain the step size."""
 
     def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
         super().__init__(local, learner, y, affine)
         self.scale = -local.lr
         self.beta = 1 - local.lr * self.decay
-        self.drift = None if self.constant is None else -local.lr * self.constant
+        self.offset = None if self.constant is None else -local.lr * self.constant
         self.descend = learner.step(y, y, self.beta)
 
     def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
         self.descend(batch, grad_inputs, outputs)
-        if self.drift is not None:
-            self.y[: batch.active].add_(self.drift[: batch.active])
+        if self.offset is not None:
+            self.y[: batch.active].add_(self.offset[: batch.active])
 
     def finish(self, x: Tensor, steps: Tensor) -> None:
-        """Gives back what rounding beta to the rows' precision took at each step (3e-8 of y, as much as small decays do)."""
+        """Corrects the rounding of beta to the rows' precision: each step loses 3e-8 of y, as much as a small decay takes."""
         lost = (1 - self.local.lr * self.decay) - float(torch.tensor(self.beta, dtype=x.dtype))
         if lost:
             self.y.add_(steps * lost * x)
 
 
 class Momentum(Optimizer):
-    """`v <- mu v + g + decay y + constant; y <- y - lr v`: the gradient's product goes into the velocity."""
+    """`v <- mu v + g + decay y + constant; y <- y - lr v`: the gradient's product is added to the velocity directly."""
 
     def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
         super().__init__(local, learner, y, affine)
@@ -96,13 +96,13 @@ class Momentum(Optimizer):
 
 
 class Buffered(Optimizer):
-    """Takes the gradient by itself first: for clipping, Adam, and norms."""
+    """Computes the gradient separately first, for clipping, Adam, and norms."""
 
     def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
         super().__init__(local, learner, y, affine)
         self.g, self.m, self.v = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         self.count = np.zeros(len(y))
-        self.seen = np.zeros((2, len(y)))
+        self.norm_stats = np.zeros((2, len(y)))
         self.gradient = learner.step(y, self.g, 0.0)
 
     def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
@@ -134,18 +134,18 @@ class Buffered(Optimizer):
         a = len(norm)
         self.count[:a] += 1
         with np.errstate(invalid="ignore", over="ignore"):  # a client that diverged
-            change = norm - self.seen[0, :a]
-            self.seen[0, :a] += change / self.count[:a]
-            self.seen[1, :a] += change * (norm - self.seen[0, :a])
+            change = norm - self.norm_stats[0, :a]
+            self.norm_stats[0, :a] += change / self.count[:a]
+            self.norm_stats[1, :a] += change * (norm - self.norm_stats[0, :a])
 
     def norms(self, k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of the gradient's norm over the steps of each client; NaN where it took none."""
+        """Mean and standard deviation of the gradient's norm over the steps of each client; NaN for a client without steps."""
         some = np.where(self.count > 0, self.count, np.nan)
-        return np.where(self.count > 0, self.seen[0], np.nan), np.sqrt(self.seen[1] / some)
+        return np.where(self.count > 0, self.norm_stats[0], np.nan), np.sqrt(self.norm_stats[1] / some)
 
 
 def optimizer_for(local: Local, learner: Learner, y: Tensor, affine: Affine, norms: bool) -> Optimizer:
-    """The lightest that does what `local` asks."""
+    """The fastest optimizer that supports the settings of `local`."""
     if norms or local.clip_norm is not None or local.optimizer == "adam":
         return Buffered(local, learner, y, affine)
     return (Momentum if local.momentum else PlainSGD)(local, learner, y, affine)

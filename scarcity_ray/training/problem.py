@@ -1,4 +1,4 @@
-"""The learning problem of a run: a module, its learner, its initial row, and what every client does with them."""
+"""The learning problem of a run: a module, its learner, its initial row, and the settings of local training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from scarcity_ray.training.objective import TaskKind
 
 @dataclass(frozen=True)
 class Problem:
-    """What a strategy may know of the problem.
+    """All that a strategy may know of the problem.
 
-    module: the torch module with its initial weights. learner: the same, ready for rows. row: the initial weights as a
-    row `[P]`. outputs: classes, or targets a row. shape: of one input. samples: int64 `[clients]`, training rows of
-    each client of the population. seed: of the run. groups: int64 `[clients]`, the group each is in, from 0. base: the
-    problem that a strategy with a model of its own made this one from.
+    module: the torch module with its initial weights.
+    learner: the same module, for rows of parameters.
+    row: the initial weights as a row `[P]`.
+    local: the settings of local training.
+    task: "classification" or "regression".
+    outputs: number of classes, or targets of a row.
+    shape: shape of one input.
+    samples: int64 `[clients]`, training rows of each client.
+    seed: the run's seed.
+    groups: int64 `[clients]`, the group of each client, from 0.
+    base: the scenario's problem, if a strategy with its own model made this one from it; else None.
     """
 
     module: nn.Module
@@ -40,7 +47,7 @@ class Problem:
 
     @property
     def layout(self) -> Layout:
-        """Where each parameter lies in a row."""
+        """The place of each parameter in a row."""
         return self.learner.layout
 
     @property
@@ -50,7 +57,7 @@ class Problem:
 
     @property
     def bytes(self) -> int:
-        """Length of the packed weights on the wire: the true parameters, 4 bytes each."""
+        """Bytes of the packed weights when they are sent: 4 for each parameter, none for padding."""
         return self.layout.num_parameters * 4
 
 
@@ -66,16 +73,16 @@ def make_problem(
     groups: NDArray[np.int64] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Problem:
-    """A module made into a problem; without `groups` all clients are in one.
+    """The problem of training a module. Without `groups` all clients are in one group.
 
-    Raises SpecError at ("model",) where the module cannot be trained on such rows.
+    Raises SpecError at ("model",) if the module cannot be trained on inputs of `shape`.
     """
     learner = make_learner(module, task, dtype, dims=len(shape))
     name = type(module).__name__
     try:
         with torch.no_grad():
             result = module(torch.zeros(2, *shape, dtype=next(module.parameters()).dtype))
-    except Exception as error:  # any module may be imported, so anything may be raised
+    except Exception as error:  # the user's own module may raise anything
         raise SpecError(("model",), name, f"it fails on a batch of inputs of shape {list(shape)}: {error}") from error
     if not isinstance(result, Tensor) or tuple(result.shape) != (2, outputs):
         found = list(result.shape) if isinstance(result, Tensor) else type(result).__name__

@@ -1,9 +1,9 @@
-"""Exact, order-free weighted means: the same bits for any order and any grouping of the clients.
+"""Exact weighted means: the same bits for any order and any grouping of the clients.
 
 Floating-point addition is exact as long as every term is a multiple of one grid and the sum stays below 2**53 grid
 steps (the pre-rounding of Demmel and Nguyen, "Parallel Reproducible Summation", IEEE Trans. Computers 2015). The grid of
-a term depends on its client alone: the power-of-two bin its largest value falls in. One bin holds values over
-2**16, so a round needs one or two; means at 1e-9 and at 1e9 are as accurate as means at 1.
+a term depends on its client alone: on the power-of-two bin of the client's largest value. One bin covers a factor of
+2**16, so a round needs one or two bins. Means near 1e-9 and near 1e9 are as accurate as means near 1.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 _BIN = 16  # bits of magnitude that share a grid
-_LONG = 4096  # from this many columns on, row after row beats all rows at once: a row's copy stays in the cache
+_LONG = 4096  # from this many columns on, adding row by row is faster than all rows at once: a row's copy stays in the cache
 _OFFSET = 8  # so that no bin ends at 1, near which most parameters lie
 
 
 class Sums:
-    """Sums of `w v` and of `w`, for named values, over clients; `+=` of another joins them.
+    """Sums over clients of `w v` and of `w`, for named values. `+=` adds another Sums.
 
-    Weights are shares (`n_i / N`): each at least 0 and summing to at most 1 over all clients of a round, which bounds
-    every sum by the largest value of its bin. A term is then off by at most 2**-37 of its client's largest value.
+    Weights are shares (`n_i / N`): each is at least 0, and over all clients of a round they sum to at most 1. This bounds
+    every sum by the largest value of its bin. The rounding error of a term is at most 2**-37 of its client's largest value.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,12 @@ class Sums:
     def add(
         self, name: str, values: Tensor, weights: Tensor, largest: Tensor | None = None, to: Tensor | None = None, height: int = 1
     ) -> None:
-        """Adds k clients' rows: values `[k, ...]`, weights broadcastable to it (float64). All values must be finite.
+        """Adds the rows of k clients under a name.
 
-        largest: `magnitudes(values)`, where they are known. to: int64 `[k]`, which of `height` sums each client's row enters
-        (those of its expert, say); one sum for all if left out.
+        values: `[k, ...]`, all finite. weights: float64, broadcastable to the values.
+        largest: `magnitudes(values)`, if they are known already.
+        to: int64 `[k]`, which of `height` sums each client's row is added to (the sum of its expert, for example); None: one
+        sum for all.
         """
         rows = values.reshape(len(values), -1)
         shares = weights.double().expand(values.shape).reshape(rows.shape) if weights[0].numel() > 1 else weights.double().reshape(-1, 1)
@@ -56,13 +58,13 @@ class Sums:
         _into(self._weights[name], torch.round(shares * 2.0**52).mul_(2.0**-52), to)
 
     def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, to: Tensor | None, place: int) -> None:
-        """Adds rows of one bin to its totals."""
-        # Adding and taking away 1.5 * 2**top leaves multiples of 2**(top - 52): the grid of values below 2**top.
+        """Adds the rows of one bin to the bin's totals."""
+        # Adding and subtracting 1.5 * 2**top rounds to multiples of 2**(top - 52): the grid of values below 2**top.
         shifter = 1.5 * 2.0 ** (place * _BIN + _OFFSET)
         one_by_one = rows.shape[1] >= _LONG and shares.shape[1] == 1
         size = rows.shape[1] if one_by_one else rows.numel()
         if self._buffer is None or self._buffer.numel() < size:
-            self._buffer = torch.empty(size, dtype=torch.float64)  # reused: fresh memory costs page faults
+            self._buffer = torch.empty(size, dtype=torch.float64)  # reused, because new memory costs page faults
         terms = self._buffer[:size]
         if one_by_one:
             start = torch.tensor(shifter, dtype=torch.float64)
@@ -83,7 +85,7 @@ class Sums:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # As NumPy: Ray moves arrays between processes without copying them, which it does not do for tensors.
+        # As NumPy arrays: Ray moves arrays between processes without a copy, but copies tensors.
         return {
             "_values": {key: value.numpy() for key, value in self._values.items()},
             "_weights": {name: value.numpy() for name, value in self._weights.items()},
@@ -100,7 +102,7 @@ class Sums:
     def means(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sum(w v) / sum(w)` of each name, elementwise, with the shape and type of `like[name]`.
 
-        Where all weights are 0 the value of `like` stays.
+        Where all weights are 0, or a name has no sum, the value of `like` is returned.
         """
         means = {}
         for name, old in like.items():
@@ -117,13 +119,13 @@ class Sums:
 
 
 def magnitudes(values: Tensor) -> Tensor:
-    """The largest absolute value of each row `[k, ...]`: `[k]`; NaN or infinite where the row has such a value."""
+    """The largest absolute value `[k]` of each row `[k, ...]`; NaN or infinite for a row with such a value."""
     rows = values.reshape(len(values), -1)
     return torch.maximum(rows.amax(1), -rows.amin(1)) if rows.shape[1] else torch.zeros(len(rows), dtype=values.dtype)
 
 
 def _into(totals: Tensor, terms: Tensor, to: Tensor | None) -> None:
-    """Adds each of the terms to its total, all to the first where `to` says nothing."""
+    """Adds each term to the total that `to` names; all terms to the first total if `to` is None."""
     if to is None:
         totals[0] += terms.sum(0)
     else:

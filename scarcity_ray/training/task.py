@@ -1,4 +1,4 @@
-"""What a strategy sees for k clients of one round: their numbers, minibatches, gradients, and local training."""
+"""A strategy's view of k clients in one round: their numbers, minibatches, gradients, and local training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from scarcity_ray.training.problem import Problem
 
 
 class Task:
-    """k clients of one round, one row each.
+    """k clients of one round, with one row of parameters each.
 
-    ids: int64 `[k]`, by falling steps, as training.chunks gives them. steps: local steps of each, `problem.local`'s if
-    left out. norms: whether local training keeps the norms of the gradients (it is slower then).
+    Arguments:
+    ids: int64 `[k]`, in descending order of steps, as `training.chunks` returns them.
+    steps: local steps of each client; None: as `problem.local` says.
+    norms: whether local training keeps the norms of the gradients (then it is slower).
 
-    samples, steps, lr: `[k, 1]`, training rows, local steps and step size of each. train_loss: float64 `[k]`, mean of
-    the losses met in the last local training, over its rows. grad_norms: mean and standard deviation (float64 `[k]`)
-    of the gradient's norm over its steps, where asked for. NaN for a client that took no step.
+    Attributes:
+    samples, steps, lr: `[k, 1]`, training rows, local steps and step size of each client.
+    train_loss: float64 `[k]`, mean loss over all rows of the last local training, each at the step that used it. NaN
+    for a client without steps.
+    grad_norms: mean and standard deviation, float64 `[k]` each, of the gradient's norm over the local steps. NaN for a
+    client without steps, or if `norms` is false.
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class Task:
         taken = problem.local.steps_for(counts) if steps is None else np.where(counts > 0, steps, 0).astype(np.int64)
         widths = padded_rows(counts, problem.local.batch_size)
         if np.any(np.diff(taken) > 0) or np.any(widths != widths[:1]):
-            raise ValueError("clients of one task stand by falling steps and share one minibatch width: cut them with chunks()")
+            raise ValueError("the clients of a task must be in descending order of steps and have one minibatch width: use chunks()")
         dtype = problem.layout.dtype
         self.samples = torch.from_numpy(counts).to(dtype)[:, None]
         self.steps = torch.from_numpy(taken).to(dtype)[:, None]
@@ -61,17 +66,17 @@ class Task:
         return gather(self.shards.x, index, dtype), gather(self.shards.y, index, dtype)
 
     def batches(self) -> Iterator[Batch]:
-        """The minibatches of local training, step by step: each of the clients that still train, `[a, width, ...]`."""
+        """The minibatches of local training, step by step. Each has the rows of the clients that still train, `[a, width, ...]`."""
         for block in self.plan.blocks(self.shards, self.problem.layout.dtype):
             yield from block.batches
 
     def grad(self, theta: Tensor, batch: Batch) -> Tensor:
         """The gradient `[a, P]` of the mean loss of one minibatch, at the first a rows of `theta`."""
-        here = theta[: batch.active].contiguous()
-        into = torch.zeros_like(here)
+        rows = theta[: batch.active].contiguous()
+        into = torch.zeros_like(rows)
         objective = self.problem.learner.objective
-        outputs = here.new_zeros(*batch.weight.shape, self.problem.outputs)
-        self.problem.learner.step(here, into, 0.0)(batch, objective.grad_inputs(batch.y, batch.weight, self.problem.outputs), outputs)
+        outputs = rows.new_zeros(*batch.weight.shape, self.problem.outputs)
+        self.problem.learner.step(rows, into, 0.0)(batch, objective.grad_inputs(batch.y, batch.weight, self.problem.outputs), outputs)
         return into
 
     def loss(self, theta: Tensor) -> NDArray[np.float64]:
@@ -85,10 +90,10 @@ class Task:
     def local_sgd(
         self, x: Tensor, *, grad_offset: Tensor | None = None, prox_weight: float = 0.0, prox_center: Tensor | None = None
     ) -> Tensor:
-        """Local training from `x [1 or k, P]`: new rows `[k, P]`.
+        """Trains the clients from `x [1 or k, P]` and returns their new rows y `[k, P]`.
 
-        The gradient g of each step becomes `g + grad_offset + prox_weight (y - prox_center)` (both `[1 or k, P]`), then the optimizer
-        of `problem.local` steps. Clipping bounds the loss's own gradient g.
+        The optimizer of `problem.local` gets `g + grad_offset + prox_weight (y - prox_center)` in place of the loss's
+        gradient g; grad_offset and prox_center are `[1 or k, P]`. Clipping applies to g alone.
         """
         learner, local, num_outputs = self.problem.learner, self.problem.local, self.problem.outputs
         y = torch.empty(self.k, x.shape[1], dtype=x.dtype).copy_(x)
@@ -99,11 +104,11 @@ class Task:
             outputs = torch.empty(len(block.y), num_outputs, dtype=y.dtype)
             split = [batch.active * self.plan.width for batch in block.batches]
             parts = [torch.split(part, split) for part in (outputs, *grad_inputs)]
-            for batch, found, *own in zip(block.batches, *parts, strict=True):
+            for batch, step_outputs, *own in zip(block.batches, *parts, strict=True):
                 shape = (batch.active, self.plan.width, -1)
-                optimizer.step(batch, tuple(part.view(shape) for part in own), found.view(shape))
-            met = learner.objective.losses(outputs, block.y).double().numpy()
-            np.add.at(losses, block.client, met[block.real])  # in the order of each client's steps, in any company
+                optimizer.step(batch, tuple(part.view(shape) for part in own), step_outputs.view(shape))
+            row_losses = learner.objective.losses(outputs, block.y).double().numpy()
+            np.add.at(losses, block.client, row_losses[block.real])  # each client's losses are added in the order of its own steps
             rows += np.bincount(block.client, minlength=self.k)
         optimizer.finish(x, self.steps)
         self.train_loss = mean_over_rows(losses, rows)

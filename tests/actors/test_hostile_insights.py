@@ -177,17 +177,17 @@ def test_a_tampered_insight_enters_no_history(place: int) -> None:
 
 def test_a_replayed_insight_is_refused_and_a_doubled_one_enters_once() -> None:
     result, expected = tampered(lambda batch, before: before)
-    assert result.rejected == [(2, "it is not of round 2")]
+    assert result.rejected == [(2, "it does not belong to round 2")]
     assert result.learned["heard"] == OTHERS
     result, expected = tampered(lambda batch, before: [*batch.to_pylist(), *batch.to_pylist(), *before.to_pylist()])
-    assert sorted(why for _, why in result.rejected) == ["it is not of round 2", "its client has an insight in this round already"]
+    assert sorted(why for _, why in result.rejected) == ["it does not belong to round 2", "its client already has an insight in this round"]
     assert _same(result.insights, expected.insights)
 
 
 def test_a_client_that_speaks_for_another_takes_nothing_from_it() -> None:
     """The insight under client 3's id is refused; client 3's own enters, and counts in the loss."""
     result, expected = tampered(lambda batch, _: [*batch.to_pylist(), {**batch.to_pylist()[0], "client_id": 3}])
-    assert result.rejected == [(3, "its client is not known here")]
+    assert result.rejected == [(3, "its client is unknown to this receiver")]
     assert _same(result.insights, expected.insights)
     assert result.row["train_loss"] == expected.row["train_loss"]
 

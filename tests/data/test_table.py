@@ -216,7 +216,7 @@ def test_a_table_without_clients_is_dealt_out(tmp_path):
     ("source", "field", "message"),
     [
         ({"path": "none.parquet"}, ("path",), "there is no file"),
-        ({"path": "farms.xlsx"}, ("path",), "ends in none of"),
+        ({"path": "farms.xlsx"}, ("path",), "must end in one of"),
         ({"path": "broken.parquet"}, ("path",), "cannot be read"),
         ({"label": "yeild"}, ("label",), "did you mean yield"),
         ({"client": "farmer"}, ("client",), "did you mean farm"),

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.moments import Clients, messages
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.datasets import load_digits
-from test_ensemble_moments import Clients, messages
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers.moments import Clients, messages, regression
 from numpy.typing import NDArray
-from test_ensemble_moments import Clients, messages, regression
 
 from scarcity_ray.ensemble.contribution import contributions
 from scarcity_ray.ensemble.moments import with_constant

@@ -157,7 +157,7 @@ def test_rows_far_from_zero_whose_float32_sums_lose_their_scatter_still_give_den
 
 
 def test_no_covariance_from_single_rows() -> None:
-    with pytest.raises(ValueError, match="an expert of two rows at least"):
+    with pytest.raises(ValueError, match="one expert must have two rows"):
         Densities.of([moments(np.ones((1, 3), dtype=np.float32)), moments(np.zeros((1, 3), dtype=np.float32))])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.moments import messages, regression
 from scipy.stats import multivariate_normal
-from test_ensemble_moments import messages, regression
 
 from scarcity_ray.ensemble.moments import with_constant
 from scarcity_ray.ensemble.personal import log_likelihood, personal_head, posterior_covariance

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.moments import SIZES, messages, regression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
-from test_ensemble_moments import SIZES, messages, regression
 
 from scarcity_ray.data import Data, deal
 from scarcity_ray.ensemble.moments import with_constant

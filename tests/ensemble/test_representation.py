@@ -94,13 +94,13 @@ def test_a_trunk_is_the_model_without_its_last_linear_layer(tmp_path: Path) -> N
     loaded = Trunk(weights=str(tmp_path / "other.safetensors"))
     assert torch.equal(loaded.module(problem, {"trunk": loaded.load(problem).numpy()})(x), other[:-1](x))
     save_file({"0.weight": torch.zeros(3)}, tmp_path / "wrong.safetensors")
-    for name, why in (("wrong", "are not the model's"), ("missing", "cannot be read")):
+    for name, why in (("wrong", "do not fit the model"), ("missing", "cannot be read")):
         with pytest.raises(SpecError, match=why):
             Trunk(weights=str(tmp_path / f"{name}.safetensors")).load(problem)
 
 
 def test_a_model_of_one_layer_has_no_trunk() -> None:
-    with pytest.raises(SpecError, match="what comes before"):
+    with pytest.raises(SpecError, match="before its last linear layer"):
         Trunk().width(replace(of_images(), module=nn.Linear(20, 3)))
 
 

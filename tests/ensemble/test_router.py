@@ -96,7 +96,7 @@ def test_scores_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"row 1 are not all numbers \(NaN\), and of 1 rows more"):
+    with pytest.raises(ValueError, match=r"row 1 are not all numbers \(NaN\); the same holds for 1 more rows"):
         by_each_way([[0, 1], [np.nan, 1], [0, np.nan]], Router(2))
 
 
@@ -141,7 +141,7 @@ def test_extreme_scores_leave_numbers() -> None:
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_more_experts_than_there_are_cannot_be_chosen(k: int) -> None:
-    with pytest.raises(ValueError, match=f"k is {k}; 1 to 3 experts"):
+    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 3"):
         Router(3).top([[0, 1, 2]], k)
 
 
@@ -171,5 +171,5 @@ def test_load_of_choices_is_that_of_their_one_hot_weights(scores: list[list[floa
 
 @pytest.mark.parametrize("routed", [[0, 3], [0.0, 1.0], [[0.5, 0.5]], [[[1, 0, 0]]]])
 def test_a_load_of_something_else_is_refused(routed: Any) -> None:
-    with pytest.raises(ValueError, match=r"a load is of ids \[n\] below 3, or of weights \[n, 3\]"):
+    with pytest.raises(ValueError, match=r"load takes ids \[n\] below 3, or weights \[n, 3\]"):
         Router(3).load(routed)

@@ -119,6 +119,11 @@ def test_equal_data_have_equal_fingerprints() -> None:
     assert fingerprint(federation(train=replace(plain.train, x=x))) == fingerprint(plain)
 
 
+def test_a_fingerprint_that_an_earlier_version_wrote_is_still_the_same() -> None:
+    written = "2aa698b0a6062323c5c6a39440b9952fba520fa7f39b6d79dc894d2e812b0386"
+    assert fingerprint(federation()) == written
+
+
 def test_any_change_of_the_data_changes_the_fingerprint() -> None:
     plain = federation()
     x = plain.train.x.copy()
@@ -134,7 +139,7 @@ def test_any_change_of_the_data_changes_the_fingerprint() -> None:
         federation(uplink_bytes=np.array([0, 8])),
         federation(encoding=None),
         federation(encoding=Encoding(inputs=Array(shape=(2,)), label="z")),
-        federation(strangers=plain.test),
+        federation(unseen=plain.test),
         federation(later=plain, drift_round=3),
         federation(later=plain, drift_round=4),
     ]

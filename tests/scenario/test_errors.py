@@ -99,7 +99,7 @@ BAD = {
         "test_fraction: 0.5\n  validation_fraction: 0.5",
         4,
         "data",
-        ["test_fraction and validation_fraction together leave no training rows"],
+        ["test_fraction and validation_fraction leave no training rows"],
     ),
     "one transform, no list": (
         "test_fraction: 0.5",

@@ -53,7 +53,7 @@ def test_projections_are_products_with_the_basis() -> None:
 def test_a_change_seen_and_brought_back_is_right_on_average() -> None:
     """E[B B^T g] = g; in a bucket of size s the other s - 1 add noise, each of its own square."""
     layout, rounds = Layout(mlp()), 4000
-    there = layout.mask(*(slot.name for slot in layout.slots)).numpy()
+    there = layout.mask(*(part.name for part in layout.slices)).numpy()
     g = np.where(there, np.random.default_rng(1).standard_normal(layout.width), 0).astype(np.float32)
     seen = np.stack([found.row(found.coordinates(torch.from_numpy(g))) for found in (basis(layout, 23, 7, r) for r in range(rounds))])
     others = 3 / 91 * ((g.astype(np.float64) ** 2).sum() - g[there].astype(np.float64) ** 2)

@@ -181,7 +181,7 @@ def test_rows_and_state_dicts_are_the_same_weights(spec: MLP | CNN) -> None:
     assert torch.equal(other(x), module(x))
     stacked = layout.state_dicts(torch.stack([row, 2 * row]))
     assert all(torch.equal(stacked[name][1], 2 * value) for name, value in module.state_dict().items())
-    assert int(layout.mask("0.bias", "1.bias").sum()) == sum(slot.numel for slot in layout.slots if slot.name in ("0.bias", "1.bias")) > 0
+    assert int(layout.mask("0.bias", "1.bias").sum()) == sum(part.numel for part in layout.slices if part.name in ("0.bias", "1.bias")) > 0
 
 
 def test_buffers_and_frozen_and_shared_parameters_are_in_the_state_dict() -> None:
