@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from rich.console import Console
 
 from scarcity_ray.report.final_table import show_final
 from scarcity_ray.report.progress import Progress
-from scarcity_ray.results.checkpoints import Checkpoints
+from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.results.environment import differences
 from scarcity_ray.results.reading import refuse_links
 from scarcity_ray.results.results import Results, RunError
-from scarcity_ray.runtime.loop import Run, RunFailed, facts_of
+from scarcity_ray.runtime.loop import RunFailed
 from scarcity_ray.runtime.plan import RunPlan, prepare
+from scarcity_ray.runtime.session import Session, facts_of
 from scarcity_ray.runtime.supervisor import ProcessLost, supervise
 from scarcity_ray.scenario import Scenario, load, parse
 
@@ -59,13 +60,14 @@ def simulate(
     force: bool = False,
     show: bool = False,
     attended: bool = False,
+    session: Session | None = None,
 ) -> Results:
     """Runs a scenario (checked, as plain data, or a file's path) and returns what it left.
 
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
     place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
     run with Ray is played in a process of its own, and in another should that be killed; for programs that do nothing else, as
-    this one ends with it.
+    this one ends with it. session: whose actors play the run, and stay for the next; its own ones if left out.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path):
@@ -78,14 +80,14 @@ def simulate(
     before = _begun(directory)
     if attended and _attend(scenario, directory) and _begun(directory) != before:
         return resume(directory, imports=True, show=show)
-    return _played(Run(scenario, base_dir, directory), prepare(scenario, base_dir), show)
+    return _played(scenario, base_dir, directory, prepare(scenario, base_dir), show, session=session)
 
 
 def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, show: bool = False, attended: bool = False) -> Results:
-    """Goes on with a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
+    """Continues a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
 
-    force: also where something has changed that results depend on; what comes out is then no run of either. imports: also where
-    its scenario names models to import, which is running code that the directory names. attended: see `simulate`.
+    force: also where something has changed that results depend on; the results are then those of neither version. imports: also
+    where its scenario names models to import, which runs code that the directory names. attended: see `simulate`.
     Raises RunError for what is no run or cannot be read, ScenarioError, Changed; RunFailed and Interrupted as `simulate`.
     """
     before = Results.load(run_dir, imports=imports)
@@ -103,11 +105,10 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
             show_final(Console(), before.summary, directory)
         return before
     last, broken = Checkpoints(directory).last()
-    run = Run(scenario, base_dir, directory, last=last)
     if show:
         for problem in broken:
             Console().print(f"left alone: {problem}", soft_wrap=True, markup=False, highlight=False)
-    return _played(run, plan, show)
+    return _played(scenario, base_dir, directory, plan, show, last)
 
 
 def _attend(scenario: Scenario, directory: Path) -> int:
@@ -118,18 +119,27 @@ def _attend(scenario: Scenario, directory: Path) -> int:
         raise RunFailed(str(error), directory) from None
 
 
-def _played(run: Run, plan: RunPlan, show: bool) -> Results:
+def _played(
+    scenario: Scenario,
+    base_dir: Path,
+    directory: Path,
+    plan: RunPlan,
+    show: bool,
+    last: Checkpoint | None = None,
+    session: Session | None = None,
+) -> Results:
     console = Console()
-    with _one_thread(), Progress(show, console) as progress:
+    own = Session(once=True) if session is None else nullcontext(session)
+    with _one_thread(), Progress(show, console) as progress, own as session:
         try:
-            diverged = run.play(plan, progress)
+            diverged = session.play(scenario, base_dir, directory, plan, progress, last)
         except KeyboardInterrupt:
-            raise Interrupted(run.directory if run.directory.is_dir() else None) from None
-    results = Results.load(run.directory, imports=True)  # the user has just run what it names
+            raise Interrupted(directory if directory.is_dir() else None) from None
+    results = Results.load(directory, imports=True)  # the user has just run what it names
     if show:
-        show_final(console, results.summary, run.directory)
+        show_final(console, results.summary, directory)
     if diverged:
-        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", run.directory)
+        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", directory)
     return results
 
 
