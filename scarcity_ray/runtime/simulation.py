@@ -1,4 +1,4 @@
-"""A scenario to a finished run, and a run that was cut short to its end."""
+"""`simulate`: plays a scenario to its end. `resume`: continues a run that was cut short."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Changed", "Interrupted", "OutputExists", "RunFailed", "RunPlan", "pr
 
 
 class OutputExists(RuntimeError):
-    """The directory that results were asked into holds a run already."""
+    """The directory that was named for the results holds a run already."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -42,7 +42,7 @@ class Interrupted(RuntimeError):
 
 
 class Changed(RuntimeError):
-    """What a run depends on is no longer as it was; `differences` says what, a line each."""
+    """What a run's results depend on has changed; `differences` says what, a line each."""
 
     def __init__(self, directory: Path, differences: list[str]) -> None:
         super().__init__(directory, differences)
@@ -66,8 +66,8 @@ def simulate(
 
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
     place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
-    run with Ray is played in a process of its own, and in another should that be killed; for programs that do nothing else, as
-    this one ends with it. session: whose actors play the run, and stay for the next; its own ones if left out.
+    run with Ray is played in a child process, and in another one if that is killed; for programs that do nothing else, as this
+    process ends with it. session: whose actors play the run, and stay for the next one; new actors if left out.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path):
@@ -77,8 +77,8 @@ def simulate(
         scenario = parse(scenario)
     base_dir = base_dir or Path()
     directory = _directory(scenario, out, force)
-    before = _begun(directory)
-    if attended and _attend(scenario, directory) and _begun(directory) != before:
+    before = _identity(directory)
+    if attended and _supervise(scenario, directory) and _identity(directory) != before:
         return resume(directory, imports=True, show=show)
     return _played(scenario, base_dir, directory, prepare(scenario, base_dir), show, session=session)
 
@@ -96,7 +96,7 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
     loaded = load(before.runnable())
     scenario, base_dir = loaded.scenario, loaded.base_dir
     if attended:
-        _attend(scenario, directory)
+        _supervise(scenario, directory)
     plan = prepare(scenario, base_dir)
     if not force and (found := differences(before.environment, facts_of(scenario, plan))):
         raise Changed(directory, found)
@@ -111,8 +111,8 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
     return _played(scenario, base_dir, directory, plan, show, last)
 
 
-def _attend(scenario: Scenario, directory: Path) -> int:
-    """The process is another when it returns, see `supervise`; how many before it have vanished."""
+def _supervise(scenario: Scenario, directory: Path) -> int:
+    """Returns in a child process, see `supervise`: the number of those that were killed before it."""
     try:
         return supervise(print) if scenario.execution.ray else 0
     except ProcessLost as error:
@@ -144,7 +144,7 @@ def _played(
 
 
 def is_finished(results: Results, scenario: Scenario) -> bool:
-    """Whether nothing is left to play: every strategy has come to its end under every seed."""
+    """Whether nothing is left to play: every strategy has ended under every seed."""
     try:
         entries = results.summary["strategies"]
     except RunError:  # there is none before the end
@@ -162,7 +162,7 @@ def is_finished(results: Results, scenario: Scenario) -> bool:
 def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
     """Where the run goes: `out`, or the scenario's directory, or that with -2, -3, ... where it holds a run."""
     if out is not None:
-        path = Path(out).expanduser()  # no shell has looked at a cluster job's arguments
+        path = Path(out).expanduser()  # no shell has expanded a cluster job's arguments
         if not force and _holds_a_run(path):
             raise OutputExists(path)
         return path
@@ -174,8 +174,8 @@ def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
     return path
 
 
-def _begun(directory: Path) -> tuple[int, int] | None:
-    """Which run a directory holds: another has another."""
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """What identifies the run that a directory holds; None where it holds none."""
     try:
         found = (directory / "scenario.yaml").stat()
     except OSError:
@@ -189,7 +189,7 @@ def _holds_a_run(path: Path) -> bool:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch with one thread, as in every actor, and as it was afterwards."""
+    """Torch with one thread, as in every actor, until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
