@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,17 +85,18 @@ class TimedServer(Server):
 def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
     """Runs a scenario of one weight strategy in this process and Ray: the split of each round from the second on."""
     times: list[dict[str, Any]] = []
-    record = loop.Run._record
+    rounds = loop.rounds
 
-    def keep(self: Any, plan: Any, strategy: Any, result: Any, seconds: float) -> None:
-        times.append({**result.times, "round": seconds})
-        record(self, plan, strategy, result, seconds)
+    def watched(*order: Any, **more: Any) -> Iterator[RoundResult]:
+        for result in rounds(*order, **more):
+            times.append({**result.times, "round": result.seconds})  # type: ignore[attr-defined]  # as above
+            yield result
 
-    # The classes that become actors, and where the driver hears of a round.
+    # The classes that become actors, and where the driver gets the result of a round.
     with (
         mock.patch.object(actor_group, "Client", TimedClient),
         mock.patch.object(actor_group, "Server", TimedServer),
-        mock.patch.object(loop.Run, "_record", keep),
+        mock.patch.object(loop, "rounds", watched),
     ):
         simulation.simulate(parse(scenario), out=out, force=True)
     splits = []

@@ -256,9 +256,9 @@ def _show_plan(loaded: Loaded) -> None:
 
     plan = prepare(loaded.scenario, loaded.base_dir)
     if plan.slots is not None:
-        from scarcity_ray.runtime.ray_nodes import look
+        from scarcity_ray.runtime.ray_nodes import offered
 
-        there = look(loaded.scenario.execution.address)
+        there = offered(loaded.scenario.execution.address)
         plan = plan.on(there) if there else plan
     rows = plan.describe()
     width = max((len(label) for label, _ in rows), default=0)

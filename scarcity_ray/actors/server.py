@@ -38,6 +38,7 @@ class RoundResult:
     insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: whose update or
     insight did not enter (None where an insight did not tell), and why. diverged: not one update could be used. done: the
     strategy has nothing more to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
+    seconds: from the end of the round before to the end of this one, as the driver of a run sees it.
     """
 
     row: dict[str, Any]
@@ -51,6 +52,7 @@ class RoundResult:
     held: dict[str, Any] | None = None
     memory: dict[str, NDArray[Any]] = field(default_factory=dict)
     kept_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 class Server:

@@ -1,1 +1,1 @@
-"""A scenario brought to its end: plan, actors, rounds, failures, and the processes that they run in."""
+"""How a scenario is played to its end: plan, actors, the loop over rounds with its observers, failures, and processes."""

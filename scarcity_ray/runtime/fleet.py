@@ -1,4 +1,4 @@
-"""How code reaches its actors: `put`, `start`, `wait`, and `map` = start + wait. This one runs them in this process."""
+"""How code calls its actors: `put`, `start`, `wait`, and `map` = start + wait. LocalFleet runs them in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scarcity_ray.runtime.placement import NodeResources
 
 
 class WorkerError(RuntimeError):
-    """An exception inside an actor, with the real cause in words: it crosses processes where the cause may not."""
+    """An exception inside an actor, with its cause in words: unlike the cause, it can always be sent to another process."""
 
     def __init__(self, worker: str, method: str, cause: str, details: str = "") -> None:
         super().__init__(worker, method, cause, details)
@@ -22,18 +22,18 @@ class WorkerError(RuntimeError):
 
 
 class ActorLost(WorkerError):
-    """An actor, or the machine it was on, is gone or does not answer: once it is back, the work can be done again."""
+    """An actor, or the machine it was on, has died or does not answer. Once it is back, the work can be done again."""
 
 
 class OutOfMemory(ActorLost):
-    """An actor was ended because its machine had no memory left. It may have been for another program's sake."""
+    """An actor was ended because its machine had no memory left. Another program may have used that memory."""
 
 
 _LESS = "take fewer actors (execution.actors), fewer clients or a smaller model, or a machine with more memory"
 
 
 def remedy(error: BaseException) -> str:
-    """What can be done about an error that came after others like it, in one line; "" where nobody can say."""
+    """What the user can do about an error that came after others like it, in one line; "" where nothing is known."""
     if isinstance(error, OutOfMemory):
         return _LESS
     if isinstance(error, ActorLost):
@@ -42,7 +42,7 @@ def remedy(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception in one line, its type first unless it speaks for itself."""
+    """An exception in one line, its type first unless its own message is enough."""
     text = str(error).strip().splitlines()
     first = text[0] if text else ""
     return first if type(error).__str__ is not BaseException.__str__ and first else f"{type(error).__name__}: {first}"
@@ -54,39 +54,39 @@ class Fleet(Protocol):
     size: int
 
     def put(self, value: Any) -> Any:
-        """One reference to `value` for all actors that are handed it in `shared` (a small value may go as it is)."""
+        """One reference to `value` for all actors that get it in `shared` (a small value may be sent as it is)."""
 
     def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
-        """Calls `method(actor, *shared, *orders[i])` on each actor i named in `orders`, and returns at once."""
+        """Calls `method(actor, *shared, *orders[i])` on each actor i named in `orders`, and returns at once a ticket for `wait`."""
 
     def wait(self, ticket: Any) -> dict[int, Any]:
-        """What each call of `start` returned, by actor. Raises WorkerError for the first that failed, ActorLost where an actor is
-        gone, or hangs and has been ended."""
+        """What each call of `start` returned, by actor. Raises WorkerError for the first that failed, ActorLost where an actor has
+        died, or did not answer in time and was ended."""
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         """`wait(start(...))`."""
 
     def resize(self, orders: Sequence[tuple[Any, ...]]) -> None:
-        """As many actors as orders: new ones made of the last orders, or the last actors retired."""
+        """Changes the number of actors to that of orders: starts new ones from the last orders, or ends the last actors."""
 
     def revive(self, seconds: float) -> bool:
-        """Waits until every actor answers again; one that died is made anew by its order, and knows nothing. False where some
-        are not back in so many seconds."""
+        """Waits until every actor answers; one that died is started again from its order, and has lost its state. False where some do
+        not answer within so many seconds."""
 
     def close(self) -> None:
         """Ends the actors."""
 
 
 class Launcher(Protocol):
-    """Makes fleets. The simulation is handed one and never asks which."""
+    """Starts fleets, in this process or on Ray; the simulation does not know where."""
 
     @property
     def store(self) -> tuple[Any, Any]:
-        """`put` and `get` of the object store, for an actor that keeps references; None where values stay in the process."""
+        """`put` and `get` of the object store, for an actor that keeps references; None where all values stay in this process."""
 
-    def nodes(self, wanted: int = 0, seconds: float = 0, tell: Callable[[str], None] = print) -> list[NodeResources] | None:
-        """The nodes of the cluster, once they have the CPUs wanted, or after so many seconds; None: there is this machine alone.
-        tell: takes a line a second while it waits."""
+    def nodes(self, wanted: int = 0, seconds: float = 0, notify: Callable[[str], None] = print) -> list[NodeResources] | None:
+        """The nodes of the cluster, once they have the CPUs wanted, or after so many seconds; None where there is no cluster.
+        notify: takes a line for the user, once a second while it waits."""
 
     def launch(
         self,
@@ -94,27 +94,27 @@ class Launcher(Protocol):
         orders: Sequence[tuple[Any, ...]],
         *,
         cpus: float = 0,
-        patience: float = math.inf,
-        slots: Sequence[NodeResources] | None = None,
+        timeout_s: float = math.inf,
+        nodes: Sequence[NodeResources] | None = None,
     ) -> Fleet:
-        """One actor `worker(*order)` for each order, each holding that many CPUs. patience: seconds without an answer after
-        which an actor hangs. slots: the nodes they are dealt to; anywhere if left out."""
+        """Starts one actor `worker(*order)` for each order, each on that many CPUs. timeout_s: seconds without an answer after which
+        an actor is ended. nodes: where they are placed; anywhere if left out."""
 
-    def fallen(self) -> bool:
-        """Whether what all fleets stand on has died, and they with it: none of them comes back."""
+    def is_dead(self) -> bool:
+        """Whether what all fleets run on has died, and all actors with it."""
 
     def restart(self) -> None:
-        """Begins anew after a fall, without fleets. Raises WorkerError where that is not in its power."""
+        """Starts again what has died, without fleets. Raises WorkerError where this program cannot."""
 
     def close(self) -> None:
-        """Ends what was launched."""
+        """Ends everything that was launched."""
 
     def put(self, value: Any) -> Any:
         """As `Fleet.put`, before there is a fleet."""
 
 
 class LocalFleet:
-    """A fleet in this process: the same calls, made at once."""
+    """A fleet in this process. A call is made when its ticket is waited for, so that waiting takes the time of the work."""
 
     def __init__(self, workers: Sequence[Any]) -> None:
         self.workers = list(workers)
@@ -124,16 +124,17 @@ class LocalFleet:
         return value
 
     def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
+        return method, {index: (*shared, *order) for index, order in orders.items()}
+
+    def wait(self, ticket: Any) -> dict[int, Any]:
+        method, calls = ticket
         try:
-            return {index: method(self.workers[index], *shared, *order) for index, order in orders.items()}
+            return {index: method(self.workers[index], *arguments) for index, arguments in calls.items()}
         except WorkerError:  # of a fleet that this actor called
             raise
         except Exception as error:
             name = type(next(iter(self.workers))).__name__
             raise WorkerError(name, method.__name__, describe_error(error), traceback.format_exc()) from error
-
-    def wait(self, ticket: Any) -> dict[int, Any]:
-        return dict(ticket)
 
     def map(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> dict[int, Any]:
         return self.wait(self.start(method, orders, shared))
@@ -144,18 +145,18 @@ class LocalFleet:
         self.size = len(orders)
 
     def revive(self, seconds: float) -> bool:
-        return True  # it lives and dies with this process
+        return True  # no actor dies before this process does
 
     def close(self) -> None:
         self.workers.clear()
 
 
 class LocalLauncher:
-    """Launches local fleets (`execution.ray: false`, and the tests' default)."""
+    """Launches local fleets (`execution.ray: false`, and most tests)."""
 
     store = (None, None)
 
-    def nodes(self, wanted: int = 0, seconds: float = 0, tell: Callable[[str], None] = print) -> list[NodeResources] | None:
+    def nodes(self, wanted: int = 0, seconds: float = 0, notify: Callable[[str], None] = print) -> list[NodeResources] | None:
         return None
 
     def launch(
@@ -164,19 +165,19 @@ class LocalLauncher:
         orders: Sequence[tuple[Any, ...]],
         *,
         cpus: float = 0,
-        patience: float = math.inf,
-        slots: Sequence[NodeResources] | None = None,
+        timeout_s: float = math.inf,
+        nodes: Sequence[NodeResources] | None = None,
     ) -> LocalFleet:
         return LocalFleet([worker(*order) for order in orders])
 
     def put(self, value: Any) -> Any:
         return value
 
-    def fallen(self) -> bool:
+    def is_dead(self) -> bool:
         return False
 
     def restart(self) -> None:
-        """Nothing falls."""
+        """Nothing dies before this process does."""
 
     def close(self) -> None:
-        """Nothing outlives the run."""
+        """Nothing is left to end."""

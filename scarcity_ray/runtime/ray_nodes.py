@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime.placement import NodeResources, spread
 
-_ASKED_AT_ONCE = 1000  # pending requests that Ray tells its autoscaler of at a time
+_MOST_REQUESTS = 1000  # pending requests that Ray passes to its autoscaler at a time
 _POLL = 0.5  # seconds
 
 
@@ -30,23 +30,23 @@ def cluster_address(address: str | None) -> str | None:
 
 
 def on_cluster() -> bool:
-    """Whether this process finds itself on a node of a running cluster: started by `ray up` or `ray start`, or as a job's driver."""
+    """Whether this process is on a node of a running cluster: started by `ray up` or `ray start`, or as a job's driver."""
     if named := os.environ.get("RAY_ADDRESS"):
         return named != "local" and not named.startswith("http")  # an http address is where jobs are submitted, not a cluster to join
-    # `ray start` leaves the address in a file, which outlives a cluster that was not stopped: a raylet must run here as well.
-    # Looking for it takes 20 ms or more, so the file comes first.
+    # `ray start` writes the address to a file, which stays after a cluster that was not stopped: a raylet must run here as well.
+    # The search for one takes 20 ms or more, so the file is read first.
     left = utils.read_ray_address()
     return bool(left) and left in services.find_gcs_addresses()
 
 
-def slots() -> list[NodeResources]:
-    """The live nodes that offer a CPU or more, largest first; a head without CPUs is none of them."""
+def nodes() -> list[NodeResources]:
+    """The live nodes that offer a CPU or more, largest first; not a head without CPUs."""
     found = []
     for node in ray.nodes():  # dead ones too
         resources = node["Resources"] if node["Alive"] else {}
         if (cpus := int(resources.get("CPU", 0))) >= 1:
             found.append(NodeResources(node["NodeID"], cpus, int(resources.get("memory", 0) + resources.get("object_store_memory", 0))))
-    return sorted(found, key=lambda slot: (-slot.cpus, slot.node))
+    return sorted(found, key=lambda node: (-node.cpus, node.node))
 
 
 def join(address: str | None, **settings: Any) -> None:
@@ -57,60 +57,60 @@ def join(address: str | None, **settings: Any) -> None:
         raise SpecError(("execution", "address"), address, f"no cluster answers there: {error}") from None
 
 
-def look(address: str | None) -> list[NodeResources]:
-    """What the cluster of a scenario's `execution.address` offers now. Raises SpecError where none answers."""
+def offered(address: str | None) -> list[NodeResources]:
+    """The nodes that the cluster of a scenario's `execution.address` offers now. Raises SpecError where none answers."""
     started = not ray.is_initialized()
     if started:
         join(address)
     try:
-        return slots()
+        return nodes()
     finally:
         if started:
             ray.shutdown()
 
 
-def ask(cpus: int, seconds: float, tell: Callable[[str], None]) -> list[NodeResources]:
-    """The slots of the cluster once they have `cpus` CPUs in all; or after `seconds`, or once nothing more can come, whatever is there.
+def request(cpus: int, seconds: float, notify: Callable[[str], None]) -> list[NodeResources]:
+    """The nodes once they have `cpus` CPUs in all; or those there are after `seconds`, or once the autoscaler has no more to add.
 
-    The autoscaler is asked by placement groups of one CPU each. Its own `request_resources` is all or nothing (for one CPU
-    more than the cluster may have, none is started), is everybody's, and outlives a driver that is killed.
-    tell: is called about once a second with a line for the user while there is something to wait for.
+    The autoscaler gets placement groups of one CPU each. Its own `request_resources` is all or nothing (for one CPU more than the
+    cluster may have, it starts none), is shared by all users, and stays after a driver that is killed.
+    notify: is called about once a second with a line for the user while there is something to wait for.
     """
-    there = slots()
-    if sum(slot.cpus for slot in there) >= cpus or seconds <= 0:
+    there = nodes()
+    if sum(node.cpus for node in there) >= cpus or seconds <= 0:
         return there
-    started, told = time.monotonic(), -1
+    started, notified = time.monotonic(), -1
     answers = _answers()
     next(answers)
-    requests = [placement_group([{"CPU": 1}]) for _ in range(min(cpus, _ASKED_AT_ONCE))]
+    requests = [placement_group([{"CPU": 1}]) for _ in range(min(cpus, _MOST_REQUESTS))]
     try:
         while True:
-            there, waited = slots(), time.monotonic() - started
-            offered = sum(slot.cpus for slot in there)
+            there, waited = nodes(), time.monotonic() - started
+            offered = sum(node.cpus for node in there)
             if offered >= cpus or waited >= seconds or next(answers):
                 return there
-            if int(waited) > told:
-                told = int(waited)
-                tell(f"waiting for CPUs of the cluster: {offered:,} of {cpus:,}, {waited:.0f} s of at most {seconds:.0f} s")
+            if int(waited) > notified:
+                notified = int(waited)
+                notify(f"waiting for CPUs of the cluster: {offered:,} of {cpus:,}, {waited:.0f} s of at most {seconds:.0f} s")
             time.sleep(min(_POLL, seconds - waited))
     finally:  # the run's actors take the CPUs now, and keep their nodes by that
-        for request in requests:
-            remove_placement_group(request)
+        for one in requests:
+            remove_placement_group(one)
 
 
-def placements(count: int, slots: Sequence[NodeResources]) -> list[Any]:
-    """Where each of `count` actors belongs, node after node by `spread`; soft: it may live elsewhere once its node is gone."""
+def placements(count: int, nodes: Sequence[NodeResources]) -> list[Any]:
+    """Where each of `count` actors is placed, node after node by `spread`; soft: Ray may place it elsewhere once its node is gone."""
     return [
-        NodeAffinitySchedulingStrategy(slot.node, soft=True)
-        for slot, dealt in zip(slots, spread(count, slots), strict=True)
+        NodeAffinitySchedulingStrategy(node.node, soft=True)
+        for node, dealt in zip(nodes, spread(count, nodes), strict=True)
         for _ in range(dealt)
     ]
 
 
 def _answers() -> Iterator[bool]:
-    """Whether the autoscaler has nothing more to bring, at each time of asking; what it says before the first does not count.
+    """Whether the autoscaler has no more nodes to add, at each `next`; its reports before the first `next` do not count.
 
-    It says so in the second of its reports that has nothing on its way: the first may be older than the request.
+    It has none after its second report without nodes that are starting: the first such report may be older than the request.
     """
     known, idle = _report()[0], 0
     yield False
@@ -122,9 +122,9 @@ def _answers() -> Iterator[bool]:
 
 
 def _report() -> tuple[float, bool]:
-    """The autoscaler's last report: its number or time, and whether nodes are on their way. One that never changes says nothing.
+    """The autoscaler's last report: its number or time, and whether nodes are starting. A report that never changes means nothing.
 
-    A cluster without an autoscaler has one that only reports. Through a Ray client (ray://) none can be read.
+    A cluster without an autoscaler has a process that only reports. Through a Ray client (ray://) no report can be read.
     """
     gcs = internal_kv.internal_kv_get_gcs_client()
     if gcs is None:

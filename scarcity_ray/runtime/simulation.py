@@ -1,9 +1,9 @@
-"""A scenario to a finished run, and a run that was cut short to its end."""
+"""`simulate`: plays a scenario to its end. `resume`: continues a run that was cut short."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from rich.console import Console
 
 from scarcity_ray.report.final_table import show_final
 from scarcity_ray.report.progress import Progress
-from scarcity_ray.results.checkpoints import Checkpoints
+from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.results.environment import differences
 from scarcity_ray.results.reading import refuse_links
 from scarcity_ray.results.results import Results, RunError
-from scarcity_ray.runtime.loop import Run, RunFailed, facts_of
+from scarcity_ray.runtime.loop import RunFailed
 from scarcity_ray.runtime.plan import RunPlan, prepare
+from scarcity_ray.runtime.session import Session, facts_of
 from scarcity_ray.runtime.supervisor import ProcessLost, supervise
 from scarcity_ray.scenario import Scenario, load, parse
 
@@ -25,7 +26,7 @@ __all__ = ["Changed", "Interrupted", "OutputExists", "RunFailed", "RunPlan", "pr
 
 
 class OutputExists(RuntimeError):
-    """The directory that results were asked into holds a run already."""
+    """The directory that was named for the results holds a run already."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -41,7 +42,7 @@ class Interrupted(RuntimeError):
 
 
 class Changed(RuntimeError):
-    """What a run depends on is no longer as it was; `differences` says what, a line each."""
+    """What a run's results depend on has changed; `differences` says what, a line each."""
 
     def __init__(self, directory: Path, differences: list[str]) -> None:
         super().__init__(directory, differences)
@@ -59,13 +60,14 @@ def simulate(
     force: bool = False,
     show: bool = False,
     attended: bool = False,
+    session: Session | None = None,
 ) -> Results:
     """Runs a scenario (checked, as plain data, or a file's path) and returns what it left.
 
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
     place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
-    run with Ray is played in a process of its own, and in another should that be killed; for programs that do nothing else, as
-    this one ends with it.
+    run with Ray is played in a child process, and in another one if that is killed; for programs that do nothing else, as this
+    process ends with it. session: whose actors play the run, and stay for the next one; new actors if left out.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path):
@@ -75,17 +77,17 @@ def simulate(
         scenario = parse(scenario)
     base_dir = base_dir or Path()
     directory = _directory(scenario, out, force)
-    before = _begun(directory)
-    if attended and _attend(scenario, directory) and _begun(directory) != before:
+    before = _identity(directory)
+    if attended and _supervise(scenario, directory) and _identity(directory) != before:
         return resume(directory, imports=True, show=show)
-    return _played(Run(scenario, base_dir, directory), prepare(scenario, base_dir), show)
+    return _played(scenario, base_dir, directory, prepare(scenario, base_dir), show, session=session)
 
 
 def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, show: bool = False, attended: bool = False) -> Results:
-    """Goes on with a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
+    """Continues a run that was killed, interrupted or failed, from its last checkpoint, to the end it would have had.
 
-    force: also where something has changed that results depend on; what comes out is then no run of either. imports: also where
-    its scenario names models to import, which is running code that the directory names. attended: see `simulate`.
+    force: also where something has changed that results depend on; the results are then those of neither version. imports: also
+    where its scenario names models to import, which runs code that the directory names. attended: see `simulate`.
     Raises RunError for what is no run or cannot be read, ScenarioError, Changed; RunFailed and Interrupted as `simulate`.
     """
     before = Results.load(run_dir, imports=imports)
@@ -94,7 +96,7 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
     loaded = load(before.runnable())
     scenario, base_dir = loaded.scenario, loaded.base_dir
     if attended:
-        _attend(scenario, directory)
+        _supervise(scenario, directory)
     plan = prepare(scenario, base_dir)
     if not force and (found := differences(before.environment, facts_of(scenario, plan))):
         raise Changed(directory, found)
@@ -103,38 +105,46 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
             show_final(Console(), before.summary, directory)
         return before
     last, broken = Checkpoints(directory).last()
-    run = Run(scenario, base_dir, directory, last=last)
     if show:
         for problem in broken:
             Console().print(f"left alone: {problem}", soft_wrap=True, markup=False, highlight=False)
-    return _played(run, plan, show)
+    return _played(scenario, base_dir, directory, plan, show, last)
 
 
-def _attend(scenario: Scenario, directory: Path) -> int:
-    """The process is another when it returns, see `supervise`; how many before it have vanished."""
+def _supervise(scenario: Scenario, directory: Path) -> int:
+    """Returns in a child process, see `supervise`: the number of those that were killed before it."""
     try:
         return supervise(print) if scenario.execution.ray else 0
     except ProcessLost as error:
         raise RunFailed(str(error), directory) from None
 
 
-def _played(run: Run, plan: RunPlan, show: bool) -> Results:
+def _played(
+    scenario: Scenario,
+    base_dir: Path,
+    directory: Path,
+    plan: RunPlan,
+    show: bool,
+    last: Checkpoint | None = None,
+    session: Session | None = None,
+) -> Results:
     console = Console()
-    with _one_thread(), Progress(show, console) as progress:
+    own = Session(once=True) if session is None else nullcontext(session)
+    with _one_thread(), Progress(show, console) as progress, own as session:
         try:
-            diverged = run.play(plan, progress)
+            diverged = session.play(scenario, base_dir, directory, plan, progress, last)
         except KeyboardInterrupt:
-            raise Interrupted(run.directory if run.directory.is_dir() else None) from None
-    results = Results.load(run.directory, imports=True)  # the user has just run what it names
+            raise Interrupted(directory if directory.is_dir() else None) from None
+    results = Results.load(directory, imports=True)  # the user has just run what it names
     if show:
-        show_final(console, results.summary, run.directory)
+        show_final(console, results.summary, directory)
     if diverged:
-        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", run.directory)
+        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", directory)
     return results
 
 
 def is_finished(results: Results, scenario: Scenario) -> bool:
-    """Whether nothing is left to play: every strategy has come to its end under every seed."""
+    """Whether nothing is left to play: every strategy has ended under every seed."""
     try:
         entries = results.summary["strategies"]
     except RunError:  # there is none before the end
@@ -152,7 +162,7 @@ def is_finished(results: Results, scenario: Scenario) -> bool:
 def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
     """Where the run goes: `out`, or the scenario's directory, or that with -2, -3, ... where it holds a run."""
     if out is not None:
-        path = Path(out).expanduser()  # no shell has looked at a cluster job's arguments
+        path = Path(out).expanduser()  # no shell has expanded a cluster job's arguments
         if not force and _holds_a_run(path):
             raise OutputExists(path)
         return path
@@ -164,8 +174,8 @@ def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:
     return path
 
 
-def _begun(directory: Path) -> tuple[int, int] | None:
-    """Which run a directory holds: another has another."""
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """What identifies the run that a directory holds; None where it holds none."""
     try:
         found = (directory / "scenario.yaml").stat()
     except OSError:
@@ -179,7 +189,7 @@ def _holds_a_run(path: Path) -> bool:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch with one thread, as in every actor, and as it was afterwards."""
+    """Torch with one thread, as in every actor, until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

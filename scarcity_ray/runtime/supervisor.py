@@ -1,4 +1,7 @@
-"""A run in a process of its own, and one that attends it: a system without memory ends the largest, and Ray a driver without a head."""
+"""A run in a child process, and the parent process that starts another child where that one is killed.
+
+When memory runs out the system kills the largest process, and Ray ends its driver when its head dies: this process is both.
+"""
 
 from __future__ import annotations
 
@@ -10,82 +13,82 @@ import sys
 from collections.abc import Callable
 
 TIMES = 5
-"""How often a run's process may vanish before no other is started."""
+"""How many child processes may be killed before the run is given up."""
 
 
 class ProcessLost(RuntimeError):
-    """Every process that was to play the run has vanished."""
+    """Every child process that played the run was killed."""
 
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2)
 
 
-def supervise(tell: Callable[[str], None]) -> int:
-    """Returns in a process of its own, and once more in another whenever that has vanished: how many have until then.
+def supervise(notify: Callable[[str], None]) -> int:
+    """Returns in a child process, and again in a new one whenever the last was killed: the number of those killed until then.
 
-    The process that calls it attends them: it hands on signals, and ends as the last of them ends. To vanish is to end by a
-    signal that it did not hand on, or past Python, as Ray ends a driver. tell: takes a line for the user, in the attending
-    process. Call it before any thread is started. Where the system is not Linux nobody attends, and it returns 0 at once.
-    Raises ProcessLost, in the attending process.
+    The process that calls it supervises the children: it forwards signals to them, and exits as the last of them exits. Killed means
+    ended by a signal that was not forwarded, or by an exit that skips Python's own, as Ray ends a driver. notify: takes a line for the user, in
+    the supervising process. Call it before any thread is started. Where the system is not Linux it returns 0 at once, without a child.
+    Raises ProcessLost, in the supervising process.
     """
     if sys.platform != "linux":
         return 0
-    for vanished in range(TIMES):
+    for killed in range(TIMES):
         sys.stdout.flush()
         sys.stderr.flush()
-        hears, says = os.pipe()
+        reads, writes = os.pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)  # until each of the two is ready for them
-        attending, runs = os.getpid(), os.fork()
-        if not runs:
-            os.close(hears)
-            _become_supervised(attending, says)
+        parent, child = os.getpid(), os.fork()
+        if not child:
+            os.close(reads)
+            _become_supervised(parent, writes)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            return vanished
-        os.close(says)
-        status, asked = _wait(runs, before)
-        orderly = os.read(hears, 1)
-        os.close(hears)
+            return killed
+        os.close(writes)
+        status, forwarded = _wait(child, before)
+        orderly = os.read(reads, 1)
+        os.close(reads)
         if orderly:
             sys.exit(os.waitstatus_to_exitcode(status))
-        if asked is not None:  # as it would have ended without anybody between
-            signal.signal(asked, signal.SIG_DFL)
-            os.kill(os.getpid(), asked)
-        how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "past all rules, as by Ray where its head has died"
-        if vanished + 1 < TIMES:
-            tell(f"the run's process was ended {how}; another goes on with it")
+        if forwarded is not None:  # ends as it would have ended without a child
+            signal.signal(forwarded, signal.SIG_DFL)
+            os.kill(os.getpid(), forwarded)
+        how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "abruptly, as by Ray when its head dies"
+        if killed + 1 < TIMES:
+            notify(f"the run's process was ended {how}; another goes on with it")
     raise ProcessLost(f"its process was ended {how}, {TIMES} times")
 
 
-def _become_supervised(attending: int, says: int) -> None:
-    """Makes this process one that dies with who attends it, gets signals from nobody else, and says when it ends by itself."""
-    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the attending process alone, and this one once, through it
+def _become_supervised(parent: int, writes: int) -> None:
+    """Makes this process end when its parent ends, get signals only from it, and write to the pipe when Python ends in order."""
+    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the parent alone, which forwards it once
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != attending:  # it died before
+    if os.getppid() != parent:  # it ended before
         os._exit(1)
-    atexit.register(os.write, says, b".")
+    atexit.register(os.write, writes, b".")
 
 
-def _wait(runs: int, mask: set[int]) -> tuple[int, int | None]:
-    """The status that a process ends with, and the last signal that was handed on to it. mask: signals to block meanwhile."""
-    asked: list[int] = []
+def _wait(child: int, mask: set[int]) -> tuple[int, int | None]:
+    """The status that a child process ends with, and the last signal that was forwarded to it. mask: signals to block meanwhile."""
+    forwarded: list[int] = []
 
-    def hand_on(number: int, _: object) -> None:
-        asked.append(number)
-        os.kill(runs, number)
+    def forward(number: int, _: object) -> None:
+        forwarded.append(number)
+        os.kill(child, number)
 
     def stop(*_: object) -> None:  # Ctrl-Z, until `fg`
-        os.kill(runs, signal.SIGSTOP)
+        os.kill(child, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
-        os.kill(runs, signal.SIGCONT)
+        os.kill(child, signal.SIGCONT)
 
-    handlers: dict[signal.Signals, Callable[..., None]] = {**dict.fromkeys(_FORWARDED, hand_on), signal.SIGTSTP: stop}
-    heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` ignores a hang-up, say
-    before = {number: signal.signal(number, handlers[number]) for number in heeded}
+    handlers: dict[signal.Signals, Callable[..., None]] = {**dict.fromkeys(_FORWARDED, forward), signal.SIGTSTP: stop}
+    handled = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup`, for one, ignores SIGHUP
+    before = {number: signal.signal(number, handlers[number]) for number in handled}
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        _, status = os.waitpid(runs, 0)
+        _, status = os.waitpid(child, 0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return status, asked[-1] if asked else None
+    return status, forwarded[-1] if forwarded else None

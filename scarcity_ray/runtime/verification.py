@@ -1,4 +1,4 @@
-"""Verification: a run repeated on this machine, whole or some rounds of it, and held against what it left."""
+"""Verification: a run repeated on this machine, whole or some rounds of it, and compared with what it left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scarcity_ray.actors.server import Server
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.randomness import stream
 from scarcity_ray.core.tables import wall_clock
@@ -21,16 +20,20 @@ from scarcity_ray.results.environment import differences
 from scarcity_ray.results.reading import refuse_links
 from scarcity_ray.results.recorder import model_file
 from scarcity_ray.results.results import TABLES, Results
-from scarcity_ray.runtime.actor_group import ActorGroup, start_actor_group
+from scarcity_ray.runtime.actor_group import ActorGroup
 from scarcity_ray.runtime.fleet import WorkerError, describe_error
-from scarcity_ray.runtime.loop import Run, RunFailed, evaluated_of, facts_of, history_of, rows_of
+from scarcity_ray.runtime.loop import RunFailed
+from scarcity_ray.runtime.loop import rounds as play_rounds
+from scarcity_ray.runtime.observers import Round, StrategyRun
+from scarcity_ray.runtime.observers.checkpoints import History, history_of
 from scarcity_ray.runtime.plan import RunPlan, prepare
+from scarcity_ray.runtime.session import Session, facts_of
 from scarcity_ray.scenario import Scenario, load
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first entry of a run that came out otherwise. client: None where the column is of a round."""
+    """The first entry of a run that came out different. client: None where the column is of a round."""
 
     strategy: str
     seed: int
@@ -50,7 +53,7 @@ class Difference:
 @dataclass(frozen=True)
 class Verdict:
     """What repeating a run showed. rounds: how many were repeated. difference: None where all is the same to the bit.
-    changed: what its results may depend on and is otherwise here, a line each."""
+    changed: what its results may depend on and is different here, a line each."""
 
     rounds: int
     difference: Difference | None
@@ -60,7 +63,7 @@ class Verdict:
 def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | None = None, *, imports: bool = False) -> Verdict:
     """Repeats a run, or so many of its rounds, drawn from those that follow a kept checkpoint or begin a strategy.
 
-    An unfinished run is held against as far as it came. imports: as for `resume`.
+    An unfinished run is compared as far as it came. imports: as for `resume`.
     Raises RunError, ScenarioError, SpecError, RunFailed, and ValueError
     where `rounds` is below 1.
     """
@@ -74,45 +77,42 @@ def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | 
     plan = prepare(scenario, base_dir)
     changed = differences(before.environment, facts_of(scenario, plan))
     progress = progress or Progress(False)
-    if rounds is None:
-        with tempfile.TemporaryDirectory(prefix="scarcity-verify-") as folder:
-            Run(scenario, base_dir, Path(folder)).play(plan, progress)
-            return Verdict(before.table("rounds").num_rows, _first(before, Results(Path(folder)), scenario), changed)
-    chosen = _chosen(before, scenario, rounds)
-    actor_group = None
-    try:
-        actor_group = start_actor_group(plan, progress.message)
-        for number, last in enumerate(chosen, start=1):
-            seeded = plan if last.seed == plan.seed else prepare(scenario, base_dir, last.seed)
-            if (found := _repeated(before, actor_group, seeded, last)) is not None:
-                return Verdict(number, found, changed)
-        return Verdict(len(chosen), None, changed)
-    except WorkerError as error:
-        raise RunFailed(describe_error(error), None) from error
-    finally:
-        if actor_group is not None:
-            actor_group.join()
+    with Session(once=True) as session:
+        if rounds is None:
+            with tempfile.TemporaryDirectory(prefix="scarcity-verify-") as folder:
+                session.play(scenario, base_dir, Path(folder), plan, progress)
+                return Verdict(before.table("rounds").num_rows, _first(before, Results(Path(folder)), scenario), changed)
+        chosen = _chosen(before, scenario, rounds)
+        try:
+            actor_group = session.group(plan, progress.message)
+            for number, last in enumerate(chosen, start=1):
+                seeded = plan if last.seed == plan.seed else prepare(scenario, base_dir, last.seed)
+                if (found := _repeated(before, actor_group, seeded, last)) is not None:
+                    return Verdict(number, found, changed)
+            return Verdict(len(chosen), None, changed)
+        except WorkerError as error:
+            raise RunFailed(describe_error(error), None) from error
 
 
 def _repeated(before: Results, actor_group: ActorGroup, plan: RunPlan, last: Checkpoint) -> Difference | None:
-    """Plays the round after a checkpoint, and holds it against the tables."""
-    scenario, round = plan.scenario, last.round + 1
-    strategy = next(one for one in scenario.strategies if one.title == last.strategy)
-    who = [("strategy", "=", strategy.title), ("seed", "=", plan.seed)]
-    problem = plan.problems[strategy.title]
+    """Plays the round after a checkpoint, and compares it with the tables."""
+    strategy = next(one for one in plan.scenario.strategies if one.title == last.strategy)
+    run = StrategyRun(plan, strategy, last.round + 1)
+    who = [("strategy", "=", run.name), ("seed", "=", run.seed)]
     actor_group.open(plan)
-    actor_group.begin(strategy, last, lambda: history_of(before.table("insights", filters=who), strategy, problem, last.round))
-    test = round == plan.rounds(strategy) or round % scenario.evaluation.every == 0
-    result = actor_group.server.map(Server.play, {0: (round, evaluated_of(plan), test)})[0]
-    row, columns = rows_of(plan, strategy, result, 0.0)
-    schema = tables.insights(insights.SCHEMA, insights.PAYLOADS)
-    told = [] if result.insights is None else [tables.insight_rows(result.insights, schema, strategy.title, plan.seed)]
+
+    def history() -> History:
+        return history_of(lambda: before.table("insights", filters=who), strategy, run.problem, last.round)
+
+    (result,) = play_rounds(plan, actor_group, last, history, last=run.first)
+    round, schema = Round.of(run, result), tables.insights(insights.SCHEMA, insights.PAYLOADS)
+    sent = [] if result.insights is None else [tables.insight_rows(result.insights, schema, run.name, run.seed)]
     now = {
-        "rounds": pa.Table.from_batches([tables.batch(tables.ROUNDS, row)]),
-        "clients": pa.Table.from_batches([] if columns is None else [tables.batch(tables.CLIENTS, columns)], tables.CLIENTS),
-        "insights": pa.Table.from_batches(told, schema),
+        "rounds": pa.Table.from_batches([tables.batch(tables.ROUNDS, round.row)]),
+        "clients": pa.Table.from_batches([] if round.clients is None else [tables.batch(tables.CLIENTS, round.clients)], tables.CLIENTS),
+        "insights": pa.Table.from_batches(sent, schema),
     }
-    return _of_round(before, now, strategy.title, plan.seed, round)
+    return _of_round(before, now, run.name, run.seed, round.number)
 
 
 def _chosen(before: Results, scenario: Scenario, count: int) -> list[Checkpoint]:

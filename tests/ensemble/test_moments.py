@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.moments import SIZES, messages, regression
 from sklearn.linear_model import Ridge
 
 from scarcity_ray.ensemble.moments import targets, with_constant

@@ -57,11 +57,11 @@ def test_ray_gets_more_than_one_chance_to_start(failures: int, monkeypatch: pyte
     assert happened == ["init", "shutdown"] * failures + ["init"] * (failures < 3)
 
 
-def test_where_somebody_elses_ray_has_died_it_is_not_started_anew(ray_session: RayLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_somebody_elses_ray_has_died_it_is_not_started_again(ray_session: RayLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = RayLauncher(1)
-    assert not launcher.fallen()
+    assert not launcher.is_dead()
     (here,) = ray.nodes()
     monkeypatch.setattr(ray, "nodes", lambda: [here | {"Alive": False}])
-    assert launcher.fallen()
+    assert launcher.is_dead()
     with pytest.raises(WorkerError, match="the node of the cluster that this program is on has died"):
         launcher.restart()

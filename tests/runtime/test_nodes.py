@@ -98,16 +98,16 @@ def on_two_nodes() -> None:
     with head() as cluster:
         for count in (1, 2):
             last = cluster.add_node(num_cpus=count, object_store_memory=STORE)
-        there = ray_nodes.slots()
+        there = ray_nodes.nodes()
         assert cpus(there) == [2, 1]
         assert all(slot.memory > STORE for slot in there)
 
         assert ray_nodes.on_cluster()
         assert [ray_nodes.cluster_address(address) for address in (None, "local", "ray://a:1")] == ["auto", None, "ray://a:1"]
 
-        assert ray_nodes.ask(3, 300, pytest.fail) == there  # it is there: nobody waits
+        assert ray_nodes.request(3, 300, pytest.fail) == there  # it is there: nobody waits
         told: list[str] = []
-        assert ray_nodes.ask(8, 300, told.append) == there  # nothing adds nodes here: nobody waits for the end
+        assert ray_nodes.request(8, 300, told.append) == there  # nothing adds nodes here: nobody waits for the end
         assert told[0] == "waiting for CPUs of the cluster: 3 of 8, 0 s of at most 300 s"
         groups = ray.util.placement_group_table().values()
         assert {group["state"] for group in groups} == {"REMOVED"}
@@ -130,7 +130,7 @@ def on_two_nodes() -> None:
         assert [node[3].partition(" (")[0] for node in nodes] == ["2 actors, 8 clients", "1 actors, 4 clients"]
 
         cluster.remove_node(last, allow_graceful=False)
-        while cpus(ray_nodes.slots()) != [1]:  # it is known as dead soon
+        while cpus(ray_nodes.nodes()) != [1]:  # it is known as dead soon
             time.sleep(0.1)
         assert {node["Alive"] for node in ray.nodes()} == {True, False}
 
@@ -149,18 +149,18 @@ def dry_run() -> list[str]:
 def on_a_cluster_that_grows() -> None:
     with head(no_monitor=True) as cluster:  # an autoscaler that never says that nothing comes
         told: list[str] = []
-        assert ray_nodes.ask(2, 1.5, told.append) == []
+        assert ray_nodes.request(2, 1.5, told.append) == []
         assert [line.partition(",")[0] for line in told] == ["waiting for CPUs of the cluster: 0 of 2"] * len(told)
         assert told
 
         waits = threading.Event()
         with ThreadPoolExecutor() as other:  # Ray starts nodes from the main thread only
-            answer = other.submit(ray_nodes.ask, 2, 100, lambda line: waits.set())
+            answer = other.submit(ray_nodes.request, 2, 100, lambda line: waits.set())
             assert waits.wait(60)
             cluster.add_node(num_cpus=2, object_store_memory=STORE)
             there = answer.result()
         assert cpus(there) == [2]
-        assert ray_nodes.look(None) == there
+        assert ray_nodes.offered(None) == there
 
 
 def on_an_autoscaler() -> None:
@@ -199,7 +199,7 @@ def on_an_autoscaler() -> None:
     os.environ |= {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
     identity = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
     with head(autoscaling_config=str(path), gcs_server_port=int(address.split(":")[1]), env_vars=identity):
-        assert cpus(ray_nodes.ask(8, 100, print)) == [2, 2, 2]
+        assert cpus(ray_nodes.request(8, 100, print)) == [2, 2, 2]
 
 
 def free_port() -> int:

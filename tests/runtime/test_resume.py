@@ -21,11 +21,11 @@ import yaml
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results, simulate
-from scarcity_ray.actors.server import RoundResult
 from scarcity_ray.core.tables import wall_clock
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.run import main
-from scarcity_ray.runtime.loop import Run
+from scarcity_ray.runtime.observers import Round, StrategyRun
+from scarcity_ray.runtime.observers.plots import Plots
 from scarcity_ray.runtime.simulation import Changed, Interrupted, RunFailed, resume
 
 ROOT = Path(__file__).parents[2]
@@ -122,16 +122,16 @@ def test_within_any_round_of_an_exchange_it_goes_on(strategy: dict[str, Any], tm
     simulate(content, out=tmp_path / "whole")
     played = rounds(tmp_path / "whole")
     assert played >= 2
-    save = Run._record
+    on_round = Plots.on_round
     for cut_after in range(1, played):
 
-        def record(run: Run, plan: Any, strategy: Any, result: RoundResult, seconds: float, last: int = cut_after) -> None:
-            save(run, plan, strategy, result, seconds)
-            if result.row["round"] == last:
+        def interrupt(last: Plots, run: StrategyRun, round: Round, cut_after: int = cut_after) -> None:
+            on_round(last, run, round)
+            if round.number == cut_after:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(Run, "_record", record)
+            patched.setattr(Plots, "on_round", interrupt)  # the last observer: the others have seen the round
             with pytest.raises(Interrupted):
                 simulate(content, out=tmp_path / "run", force=True)
         assert rounds(tmp_path / "run") == cut_after
@@ -193,7 +193,7 @@ class Troubled(torch.nn.Module):
 
 @pytest.mark.parametrize(("error", "told"), [(KeyboardInterrupt(), Interrupted), (ValueError("no more"), RunFailed)])
 def test_after_an_interrupt_or_a_failure_it_goes_on(error: BaseException, told: type[Exception], tmp_path: Path) -> None:
-    model = {"kind": "import", "path": "test_resume:Troubled"}
+    model = {"kind": "import", "path": f"{__name__}:Troubled"}
     strategies = [{"kind": "fed_avg"}, {"kind": "local_only"}]
     content = cut(model=model, local=FEW_STEPS, strategies=strategies, rounds=4, execution={"ray": False, "checkpoint_every": 1})
     TROUBLE.update(steps=0, error=None)
@@ -224,7 +224,7 @@ def test_a_finished_run_is_left_as_it_is(whole: Path) -> None:
 @pytest.mark.parametrize("every", [1, 3])
 def test_at_most_so_many_rounds_are_repeated(every: int, tmp_path: Path) -> None:
     """And a client's own model comes back as it was."""
-    model = {"kind": "import", "path": "test_resume:Troubled"}
+    model = {"kind": "import", "path": f"{__name__}:Troubled"}
     execution = {"ray": False, "checkpoint_every": every}
     content = scenario(model=model, local=FEW_STEPS, strategies=[{"kind": "local_only"}], rounds=8, execution=execution)
     TROUBLE.update(steps=0, error=None)

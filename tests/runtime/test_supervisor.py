@@ -1,4 +1,4 @@
-"""Processes that vanish, and the one that attends them."""
+"""Processes that are killed, and the one that supervises them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scarcity_ray.results import files
 from scarcity_ray.results.files import Unwritable, held
 from scarcity_ray.runtime.supervisor import TIMES
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nobody attends elsewhere")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a supervisor")
 
 PROGRAM = """
 import os, signal, sys, time
@@ -33,7 +33,7 @@ with open("played", "a") as file:
 
 
 def started(folder: Path, act: str) -> subprocess.Popen[str]:
-    """A program that does `act` where it is to play; `vanished` says how many did before."""
+    """A program that does `act` in the child process; `vanished` is the number of those killed before."""
     command = [sys.executable, "-c", PROGRAM + act]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -45,7 +45,7 @@ def ended(folder: Path, act: str) -> tuple[int, str, str]:
 
 
 def playing(folder: Path) -> int:
-    """The process that plays, once it does."""
+    """The child process, once it runs."""
     give_up = time.monotonic() + 60
     while not (folder / "played").exists() or not (folder / "played").read_text().endswith("\n"):
         assert time.monotonic() < give_up
@@ -54,7 +54,7 @@ def playing(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("act", "code"), [("", 0), ("sys.exit(3)", 3), ("sys.exit(130)", 130), ("raise ValueError('mine')", 1)])
-def test_who_ends_by_itself_is_not_followed(tmp_path: Path, act: str, code: int) -> None:
+def test_a_process_that_ends_by_itself_is_not_followed(tmp_path: Path, act: str, code: int) -> None:
     found, said, told = ended(tmp_path, act)
     assert (found, said) == (code, "")
     assert ("ValueError: mine" in told) == ("mine" in act)
@@ -62,9 +62,9 @@ def test_who_ends_by_itself_is_not_followed(tmp_path: Path, act: str, code: int)
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("os._exit(0)", "past all rules"), ("os._exit(1)", "past all rules"), ("os.kill(os.getpid(), 9)", "by signal 9")]
+    ("how", "words"), [("os._exit(0)", "abruptly"), ("os._exit(1)", "abruptly"), ("os.kill(os.getpid(), 9)", "by signal 9")]
 )
-def test_who_vanishes_is_followed_by_another(tmp_path: Path, how: str, words: str) -> None:
+def test_a_killed_process_is_followed_by_another(tmp_path: Path, how: str, words: str) -> None:
     code, said, _ = ended(tmp_path, f"if vanished < 2: {how}\nprint('vanished', vanished)")
     assert code == 0
     *told, last = said.splitlines()
@@ -76,7 +76,7 @@ def test_who_vanishes_is_followed_by_another(tmp_path: Path, how: str, words: st
 def test_not_for_ever(tmp_path: Path) -> None:
     code, _, told = ended(tmp_path, "os._exit(1)")
     assert code == 1
-    assert told.startswith("vanished: its process was ended past all rules")
+    assert told.startswith("vanished: its process was ended abruptly")
     assert len((tmp_path / "played").read_text().split()) == TIMES
 
 
@@ -99,7 +99,7 @@ sys.exit(130)
     assert (tmp_path / "heard").read_text() == "x"
 
 
-def test_who_asks_for_the_end_gets_it(tmp_path: Path) -> None:
+def test_a_signal_to_end_is_obeyed(tmp_path: Path) -> None:
     program = started(tmp_path, "time.sleep(60)")
     runs = playing(tmp_path)
     program.send_signal(signal.SIGTERM)
@@ -121,7 +121,7 @@ def test_a_signal_that_is_ignored_asks_for_nothing(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "vanished 1"
 
 
-def test_it_dies_with_who_attends_it(tmp_path: Path) -> None:
+def test_it_ends_with_its_supervisor(tmp_path: Path) -> None:
     program = started(tmp_path, "time.sleep(60)")
     runs = playing(tmp_path)
     program.kill()

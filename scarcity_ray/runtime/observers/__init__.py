@@ -1,0 +1,47 @@
+"""What watches a run and writes it down: one file for each observer, and the order in which they are called."""
+
+from __future__ import annotations
+
+from scarcity_ray.report.progress import Progress
+from scarcity_ray.results.checkpoints import Checkpoint
+from scarcity_ray.results.recorder import Recorder
+from scarcity_ray.results.summary import Tally
+from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
+from scarcity_ray.runtime.observers.checkpoints import Checkpointer
+from scarcity_ray.runtime.observers.log import RunLog
+from scarcity_ray.runtime.observers.models import ModelSaver
+from scarcity_ray.runtime.observers.plots import Plots
+from scarcity_ray.runtime.observers.progress import ProgressDisplay
+from scarcity_ray.runtime.observers.summary import SummaryWriter
+from scarcity_ray.runtime.observers.tables import TableWriter
+from scarcity_ray.runtime.observers.unseen_clients import UnseenClients
+from scarcity_ray.runtime.plan import RunPlan
+
+__all__ = ["Checkpointer", "Observer", "Round", "StrategyRun", "observers_of"]
+
+
+def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Checkpoint | None) -> tuple[list[Observer], Checkpointer]:
+    """The observers of a run, in the order in which each hook calls them; and the one that knows where a strategy starts.
+
+    The order matters where one needs what another did:
+    - on_round: a row is recorded and counted before the checkpoint that follows it, which is written after its rows are on disk and
+      holds the tally; progress shows the rate of the tally with this round in it.
+    - on_trained comes before on_strategy_end, so models are hashed before the result hash is taken.
+    - on_strategy_end: the result hash enters the tally before the checkpoint of the strategy's end is made from it.
+    - on_run_end: the log has the error first; all rows are on disk before summary.json is written, and both before plots read them.
+    An observer of the user belongs at the end of the list: it then sees only what is recorded, and can change nothing of it.
+    """
+    scenario = plan.scenario
+    tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
+    checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
+    observers: list[Observer] = [
+        RunLog(recorder),
+        TableWriter(recorder),
+        SummaryWriter(recorder, tally, last),
+        ModelSaver(recorder),
+        UnseenClients(tally),
+        ProgressDisplay(progress, tally),
+        checkpointer,
+        Plots(recorder.directory, progress.message),
+    ]
+    return observers, checkpointer

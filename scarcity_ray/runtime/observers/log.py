@@ -1,0 +1,41 @@
+"""logs/scarcity.log: what happened when, and the details of failures."""
+
+from __future__ import annotations
+
+import traceback
+
+from scarcity_ray.actors.server import Server
+from scarcity_ray.results.log import get_logger
+from scarcity_ray.results.recorder import Recorder
+from scarcity_ray.results.summary import Status
+from scarcity_ray.runtime.failure_policy import Decision, Failure
+from scarcity_ray.runtime.fleet import ActorLost, WorkerError
+from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
+
+
+class RunLog(Observer):
+    """Writes starts, ends, rejected clients and failures to the log."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder, self.log = recorder, get_logger(Server)
+
+    def on_strategy_start(self, run: StrategyRun) -> None:
+        self.log.info("%s: seed %d, at most %d rounds", run.name, run.seed, run.rounds)
+
+    def on_round(self, run: StrategyRun, round: Round) -> None:
+        for client, why in round.result.rejected:
+            self.log.warning("%s: round %d: client %s is rejected: %s", run.name, round.number, client, why)
+
+    def on_failure(self, what: str, failure: Failure, decision: Decision) -> None:
+        if isinstance(failure.error, ActorLost):  # any other error ends the run, and is logged then
+            self.log.warning("%s: %s; attempt %d\n%s", what, failure.error, failure.attempt, failure.error.details)
+
+    def on_strategy_end(self, run: StrategyRun, last: int, status: Status) -> None:
+        if status == "diverged":
+            self.log.error("%s: every update of round %d was rejected; stopped", run.name, last)
+        self.log.info("%s: seed %d %s, result hash %s", run.name, run.seed, status, self.recorder.result_hash(run.name, run.seed))
+
+    def on_run_end(self, error: BaseException | None) -> None:
+        if isinstance(error, Exception):  # an interrupt is no failure
+            details = error.details if isinstance(error, WorkerError) else "".join(traceback.format_exception(error))
+            self.log.error("%s\n%s", error, details)

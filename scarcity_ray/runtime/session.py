@@ -1,0 +1,110 @@
+"""Runs in one process, one after the other, on one group of actors and, where it is the same, one copy of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from scarcity_ray.core import insights, tables
+from scarcity_ray.report.progress import Progress
+from scarcity_ray.results.checkpoints import Checkpoint
+from scarcity_ray.results.environment import environment
+from scarcity_ray.results.files import Unwritable, held
+from scarcity_ray.results.hashing import fingerprint
+from scarcity_ray.results.log import log_to
+from scarcity_ray.results.recorder import Recorder
+from scarcity_ray.runtime.actor_group import ActorGroup, start_actor_group
+from scarcity_ray.runtime.fleet import WorkerError, describe_error
+from scarcity_ray.runtime.loop import Driver, RunFailed
+from scarcity_ray.runtime.observers import observers_of
+from scarcity_ray.runtime.plan import RunPlan
+from scarcity_ray.scenario import Scenario, resolved
+
+
+class Session:
+    """Plays runs one after the other, and starts Ray and the actors once for all that can share them.
+
+    Results do not depend on what was played before. Use it in a `with` block: the actors end with it. once: it plays one run, and its
+    actors end while the plots are drawn. After a run that failed the next one gets new actors.
+    """
+
+    def __init__(self, *, once: bool = False) -> None:
+        self._once = once
+        self._group: ActorGroup | None = None
+        self._on: tuple[Any, ...] = ()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the actors, and Ray where this session has started it."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.join()
+
+    def group(self, plan: RunPlan, notify: Callable[[str], None]) -> ActorGroup:
+        """The actors of a plan: those of the runs before, where they are on the same machine or cluster with as many CPUs.
+
+        notify: takes a line for the user. Raises SpecError where no cluster answers, or has no room; WorkerError where Ray does not start.
+        """
+        execution = plan.scenario.execution
+        wanted = (execution.ray, execution.address, plan.cpus)
+        if self._group is not None and self._on == wanted:
+            self._group.prepare_for(plan, notify)
+        else:
+            self.close()
+            self._group, self._on = start_actor_group(plan, notify), wanted
+        return self._group
+
+    def play(
+        self, scenario: Scenario, base_dir: Path, directory: Path, plan: RunPlan, progress: Progress, last: Checkpoint | None = None
+    ) -> list[str]:
+        """Plays a scenario into a directory and returns the names of strategies that diverged.
+
+        plan: of its first seed. last: the checkpoint that the run in the directory continues from. Raises SpecError before anything is
+        written, RunFailed.
+        """
+        facts, schema = facts_of(scenario, plan), tables.insights(insights.SCHEMA, insights.PAYLOADS)
+        done = False
+        try:
+            group = self._started(plan, progress, directory)  # first: where there is no room for it, nothing is written
+            with held(directory), log_to(directory / "logs" / "scarcity.log", anew=last is None):
+                recorder = Recorder(directory, resolved(_anchored(scenario, base_dir)), facts, schema, last)
+                observers, checkpoints = observers_of(plan, recorder, progress, last)
+                driver = Driver(scenario, base_dir, group, observers, checkpoints)
+                diverged = driver.run(plan, directory, group.leave if self._once else lambda: None)
+            done = True
+            return diverged
+        except OSError as error:
+            unwritable = error if isinstance(error, Unwritable) else Unwritable(directory, error)
+            raise RunFailed(str(unwritable), directory) from error
+        finally:
+            if self._once or not done:
+                self.close()
+
+    def _started(self, plan: RunPlan, progress: Progress, directory: Path) -> ActorGroup:
+        try:
+            return self.group(plan, progress.message)
+        except WorkerError as error:
+            raise RunFailed(describe_error(error), directory) from error
+
+
+def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
+    """The content of environment.json: what results depend on, here and now."""
+    # Where a table lies is written differently in a run's own folder; what is in it is in `data`.
+    settings = scenario.model_dump(mode="json", exclude={"execution": True, "output": True, "data": {"source": {"path"}}})
+    return {**environment(scenario.seed), "scenario": settings, "data": fingerprint(plan.federation)}
+
+
+def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:
+    """The same scenario with the path of its table, if it has one, made absolute: it is written into another folder."""
+    path = getattr(scenario.data.source, "path", None)
+    if path is None:
+        return scenario
+    source = scenario.data.source.model_copy(update={"path": str((base_dir / path).resolve())})
+    return scenario.model_copy(update={"data": scenario.data.model_copy(update={"source": source})})
