@@ -22,6 +22,7 @@ from helpers.scenarios import scenario
 
 from scarcity_ray import Results, simulate
 from scarcity_ray.actors.server import RoundResult
+from scarcity_ray.core.computing import COMPUTING_VERSION
 from scarcity_ray.core.tables import wall_clock
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.run import main
@@ -286,7 +287,7 @@ def edit(path: Path, place: str, value: Any) -> None:
 CHANGES: dict[str, tuple[str, str, Any, str]] = {
     "scenario": ("scenario.yaml", "local.lr", 0.3, "local.lr: 0.2 then, 0.3 now"),
     "version": ("environment.json", "versions.torch", "1.0", "version of torch: 1.0 then, "),
-    "source": ("environment.json", "source", "0" * 64, "scarcity_ray's own modules (SHA-256): 000"),
+    "what computes": ("environment.json", "computing", 0, f"version of what computes: 0 then, {COMPUTING_VERSION} now"),
     "processor": ("environment.json", "cpu.model", "Abacus", "processor: Abacus then, "),
 }
 
@@ -311,6 +312,18 @@ def refused(directory: Path, difference: str) -> None:
 def test_another_row_of_the_data_is_seen(tabled: Path) -> None:
     (tabled.parent / "shops.csv").write_text(TABLE.replace("b,4,4.2", "b,4,4.3"))
     refused(tabled, "data")
+
+
+def test_a_run_of_an_earlier_release_is_refused_by_one_line(tabled: Path) -> None:
+    told = json.loads((tabled / "environment.json").read_text())
+    del told["computing"]
+    (tabled / "environment.json").write_text(json.dumps(told))
+    refused(tabled, "version of what computes: none (an earlier scarcity_ray) then, ")
+
+
+def test_other_source_that_computes_the_same_is_not_refused(tabled: Path) -> None:
+    edit(tabled / "environment.json", "source", "0" * 64)
+    assert {one["status"] for one in statuses(resume(tabled).directory)} == {"finished"}
 
 
 @pytest.mark.parametrize(("place", "value"), [("execution.clients_per_actor", 1), ("execution.checkpoint_every", 2)])
