@@ -53,9 +53,9 @@ def source(package: Path = Path(__file__).parents[1]) -> str:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change a result, a line each; what one of them lacks counts too.
 
-    What a run adds, its `scenario` (compared field by field) and the fingerprint of its `data`, counts where either has it. Cores,
-    memory, the revision, the package's source and the packages that compute nothing are passed over: a result does not depend on
-    them, but on the version of what computes (see core.computing).
+    What a run adds, its `scenario` (compared field by field), the modules that it `imports` (see results.imported) and the fingerprint
+    of its `data`, counts where either has it. Cores, memory, the revision, the package's source and the packages that compute nothing
+    are passed over: a result does not depend on them, but on the version of what computes (see core.computing).
     """
     if "source" in then and "computing" not in then:
         then = {**then, "computing": "none (an earlier scarcity_ray)"}
@@ -64,6 +64,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     places |= {"processor": ("cpu", "model"), "architecture": ("cpu", "architecture")}
     fields = dict.fromkeys([*_fields(then.get("scenario")), *_fields(now.get("scenario"))])
     places |= {".".join(field): ("scenario", *field) for field in fields}
+    modules = dict.fromkeys(name for one in (then, now) for name, _ in _inner(one.get("imports")))
+    places |= {f"module {name} (SHA-256)": ("imports", name) for name in modules}
     places |= {"the clients' data (SHA-256)": ("data",)}
     compared = [(name, _at(then, place), _at(now, place)) for name, place in places.items()]
     return [f"{name}: {_said(one)} then, {_said(other)} now" for name, one, other in compared if one != other]

@@ -30,8 +30,9 @@ from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.environment import environment
 from scarcity_ray.results.files import Unwritable, held
 from scarcity_ray.results.hashing import fingerprint
+from scarcity_ray.results.imported import sources
 from scarcity_ray.results.log import get_logger, log_to
-from scarcity_ray.results.rebuild import metadata_of
+from scarcity_ray.results.rebuild import imports, metadata_of
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.results import ENSEMBLE, Results
 from scarcity_ray.results.summary import Status, Tally
@@ -308,7 +309,7 @@ def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
     # Where a table lies is written differently in a run's own folder; what is in it is in `data`.
     told = scenario.model_dump(mode="json", exclude={"execution": True, "output": True, "data": {"source": {"path"}}})
-    return {**environment(scenario.seed), "scenario": told, "data": fingerprint(plan.federation)}
+    return {**environment(scenario.seed), "scenario": told, "imports": sources(imports(told)), "data": fingerprint(plan.federation)}
 
 
 def _tried(federation: Federation, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -89,7 +89,19 @@ def test_what_cannot_change_a_result_is_passed_over(told: dict[str, Any], path: 
     assert differences(changed(told, path, value), told) == []
 
 
-@pytest.mark.parametrize("broken", [{}, {"versions": None, "cpu": [], "variables": "x"}, {"versions": {"torch": {"a": "b" * 10_000}}}])
+def test_a_module_that_was_imported_is_named(told: dict[str, Any]) -> None:
+    then = told | {"imports": {"my.mod": "1" * 64, "my.same": "2" * 64, "my.gone": "3" * 64, "my.compiled": None}}
+    now = told | {"imports": {"my.mod": "4" * 64, "my.same": "2" * 64, "my.new": "5" * 64, "my.compiled": None}}
+    assert differences(then, now) == [
+        f"module my.mod (SHA-256): {'1' * 64} then, {'4' * 64} now",
+        f"module my.gone (SHA-256): {'3' * 64} then, none now",
+        f"module my.new (SHA-256): none then, {'5' * 64} now",
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken", [{}, {"versions": None, "cpu": [], "variables": "x", "imports": 7}, {"versions": {"torch": {"a": "b" * 10_000}}}]
+)
 def test_a_broken_environment_differs_and_no_more(told: dict[str, Any], broken: dict[str, Any]) -> None:
     assert len(differences(broken, told)) >= 8
     assert all(len(line) < 300 for line in differences(broken, told))

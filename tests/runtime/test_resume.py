@@ -20,7 +20,7 @@ import torch
 import yaml
 from helpers.scenarios import scenario
 
-from scarcity_ray import Results, simulate
+from scarcity_ray import Results, simulate, verify
 from scarcity_ray.actors.server import RoundResult
 from scarcity_ray.core.computing import COMPUTING_VERSION
 from scarcity_ray.core.tables import wall_clock
@@ -312,6 +312,47 @@ def refused(directory: Path, difference: str) -> None:
 def test_another_row_of_the_data_is_seen(tabled: Path) -> None:
     (tabled.parent / "shops.csv").write_text(TABLE.replace("b,4,4.2", "b,4,4.3"))
     refused(tabled, "data")
+
+
+MODEL = """\
+import torch
+from {name}_layers import layer
+
+
+def made():
+    return layer(64, 10)
+"""
+LAYERS = """\
+import torch
+
+
+def layer(inputs, outputs):
+    return torch.nn.Linear(inputs, outputs)
+"""
+
+
+def test_another_module_behind_an_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module that the scenario names, and what that imports from beside it."""
+    name = f"user_{tmp_path.name.replace('-', '_')}"
+    files = {tmp_path / f"{name}.py": MODEL.format(name=name), tmp_path / f"{name}_layers.py": LAYERS}
+    for path, text in files.items():
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = {"kind": "import", "path": f"{name}:made"}
+    directory = simulate(scenario(model=model), out=tmp_path / "run").directory
+    assert resume(directory, imports=True).summary == Results.load(directory).summary
+    assert verify(directory, 1, imports=True).changed == []
+    for path, text in files.items():
+        path.write_text(text + "# another\n")
+        found = f"module {path.stem} (SHA-256): "
+        with pytest.raises(Changed) as refused:
+            resume(directory, imports=True)
+        (line,) = refused.value.differences
+        assert line.startswith(found)
+        (line,) = verify(directory, 1, imports=True).changed
+        assert line.startswith(found)
+        resume(directory, imports=True, force=True)
+        path.write_text(text)
 
 
 def test_a_run_of_an_earlier_release_is_refused_by_one_line(tabled: Path) -> None:
