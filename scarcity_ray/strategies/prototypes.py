@@ -51,7 +51,7 @@ class Prototypes(Represented):
     def problem(self, problem: Problem) -> Problem:
         """A linear head on the representation. Raises SpecError for a regression."""
         if problem.task == "regression":
-            raise SpecError(("strategies",), self.title, "prototypes are means of classes, and a regression has none: try sf_hfe")
+            raise SpecError(("kind",), self.kind, "prototypes are means of classes, and a regression has none: try sf_hfe")
         return super().problem(problem)
 
     def memory(self, problem: Problem) -> State:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scarcity_ray.core.computing import COMPUTING_VERSION
 from scarcity_ray.core.federation import Array, Encoding, Federation, Shards
 from scarcity_ray.results.environment import differences, environment, source
 from scarcity_ray.results.files import to_json
@@ -49,7 +50,7 @@ def test_an_environment_does_not_differ_from_what_was_written_of_it(told: dict[s
         ("versions.scipy", "version of scipy"),
         ("versions.scikit-learn", "version of scikit-learn"),
         ("versions.scarcity-ray", "version of scarcity-ray"),
-        ("source", "own modules"),
+        ("computing", "version of what computes"),
         ("cpu.model", "processor"),
         ("cpu.architecture", "architecture"),
         ("variables.MKL_CBWR", "MKL_CBWR"),
@@ -60,7 +61,13 @@ def test_what_can_change_a_result_is_said_with_both_values(told: dict[str, Any],
     assert word in line
     assert "9.9 then, " in line
     (line,) = differences(changed(told, path, ...), told)
-    assert ": none then, " in line
+    assert ": none" in line
+    assert " then, " in line
+
+
+def test_a_run_from_before_there_was_a_version_of_what_computes_is_told_as_such(told: dict[str, Any]) -> None:
+    old = changed(told, "computing", ...)
+    assert differences(old, told) == [f"version of what computes: none (an earlier scarcity_ray) then, {COMPUTING_VERSION} now"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +78,7 @@ def test_what_can_change_a_result_is_said_with_both_values(told: dict[str, Any],
         ("cpu.cores", 512),
         ("cpu.usable_cores", 1),
         ("platform", "elsewhere"),
+        ("source", "0" * 64),
         ("git", {"revision": "0" * 40, "modified": True}),
         ("versions.ray", "9.9"),
         ("versions.matplotlib", "9.9"),
@@ -81,7 +89,19 @@ def test_what_cannot_change_a_result_is_passed_over(told: dict[str, Any], path: 
     assert differences(changed(told, path, value), told) == []
 
 
-@pytest.mark.parametrize("broken", [{}, {"versions": None, "cpu": [], "variables": "x"}, {"versions": {"torch": {"a": "b" * 10_000}}}])
+def test_a_module_that_was_imported_is_named(told: dict[str, Any]) -> None:
+    then = told | {"imports": {"my.mod": "1" * 64, "my.same": "2" * 64, "my.gone": "3" * 64, "my.compiled": None}}
+    now = told | {"imports": {"my.mod": "4" * 64, "my.same": "2" * 64, "my.new": "5" * 64, "my.compiled": None}}
+    assert differences(then, now) == [
+        f"module my.mod (SHA-256): {'1' * 64} then, {'4' * 64} now",
+        f"module my.gone (SHA-256): {'3' * 64} then, none now",
+        f"module my.new (SHA-256): none then, {'5' * 64} now",
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken", [{}, {"versions": None, "cpu": [], "variables": "x", "imports": 7}, {"versions": {"torch": {"a": "b" * 10_000}}}]
+)
 def test_a_broken_environment_differs_and_no_more(told: dict[str, Any], broken: dict[str, Any]) -> None:
     assert len(differences(broken, told)) >= 8
     assert all(len(line) < 300 for line in differences(broken, told))

@@ -20,7 +20,8 @@ import torch
 import yaml
 from helpers.scenarios import scenario
 
-from scarcity_ray import Results, simulate
+from scarcity_ray import Results, simulate, verify
+from scarcity_ray.core.computing import COMPUTING_VERSION
 from scarcity_ray.core.tables import wall_clock
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.run import main
@@ -286,7 +287,7 @@ def edit(path: Path, place: str, value: Any) -> None:
 CHANGES: dict[str, tuple[str, str, Any, str]] = {
     "scenario": ("scenario.yaml", "local.lr", 0.3, "local.lr: 0.2 then, 0.3 now"),
     "version": ("environment.json", "versions.torch", "1.0", "version of torch: 1.0 then, "),
-    "source": ("environment.json", "source", "0" * 64, "scarcity_ray's own modules (SHA-256): 000"),
+    "what computes": ("environment.json", "computing", 0, f"version of what computes: 0 then, {COMPUTING_VERSION} now"),
     "processor": ("environment.json", "cpu.model", "Abacus", "processor: Abacus then, "),
 }
 
@@ -311,6 +312,59 @@ def refused(directory: Path, difference: str) -> None:
 def test_another_row_of_the_data_is_seen(tabled: Path) -> None:
     (tabled.parent / "shops.csv").write_text(TABLE.replace("b,4,4.2", "b,4,4.3"))
     refused(tabled, "data")
+
+
+MODEL = """\
+import torch
+from {name}_layers import layer
+
+
+def made():
+    return layer(64, 10)
+"""
+LAYERS = """\
+import torch
+
+
+def layer(inputs, outputs):
+    return torch.nn.Linear(inputs, outputs)
+"""
+
+
+def test_another_module_behind_an_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module that the scenario names, and what that imports from beside it."""
+    name = f"user_{tmp_path.name.replace('-', '_')}"
+    files = {tmp_path / f"{name}.py": MODEL.format(name=name), tmp_path / f"{name}_layers.py": LAYERS}
+    for path, text in files.items():
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = {"kind": "import", "path": f"{name}:made"}
+    directory = simulate(scenario(model=model), out=tmp_path / "run").directory
+    assert resume(directory, imports=True).summary == Results.load(directory).summary
+    assert verify(directory, 1, imports=True).changed == []
+    for path, text in files.items():
+        path.write_text(text + "# another\n")
+        found = f"module {path.stem} (SHA-256): "
+        with pytest.raises(Changed) as refused:
+            resume(directory, imports=True)
+        (line,) = refused.value.differences
+        assert line.startswith(found)
+        (line,) = verify(directory, 1, imports=True).changed
+        assert line.startswith(found)
+        resume(directory, imports=True, force=True)
+        path.write_text(text)
+
+
+def test_a_run_of_an_earlier_release_is_refused_by_one_line(tabled: Path) -> None:
+    told = json.loads((tabled / "environment.json").read_text())
+    del told["computing"]
+    (tabled / "environment.json").write_text(json.dumps(told))
+    refused(tabled, "version of what computes: none (an earlier scarcity_ray) then, ")
+
+
+def test_other_source_that_computes_the_same_is_not_refused(tabled: Path) -> None:
+    edit(tabled / "environment.json", "source", "0" * 64)
+    assert {one["status"] for one in statuses(resume(tabled).directory)} == {"finished"}
 
 
 @pytest.mark.parametrize(("place", "value"), [("execution.clients_per_actor", 1), ("execution.checkpoint_every", 2)])

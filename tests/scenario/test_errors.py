@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 
+from scarcity_ray import simulate
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scenario import Diagnostic, ScenarioError, SpecErrors, load, parse
 
@@ -180,6 +181,37 @@ BAD = {
         14,
         "strategies.2.representation.rounds",
         ["is 60: the strategy has 60 rounds, and after its trunk's one at least is for what it learns by"],
+    ),
+    "rounds that end with the survey": (
+        "kind: sf_hfe,",
+        "kind: sf_hfe, rounds: 1,",
+        14,
+        "strategies.2.rounds",
+        [
+            "is 1: its representation takes 1 round (survey) before the one that it learns from; "
+            "allowed: at least 2, or a number as representation.bandwidth"
+        ],
+    ),
+    "rounds that end with the pilot": (
+        "{kind: sf_hfe, representation: {kind: random_fourier, features: 256}}",
+        "{kind: prototypes, rounds: 2, representation: {kind: random_fourier, bandwidth: evidence}}",
+        14,
+        "strategies.2.rounds",
+        ["is 2: its representation takes 2 rounds (survey and pilot) before", "allowed: at least 3"],
+    ),
+    "the scenario's rounds end with the survey": (
+        "rounds: 60",
+        "rounds: 1",
+        14,
+        "strategies.2.rounds",
+        ["is not given: the scenario's `rounds` is 1, and its representation takes 1 round (survey) before"],
+    ),
+    "the scenario's rounds, and a strategy's null": (
+        GOOD[GOOD.index("rounds:") :],
+        GOOD[GOOD.index("rounds:") :].replace("rounds: 60", "rounds: 1").replace("kind: sf_hfe,", "kind: prototypes, rounds: null,"),
+        14,
+        "strategies.2.rounds",
+        ["is null: the scenario's `rounds` is 1, and its representation takes"],
     ),
     "more a round than there are": (
         "fraction: 0.1",
@@ -365,6 +397,35 @@ def test_what_is_found_later_has_its_line_too(tmp_path: Path) -> None:
         f"  {path}:13:21: strategies.1.fraction is 0.1: too few",
     ]
     assert [dotted(problem) for problem in loaded.explain(first).problems] == ["data.partition.minimum"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "representation", "least"),
+    [
+        ("sf_hfe", {"kind": "random_fourier", "features": 8}, 2),
+        ("prototypes", None, 2),
+        ("prototypes", {"kind": "random_fourier", "features": 8, "bandwidth": "evidence"}, 3),
+        ("prototypes", {"kind": "random_fourier", "bandwidth": 2.0}, 1),
+        ("prototypes", {"kind": "identity"}, 1),
+        ("prototypes", {"kind": "trunk"}, 1),
+        ("prototypes", {"kind": "trunk", "rounds": 4}, 5),
+    ],
+)
+def test_the_fewest_rounds_that_give_a_model_are_allowed(
+    kind: str, representation: dict[str, object] | None, least: int, tmp_path: Path
+) -> None:
+    """As many as the scenario or the strategy has; and a run of so many has a model."""
+    strategy = {"kind": kind, **({} if representation is None else {"representation": representation})}
+    data = {"source": {"kind": "blobs", "shape": [2], "classes": 2, "samples_per_client": 20}, "clients": 6}
+    good = {"name": "a", "data": data, "model": {"kind": "mlp", "hidden": [4]}, "execution": {"ray": False}}
+    for rounds, own in ((least - 1, {}), (99, {"rounds": least - 1})):
+        if least > 1:
+            with pytest.raises(ScenarioError, match="rounds"):
+                parse({**good, "rounds": rounds, "strategies": [{**strategy, **own}]})
+    parse({**good, "rounds": 99, "strategies": [{**strategy, "rounds": least}]})
+    results = simulate({**good, "rounds": least, "strategies": [strategy]}, out=tmp_path / "run")
+    assert results.models == [kind]
+    assert results.summary["strategies"][kind]["test_accuracy"] > 0.5
 
 
 def test_plain_data_is_checked_alike() -> None:
