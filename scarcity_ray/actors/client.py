@@ -18,9 +18,10 @@ from scarcity_ray.actors.by_hand import lone_federation
 from scarcity_ray.actors.validation import MalformedUpdate, require_payload, validate_updates
 from scarcity_ray.core import insights
 from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.metrics import client_columns
 from scarcity_ray.core.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
 from scarcity_ray.training.chunks import chunks
-from scarcity_ray.training.evaluate import evaluate
+from scarcity_ray.training.evaluate import Stats, evaluate_metrics, merge_metrics, start_metrics
 from scarcity_ray.training.measures import scalar_columns
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.sums import Sums
@@ -205,14 +206,19 @@ class Client:
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluate(self, server: State | Guidance, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
-        """Mean loss (in the user's unit) and accuracy of each client's model on its own test rows.
+        """What `measure` finds, each metric as the clients' values `[n]` in the user's unit, `test_NAME`: NaN for a client without
+        test rows, and where a metric does not apply."""
+        columns, stats = self.measure(server, ids)
+        return columns | client_columns(stats)
 
-        client_id, test_loss, test_accuracy `[n]`, and expert_id where the strategy has clients choose one; NaN for a
-        client without test rows, accuracy NaN for regression. A strategy that adapts does so first, on training rows.
+    def measure(self, server: State | Guidance, ids: Ids | None = None) -> tuple[dict[str, NDArray[Any]], Stats]:
+        """The statistics of each metric for each client's model on its own test rows, by rising id, and columns `[n]` of the
+        clients table: client_id, and expert_id where the strategy has clients choose one. A strategy that adapts does so
+        first, on training rows.
         """
         ids = self.ids if ids is None else np.sort(ids)
-        strategy, test, scale = self.strategy, self.federation.test, self.federation.label_scale**2
-        loss, accuracy, experts = np.full(len(ids), np.nan), np.full(len(ids), np.nan), np.full(len(ids), -1)
+        strategy, test, scale = self.strategy, self.federation.test, self.federation.label_scale
+        parts, experts = [start_metrics(self.problem, ids, scale)], np.full(len(ids), -1)
         state = _as_tensors(server)
         if isinstance(server, Guidance):
             test = strategy.view(self.problem, server, test.only(ids))
@@ -221,7 +227,7 @@ class Client:
             def test_adapted(chunk: Ids, task: Task) -> None:
                 mine = strategy.adapt(task, state, self._recall(chunk))
                 here, found = np.searchsorted(ids, chunk), strategy.experts_of(mine)
-                loss[here], accuracy[here] = evaluate(self.problem, strategy.answer(state, mine), test, chunk)
+                parts.append(evaluate_metrics(self.problem, strategy.answer(state, mine), test, chunk, scale))
                 if found is not None:
                     experts[here] = found.numpy()
 
@@ -233,9 +239,9 @@ class Client:
                 here = slice(start, start + piece)
                 theta = self._answer(state, ids[here])
                 if theta is not None:
-                    loss[here], accuracy[here] = evaluate(self.problem, theta, test, ids[here])
-        columns = {"client_id": ids, "test_loss": loss * scale, "test_accuracy": accuracy}
-        return columns | ({"expert_id": experts} if (experts >= 0).any() else {})
+                    parts.append(evaluate_metrics(self.problem, theta, test, ids[here], scale))
+        columns = {"client_id": ids} | ({"expert_id": experts} if (experts >= 0).any() else {})
+        return columns, merge_metrics(parts)
 
     def personal(self, server: State | Guidance) -> tuple[Ids, NDArray[Any]] | None:
         """The clients at home and their personal models, one row each; None where they keep none."""

@@ -24,6 +24,7 @@ from scarcity_ray.runtime.placement import deal
 from scarcity_ray.schedules.uniform import cohort
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
+from scarcity_ray.training.evaluate import Stats, merge_metrics
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.sums import Sums
@@ -343,8 +344,8 @@ class Server:
         self._counted = sent
         result = RoundResult(row, int(report.steps.sum()), rejected=list(rejected))
         if test:
-            result.clients = self._evaluate(np.flatnonzero(self.home >= 0) if evaluated is None else evaluated, answer)
-            row |= metrics.evaluation(result.clients["test_loss"], result.clients["test_accuracy"], result.clients["num_test"])
+            result.clients, stats = self._evaluate(np.flatnonzero(self.home >= 0) if evaluated is None else evaluated, answer)
+            row |= metrics.round_columns(stats, result.clients["num_test"])
         return result
 
     def _train_loss(self, report: Report, heard: NDArray[np.bool_]) -> float | None:
@@ -353,18 +354,20 @@ class Server:
         weight = self.problem.samples[report.ids[met]].astype(np.float64)
         return float((weight * report.loss[met]).sum() / weight.sum()) if weight.sum() else None
 
-    def _evaluate(self, ids: Ids, answer: State | Guidance) -> dict[str, NDArray[Any]]:
+    def _evaluate(self, ids: Ids, answer: State | Guidance) -> tuple[dict[str, NDArray[Any]], Stats]:
         sent: Any = answer.sent() if isinstance(answer, Guidance) else {name: value.numpy() for name, value in answer.items()}
-        parts = self.clients.map(Client.evaluate, self._at_home(ids), shared=(self.clients.put(sent),))
-        columns = {name: np.concatenate([part[name] for part in parts.values()]) for name in next(iter(parts.values()))}
+        parts = list(self.clients.map(Client.measure, self._at_home(ids), shared=(self.clients.put(sent),)).values())
+        columns = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
         order = np.argsort(columns["client_id"])
         columns = {name: value[order] for name, value in columns.items()}
-        return columns | {
+        stats = merge_metrics([part for _, part in parts])
+        columns |= metrics.client_columns(stats) | {
             "num_train": self.samples[ids],
             "num_test": self.tests[ids],
             "uplink_bytes": self.uplink[ids],
             "downlink_bytes": self.downlink[ids],
         }
+        return columns, stats
 
 
 def _joined(reports: Iterable[Report]) -> Report:

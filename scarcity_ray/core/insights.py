@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ),
         column("loss_after", pa.float32(), "loss", "the same after it"),
         column("loss_improvement", pa.float32(), "loss", "loss_before - loss_after; derived, it does not travel"),
-        column("train_seconds", pa.float32(), "seconds", "wall clock of the local training; never enters what is computed"),
+        column("train_seconds", pa.float32(), "seconds", "wall clock of the local training; it enters no computation", wall_clock=True),
     ]
 )
 """The scalar part of an insight: a row of the history. Each number has 32 bits, as in the packed message."""

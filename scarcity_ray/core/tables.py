@@ -1,17 +1,53 @@
-"""The tables a run leaves: each schema declared once, with the unit and meaning of every column."""
+"""The tables of a run: each schema declared once, with the unit and meaning of every column, and what the result hash covers.
+
+Columns follow from the list of metrics, so `rounds` and `clients` are functions: a metric may be registered at any time.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from scarcity_ray.core.metrics import GLOBAL, METRICS, POOLED, WORST, Metric
 
-def column(name: str, kind: Any, unit: str, description: str, *, nullable: bool = False) -> pa.Field:
-    """A column with its documentation; `unit` is "" where a value has none."""
-    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "description": description})
+SCHEMA_VERSION = (1, 1)
+"""Of the tables, major and minor, in the metadata of every file. Minor: columns were added, which older runs lack and older programs
+ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0."""
+
+Hashed = Literal["yes", "unless_null", "no"]
+
+
+def column(
+    name: str, kind: Any, unit: str, description: str, *, nullable: bool = False, hashed: Hashed = "yes", wall_clock: bool = False
+) -> pa.Field:
+    """A column with its documentation; `unit` is "" where a value has none.
+
+    hashed: whether the result hash covers it. "yes", with its nulls: the columns of version 1.0. A column that is added later must
+    change no older hash: it is "unless_null", covered once it has a value in any row, or "no". wall_clock: it holds measured time,
+    so it differs between two runs of one scenario; the hash does not cover it, and verification does not compare it.
+    """
+    documentation = {"unit": unit, "description": description, "hashed": "no" if wall_clock else hashed}
+    return pa.field(name, kind, nullable=nullable, metadata=documentation | {"wall_clock": "yes" if wall_clock else "no"})
+
+
+def hashed_as(field: pa.Field) -> Hashed:
+    """How the result hash covers a column; one that does not state it is covered."""
+    stated = (field.metadata or {}).get(b"hashed")
+    return "no" if stated == b"no" else "unless_null" if stated == b"unless_null" else "yes"
+
+
+def is_wall_clock(field: pa.Field) -> bool:
+    """Whether a column holds measured time."""
+    return (field.metadata or {}).get(b"wall_clock") == b"yes"
+
+
+def is_optional(field: pa.Field) -> bool:
+    """Whether the runs of an older version may lack a column: it was added later."""
+    return field.nullable and hashed_as(field) != "yes"
 
 
 _WHO = [
@@ -19,8 +55,17 @@ _WHO = [
     column("seed", pa.int64(), "", "the seed of this repeat"),
 ]
 
-ROUNDS = pa.schema(
-    [
+_FIRST = ("test_loss", "test_accuracy", "test_accuracy_worst_decile", "test_loss_worst_decile")
+"""Metrics' columns of version 1.0, in their order; all later ones stand at the end of a table.
+
+Only these are hashed. Another metric is an observation: it changes no result, so measuring it must not change the hash.
+"""
+
+
+def rounds() -> pa.Schema:
+    """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit."""
+    measured = {field.name: field for metric in METRICS for field in _of_round(metric)}
+    return _table(
         *_WHO,
         column("round", pa.int64(), "rounds", "communication round, from 1"),
         column("clients", pa.int64(), "clients", "clients that took part in this round"),
@@ -29,63 +74,97 @@ ROUNDS = pa.schema(
             "train_loss",
             pa.float64(),
             "loss",
-            "mean of the losses met in local training, weighted by samples; null in a round without local training",
+            "mean of the losses in local training, weighted by samples; null in a round without local training",
             nullable=True,
         ),
-        column("test_loss", pa.float64(), "loss", "mean over clients with test rows; null where not evaluated", nullable=True),
-        column("test_accuracy", pa.float64(), "share", "mean over clients with test rows; null for regression", nullable=True),
-        column("test_accuracy_worst_decile", pa.float64(), "share", "mean of the lowest max(1, n // 10) clients", nullable=True),
-        column("test_loss_worst_decile", pa.float64(), "loss", "mean of the highest max(1, n // 10) clients", nullable=True),
+        *(measured.pop(name) for name in _FIRST),
         column("uplink_bytes", pa.int64(), "bytes", "sent up in this round by all clients together"),
         column("downlink_bytes", pa.int64(), "bytes", "sent down in this round to all clients together"),
-        column("seconds", pa.float64(), "seconds", "wall clock from the end of the last round to the end of this one"),
-    ]
-)
-"""One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit."""
+        column("seconds", pa.float64(), "seconds", "wall clock from the end of the last round to the end of this one", wall_clock=True),
+        *measured.values(),
+    )
 
-CLIENTS = pa.schema(
-    [
+
+def clients() -> pa.Schema:
+    """One row a client for each evaluated round."""
+    measured = {field.name: field for metric in METRICS for field in _of_client(metric)}
+    return _table(
         *_WHO,
         column("round", pa.int64(), "rounds", "the evaluated round, from 1"),
         column("client_id", pa.int64(), "", "the client, from 0"),
         column("group", pa.int64(), "", "the hidden group its data belong to; 0 where there are none"),
         column("num_train", pa.int64(), "rows", "training rows of the client"),
         column("num_test", pa.int64(), "rows", "test rows of the client"),
-        column("test_loss", pa.float64(), "loss", "mean over the client's test rows; null without any", nullable=True),
-        column("test_accuracy", pa.float64(), "share", "of its test rows; null without any, and for regression", nullable=True),
+        *(measured.pop(name) for name in _FIRST[:2]),
         column("uplink_bytes", pa.int64(), "bytes", "sent up by this client in this run so far"),
         column("downlink_bytes", pa.int64(), "bytes", "sent down to this client in this run so far"),
         column("expert_id", pa.int64(), "", "the expert it belongs to, from 0; null where there are none", nullable=True),
-        column("confidence", pa.float64(), "share", "how sure its expert is: the responsibility, from 1 / experts to 1", nullable=True),
-        column("contribution", pa.float64(), "loss", "what it spares the others of its expert: ensemble.contribution", nullable=True),
-        column("contribution_whole", pa.float64(), "loss", "what it spares all others where one head serves all", nullable=True),
+        column("confidence", pa.float64(), "share", "the responsibility of its expert, from 1 / experts to 1", nullable=True),
+        column("contribution", pa.float64(), "loss", "what it saves the others of its expert: ensemble.contribution", nullable=True),
+        column("contribution_whole", pa.float64(), "loss", "what it saves all others where one head serves all", nullable=True),
+        *measured.values(),
+    )
+
+
+def _of_round(metric: Metric) -> list[pa.Field]:
+    """The columns of a metric in `rounds`."""
+    name, kind, unit = metric.column, pa.float64(), metric.unit
+    least = "lowest" if metric.higher_is_better else "highest"
+    where = "null where not evaluated" + (f", and for tasks other than {metric.tasks[0]}" if len(metric.tasks) == 1 else "")
+    hashed: Hashed = "yes" if name in _FIRST else "no"
+    worst = f"mean of the {least} max(1, n // 10) clients"
+    return [
+        column(name, kind, unit, f"mean over clients with test rows; {where}", nullable=True, hashed=hashed),
+        column(f"{name}{WORST}", kind, unit, worst, nullable=True, hashed=hashed),
+        column(f"{name}{POOLED}", kind, unit, f"over all test rows of all clients; {where}", nullable=True, hashed="no"),
     ]
-)
-"""One row a client for each evaluated round."""
+
+
+def _of_client(metric: Metric) -> list[pa.Field]:
+    """The columns of a metric in `clients`."""
+    name, kind, unit, words = metric.column, pa.float64(), metric.unit, metric.description
+    first = name in _FIRST
+    beside = f"the same of the global model, where the client is tested with a personal one: {words}"
+    return [
+        column(name, kind, unit, f"{words}; null where it has no value", nullable=True, hashed="yes" if first else "no"),
+        column(f"{name}{GLOBAL}", kind, unit, beside, nullable=True, hashed="unless_null" if first else "no"),
+    ]
 
 
 def insights(scalar_part: pa.Schema, payloads: pa.Schema | None = None) -> pa.Schema:
     """The schema of the insight table: strategy and seed, then the scalar part of an insight, then what else it may carry."""
-    return pa.schema([*_WHO, *scalar_part, *(payloads or ())])
+    return _table(*_WHO, *scalar_part, *(payloads or ()))
+
+
+def _table(*fields: pa.Field) -> pa.Schema:
+    return pa.schema(fields, metadata={"schema_version": ".".join(map(str, SCHEMA_VERSION))})
+
+
+def version_of(schema: pa.Schema) -> tuple[int, int]:
+    """The version of a stored table. Raises ValueError where it states one that is no version."""
+    stated = (schema.metadata or {}).get(b"schema_version", b"1.0")
+    if not re.fullmatch(rb"\d{1,6}\.\d{1,6}", stated):
+        raise ValueError(f"its schema_version is {stated[:20]!r}, not two numbers")
+    major, minor = map(int, stated.split(b"."))
+    return major, minor
+
+
+def conform(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Stored rows in a schema of this version: a column that they lack is null, one that the schema does not have is left out."""
+    return pa.RecordBatch.from_arrays([_column_of(rows, field) for field in schema], schema=schema)
+
+
+def _column_of(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    return rows.column(field.name).cast(field.type) if field.name in rows.schema.names else pa.nulls(len(rows), field.type)
 
 
 def insight_rows(rows: pa.RecordBatch, schema: pa.Schema, strategy: str, seed: int) -> pa.RecordBatch:
     """Insights of the history as rows of the insight table; a payload that they do not have is null."""
     who = {"strategy": strategy, "seed": seed}
     arrays = [
-        pa.repeat(pa.scalar(who[field.name], field.type), len(rows))
-        if field.name in who
-        else rows.column(field.name).cast(field.type)
-        if field.name in rows.schema.names
-        else pa.nulls(len(rows), field.type)
-        for field in schema
+        pa.repeat(pa.scalar(who[field.name], field.type), len(rows)) if field.name in who else _column_of(rows, field) for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def wall_clock(name: str) -> bool:
-    """Whether a column holds wall-clock time: the only columns that differ between two runs of one scenario."""
-    return "second" in name or name.endswith("_at")
 
 
 def batch(schema: pa.Schema, columns: Mapping[str, Any]) -> pa.RecordBatch:

@@ -1,4 +1,4 @@
-"""curves.png: what the strategies reached by round and by bytes, and how it is spread over the clients."""
+"""curves.png: what the strategies reached by round and by bytes, and how it is spread over the clients, a line a metric."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from scarcity_ray.core.metrics import WORST, Shown, further, headline
 from scarcity_ray.report.units import number, size
 from scarcity_ray.results.results import Results
 
@@ -39,22 +40,25 @@ class Curve:
 
 
 def draw_curves(results: Results, path: Path) -> None:
-    """Draws the run's curves into a PNG at `path`; with repeats means over seeds, and a band from lowest to highest."""
-    summary = results.summary
-    rmse = summary["task"] == "regression"
-    metric = "test root mean square error (lower is better)" if rmse else "test accuracy"
-    curves = _curves(results, summary, rmse)
-    figure = Figure(figsize=(15, 5), dpi=110, layout="constrained")
+    """Draws the run's curves into a PNG at `path`; with repeats means over seeds, and a band from lowest to highest.
+
+    The metric that decides comes first, then each further one that has a value.
+    """
+    summary, rounds = results.summary, results.rounds.to_pandas()
+    lines = {shown.key: (shown, _curves(results, summary, rounds, shown)) for shown in (headline(summary["task"]), *further())}
+    drawn = [(shown, curves) for shown, curves in lines.values() if curves]
+    figure = Figure(figsize=(15, 5 * max(len(drawn), 1)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    by_round, by_bytes, over_clients = figure.subplots(1, 3)
+    panels = figure.subplots(max(len(drawn), 1), 3, squeeze=False)
     figure.suptitle(summary["question"] or summary["scenario"], fontsize=13, x=0.01, ha="left")
-    if curves:
-        _by_round(by_round, curves, metric, rmse)
-        _by_bytes(by_bytes, curves, metric)
+    for (shown, curves), (by_round, by_bytes, over_clients) in zip(drawn, panels, strict=False):
+        _by_round(by_round, curves, shown)
+        _by_bytes(by_bytes, curves, shown)
         by_bytes.set(yscale=by_round.get_yscale(), ylim=by_round.get_ylim())
-        _over_clients(over_clients, curves, rmse)
+        _over_clients(over_clients, curves, shown)
         over_clients.set_yscale(by_round.get_yscale())
         _label_ends(by_round, curves)
+    if drawn:
         styles = [
             Line2D([], [], color="0.3", lw=2, marker="o", ms=8, label="mean over clients"),
             Line2D([], [], color="0.3", lw=1, marker="o", ms=4, ls="--", label="worst tenth"),
@@ -65,27 +69,32 @@ def draw_curves(results: Results, path: Path) -> None:
     figure.savefig(path)
 
 
-def _curves(results: Results, summary: dict[str, Any], rmse: bool) -> list[Curve]:
-    """The strategies that were evaluated, in the order in which they ran."""
-    rounds = results.rounds.to_pandas()
-    loss, tail = ("test_loss", "test_loss_worst_decile") if rmse else ("test_accuracy", "test_accuracy_worst_decile")
+def _axis(shown: Shown) -> str:
+    """What an axis says of a metric over clients."""
+    return f"test {shown.long}" if shown.metric.higher_is_better else f"test {shown.long} (lower is better)"
+
+
+def _curves(results: Results, summary: dict[str, Any], rounds: Any, shown: Shown) -> list[Curve]:
+    """The strategies for which a metric was measured, in the order in which they ran. rounds: the table, as a data frame."""
+    mean, tail = shown.metric.column, f"{shown.metric.column}{WORST}"
+    if mean not in rounds:  # a run of before the metric
+        return []
     traffic = rounds["uplink_bytes"] + rounds["downlink_bytes"]
     rounds["kilobytes"] = traffic.groupby([rounds["strategy"], rounds["seed"]]).cumsum() / summary["clients"] / 1024
     curves: list[Curve] = []
-    for name, rows in rounds.dropna(subset=[loss]).groupby("strategy", sort=False):
-        shape = np.sqrt if rmse else np.asarray
-        table = {column: rows.pivot(index="round", columns="seed", values=column) for column in (loss, tail, "kilobytes")}
+    for name, rows in rounds.dropna(subset=[mean]).groupby("strategy", sort=False):
+        table = {column: rows.pivot(index="round", columns="seed", values=column) for column in (mean, tail, "kilobytes")}
         curves.append(
             Curve(
                 name=str(name),
                 pooled=summary["strategies"][name]["kind"] == "pooled",
                 colour=COLOURS[len(curves) % len(COLOURS)],
                 marker=MARKERS[len(curves) % len(MARKERS)],
-                round=table[loss].index.to_numpy(),
+                round=table[mean].index.to_numpy(),
                 kilobytes=table["kilobytes"].mean(axis=1).to_numpy(),
-                centre=shape(table[loss].to_numpy().T),
-                tail=shape(table[tail].to_numpy().T),
-                final=shape(_final(results, str(name), rows, loss)),
+                centre=shown.shape(table[mean].to_numpy().T),
+                tail=shown.shape(table[tail].to_numpy().T),
+                final=shown.shape(_final(results, str(name), rows, mean)),
             )
         )
     return curves
@@ -115,17 +124,18 @@ def _line(axes: Axes, x: NDArray[Any], curve: Curve) -> None:
         axes.fill_between(x, np.fmin.reduce(curve.centre), np.fmax.reduce(curve.centre), color=curve.colour, alpha=0.15, lw=0)
 
 
-def _by_round(axes: Axes, curves: list[Curve], metric: str, rmse: bool) -> None:
+def _by_round(axes: Axes, curves: list[Curve], shown: Shown) -> None:
     end = max(float(curve.round[-1]) for curve in curves)
     for curve in curves:
         _line(axes, curve.round, curve)
-        if curve.round[-1] < end:  # it ended earlier: what it reached, for comparison
+        if curve.round[-1] < end:  # it ended earlier: its last value, for comparison
             axes.hlines(_mean(curve.centre)[-1], curve.round[-1], end, color=curve.colour, lw=1, ls=":", zorder=1)
     reached = np.concatenate([np.ravel(values) for curve in curves for values in (curve.centre, curve.tail)])
-    if rmse and np.nanmax(reached) > 100 * np.nanmin(reached):  # one that diverges would press the others flat
+    least = np.nanmin(reached)
+    if not shown.metric.higher_is_better and least >= 0 and np.nanmax(reached) > 100 * least:  # beside one that diverges, others look flat
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.set(xlabel="round", ylabel=metric, title="By round", xlim=(0, end * 1.02))
+    axes.set(xlabel="round", ylabel=_axis(shown), title="By round", xlim=(0, end * 1.02))
     tidy(axes)
 
 
@@ -141,7 +151,7 @@ def _label_ends(axes: Axes, curves: list[Curve]) -> None:
 
 
 def _apart(heights: NDArray[Any], least: float) -> NDArray[Any]:
-    """Rising heights moved, as little as may be, until neighbours are `least` apart: overlapping ones share their middle."""
+    """Rising heights, moved as little as possible until neighbours are `least` apart. Overlapping ones share their middle."""
     blocks = [[float(height), 1] for height in heights]  # a block: its middle, its labels
     merged: list[list[float]] = []
     for block in blocks:
@@ -152,7 +162,7 @@ def _apart(heights: NDArray[Any], least: float) -> NDArray[Any]:
     return np.concatenate([middle + least * (np.arange(count) - (count - 1) / 2) for middle, count in merged])
 
 
-def _by_bytes(axes: Axes, curves: list[Curve], metric: str) -> None:
+def _by_bytes(axes: Axes, curves: list[Curve], shown: Shown) -> None:
     paying = [curve for curve in curves if curve.kilobytes[-1] > 0]
     for curve in curves:
         reached = _mean(curve.centre)[-1]
@@ -181,21 +191,19 @@ def _by_bytes(axes: Axes, curves: list[Curve], metric: str) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade their labels would run into each other
     else:
         axes.set_xticks([])
-    axes.set(xlabel="KB sent up and down, a client", ylabel=metric, title="By bytes")
+    axes.set(xlabel="KB sent up and down, a client", ylabel=_axis(shown), title="By bytes")
     tidy(axes)
 
 
-def _over_clients(axes: Axes, curves: list[Curve], rmse: bool) -> None:
+def _over_clients(axes: Axes, curves: list[Curve], shown: Shown) -> None:
     for curve in curves:
-        worst_first = curve.final[::-1] if rmse else curve.final
+        worst_first = curve.final if shown.metric.higher_is_better else curve.final[::-1]
         share = 100 * (np.arange(len(worst_first)) + 0.5) / len(worst_first)
         axes.plot(share, worst_first, color=curve.colour, lw=2, marker=curve.marker if len(share) < 3 else "")
     axes.axvspan(0, 10, color="0.94", lw=0, zorder=0)
     axes.text(5, 1.0, "worst\ntenth", transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8, color="0.4")
-    metric = "root mean square error" if rmse else "test accuracy"
-    axes.set(
-        xlabel="% of the clients, from the worst off", ylabel=f"{metric} of a client", title="Client by client, at the end", xlim=(0, 100)
-    )
+    words = f"test {shown.long} of a client"
+    axes.set(xlabel="% of the clients, from the worst off", ylabel=words, title="Client by client, at the end", xlim=(0, 100))
     tidy(axes)
 
 

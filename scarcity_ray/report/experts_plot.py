@@ -1,4 +1,4 @@
-"""experts.png: who belongs to which expert, how sure that is, how good its clients fare, and whether probabilities hold."""
+"""experts.png: which clients belong to which expert, how sure that is, how good its models are, and how well calibrated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.report.curves import COLOURS, tidy
 from scarcity_ray.results.results import Results
 
@@ -23,20 +24,20 @@ def draw_experts(results: Results, path: Path) -> bool:
     names = [name for name in summary["strategies"] if (clients["strategy"] == name).any()]
     if not names:
         return False
-    rmse = summary["task"] == "regression"
-    told = {name: _calibration(summary["strategies"][name]) for name in names}
-    panels = 4 if any(told.values()) else 3
+    shown = headline(summary["task"])
+    calibrations = {name: _calibration(summary["strategies"][name]) for name in names}
+    panels = 4 if any(calibrations.values()) else 3
     figure = Figure(figsize=(5 * panels, 4.6 * len(names)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(np.atleast_2d(figure.subplots(len(names), panels)), names, strict=True):
         rows = clients[clients["strategy"] == name]
         rows = rows[rows["round"] == rows["round"].max()]
-        rows = rows.assign(expert_id=rows["expert_id"].astype(int), good=np.sqrt(rows["test_loss"]) if rmse else rows["test_accuracy"])
+        rows = rows.assign(expert_id=rows["expert_id"].astype(int), good=shown.shape(rows[shown.metric.column]))
         _who(axes[0], rows, name)
         _how_sure(axes[1], rows)
-        _how_good(axes[2], rows, rmse)
+        _how_good(axes[2], rows, shown)
         if panels == 4:
-            _how_calibrated(axes[3], told[name])
+            _how_calibrated(axes[3], calibrations[name])
     figure.suptitle(f"{summary['question'] or summary['scenario']}: the experts", fontsize=13, x=0.01, ha="left")
     figure.savefig(path)
     return True
@@ -65,8 +66,8 @@ def _how_sure(axes: Axes, rows: Any) -> None:
         axes.text(0.5, 0.5, "Clients chose by the lowest loss:\nno confidence is kept.", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return
-    for k, mine in rows.groupby("expert_id"):
-        sure = np.sort(mine["confidence"].to_numpy())
+    for k, clients in rows.groupby("expert_id"):
+        sure = np.sort(clients["confidence"].to_numpy())
         x = 100 * (np.arange(len(sure)) + 0.5) / len(sure)
         axes.plot(x, sure, color=COLOURS[int(k) % len(COLOURS)], lw=2, marker="o" if len(sure) < 40 else "", ms=4, label=f"expert {k}")
     least = 1 / rows["expert_id"].nunique()
@@ -76,9 +77,9 @@ def _how_sure(axes: Axes, rows: Any) -> None:
     tidy(axes)
 
 
-def _how_good(axes: Axes, rows: Any, rmse: bool) -> None:
-    for place, (k, mine) in enumerate(rows.groupby("expert_id")):
-        values = np.sort(mine["good"].dropna().to_numpy())
+def _how_good(axes: Axes, rows: Any, shown: Shown) -> None:
+    for place, (k, clients) in enumerate(rows.groupby("expert_id")):
+        values = np.sort(clients["good"].dropna().to_numpy())
         if not len(values):
             continue
         colour = COLOURS[int(k) % len(COLOURS)]
@@ -89,26 +90,24 @@ def _how_good(axes: Axes, rows: Any, rmse: bool) -> None:
     experts = sorted(rows["expert_id"].unique())
     axes.set_xticks(range(len(experts)), [f"expert {k}" for k in experts])
     axes.set_xlim(-0.6, len(experts) - 0.25)
-    axes.set(
-        title="How good: each client, and the mean", ylabel="root mean square error of a client" if rmse else "test accuracy of a client"
-    )
+    axes.set(title="How good: each client, and the mean", ylabel=f"test {shown.long} of a client")
     tidy(axes)
 
 
 def _calibration(entry: dict[str, Any]) -> dict[str, Any] | None:
     """What summary.json says of a strategy's class probabilities, of the first seed."""
     first = next(iter(entry.get("seeds", {"": entry}).values()))
-    told: dict[str, Any] | None = first.get("calibration")
-    return told
+    calibration: dict[str, Any] | None = first.get("calibration")
+    return calibration
 
 
-def _how_calibrated(axes: Axes, told: dict[str, Any] | None) -> None:
-    if told is None:
+def _how_calibrated(axes: Axes, calibration: dict[str, Any] | None) -> None:
+    if calibration is None:
         axes.set_axis_off()
         return
-    rows = np.array(told["rows"])
+    rows = np.array(calibration["rows"])
     axes.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
-    axes.scatter(told["confidence"], told["accuracy"], s=20 + 400 * rows / rows.sum(), color=COLOURS[0], alpha=0.7, lw=0)
-    axes.set(title=f"Do probabilities hold? Off by {told['error']:.3f}", xlabel="greatest probability", ylabel="share that is right")
+    axes.scatter(calibration["confidence"], calibration["accuracy"], s=20 + 400 * rows / rows.sum(), color=COLOURS[0], alpha=0.7, lw=0)
+    axes.set(title=f"Do probabilities hold? Off by {calibration['error']:.3f}", xlabel="greatest probability", ylabel="share that is right")
     axes.set(xlim=(-0.02, 1.05), ylim=(-0.02, 1.05))
     tidy(axes)

@@ -1,4 +1,4 @@
-"""The table at the end of a run: strategy by strategy what it reached, for whom, and what it cost."""
+"""The table at the end of a run: for each strategy what it reached, for which clients, and what it cost."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scarcity_ray.core.metrics import POOLED, WORST, further, headline
 from scarcity_ray.report.units import number
-from scarcity_ray.report.verdict import headline, verdict
+from scarcity_ray.report.verdict import best_of, verdict
 
 
 def final_table(summary: Mapping[str, Any]) -> Table:
-    """A row a strategy, from the content of summary.json. With repeats `mean±standard deviation` over seeds."""
-    key, _, _ = headline(summary)
-    metric = "RMSE" if key == "rmse" else "accuracy"
+    """A row a strategy, from the content of summary.json. With repeats `mean±standard deviation` over seeds.
+
+    The metric that decides has all its columns, every further one its mean over clients.
+    """
+    shown = headline(summary["task"])
+    others = [one for one in further() if any(entry.get(one.key) is not None for entry in summary["strategies"].values())]
     table = Table(
         title=summary["question"] or summary["scenario"],
         title_justify="left",
@@ -30,17 +34,19 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("strategy", overflow="fold", min_width=10)
     wide = any("seeds" in entry for entry in summary["strategies"].values())  # with spreads, 80 columns have no room for more
     rows = () if wide else ("all\nrows",)
-    for head in (f"{metric}\nmean", *rows, "worst\ntenth", "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
+    heads = (f"{shown.short}\nmean", *rows, "worst\ntenth", *(f"{one.short}\nmean" for one in others))
+    for head in (*heads, "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
-    best = _best(summary)
+    best = best_of(summary["strategies"], summary["task"])
     for name, entry in summary["strategies"].items():
         title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
         style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
         table.add_row(
             Text(title),
-            _cell(entry, key),
-            *(_cell(entry, f"{key}_pooled") for _ in rows),
-            _cell(entry, f"{key}_worst_decile"),
+            _cell(entry, shown.key),
+            *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
+            _cell(entry, f"{shown.key}{WORST}"),
+            *(_cell(entry, one.key) for one in others),
             _share(entry["share_better_than_alone"]),
             _share(entry["share_worse_than_alone"]),
             _short(entry["bytes_per_client"] / 1024),
@@ -69,7 +75,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
         console.print(line, highlight=False, markup=False)
     if any("strangers" in entry for entry in summary["strategies"].values()):
         console.print()
-        console.print(strangers_table(summary), highlight=False)
+        console.print(unseen_clients_table(summary), highlight=False)
         console.print()
     plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if (directory / name).exists())
     look = f"Look at {plots}; all" if plots else "All"
@@ -96,28 +102,19 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def strangers_table(summary: Mapping[str, Any]) -> Table:
-    """How the clients that never took part fare, by who answers their inputs."""
+def unseen_clients_table(summary: Mapping[str, Any]) -> Table:
+    """How good the answers are for clients that never took part, by who answers."""
     ways = {"router": "router", "oracle": "true group's\nexpert", "global": "one model\nfor all", "average": "mean of\nexperts"}
-    metric = "RMSE" if summary["task"] == "regression" else "accuracy"
-    title = f"clients that never took part: {metric} by who answers"
+    title = f"clients that never took part: {headline(summary['task']).short} by who answers"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("strategy")
     for head in ways.values():
         table.add_column(head, justify="right")
     for name, entry in summary["strategies"].items():
         if "strangers" in entry:
-            told = {"std": {way: entry.get("std", {}).get(f"strangers.{way}") for way in ways}, **entry["strangers"]}
-            table.add_row(Text(name), *(_cell(told, way) for way in ways))
+            found = {"std": {way: entry.get("std", {}).get(f"strangers.{way}") for way in ways}, **entry["strangers"]}
+            table.add_row(Text(name), *(_cell(found, way) for way in ways))
     return table
-
-
-def _best(summary: Mapping[str, Any]) -> str | None:
-    key, _, higher = headline(summary)
-    values = {
-        name: entry[key] for name, entry in summary["strategies"].items() if entry.get(key) is not None and entry["status"] != "diverged"
-    }
-    return (max if higher else min)(values, key=lambda name: float(values[name])) if values else None
 
 
 def _cell(entry: Mapping[str, Any], key: str) -> str:

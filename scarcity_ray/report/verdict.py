@@ -5,32 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scarcity_ray.core import metrics
+from scarcity_ray.core import statistics
+from scarcity_ray.core.metrics import WORST, headline
 from scarcity_ray.report.units import number, size
 
 NOT_FEDERATED = ("local_only", "pooled")
-"""The kinds that are yardsticks: every client alone, and everybody's rows in one place."""
+"""The kinds that are only compared with: every client alone, and everybody's rows in one place."""
 
 
-def headline(summary: Mapping[str, Any]) -> tuple[str, str, bool]:
-    """The metric that decides: its key in a strategy's entry, its name, and whether higher is better."""
-    return ("rmse", "root mean square error", False) if summary["task"] == "regression" else ("test_accuracy", "mean accuracy", True)
+def best_of(entries: Mapping[str, Mapping[str, Any]], task: str) -> str | None:
+    """The strategy with the best mean over clients, of those that have one and did not diverge; None where there is none."""
+    shown = headline(task)
+    values = {
+        name: float(entry[shown.key])
+        for name, entry in entries.items()
+        if entry.get(shown.key) is not None and entry["status"] != "diverged"
+    }
+    return (max if shown.metric.higher_is_better else min)(values, key=lambda name: values[name]) if values else None
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """The answer that summary.json (see Tally.summary) gives, comparing the best federated strategy with local_only.
+    """The answer of summary.json (see Tally.summary), which compares the best federated strategy with local_only.
 
     With repeats the paired differences over seeds decide, by their 95 % interval; with one seed the difference itself.
     """
-    key, metric, higher = headline(summary)
+    shown = headline(summary["task"])
+    key, metric, higher = shown.key, shown.mean, shown.metric.higher_is_better
     ran = {name: entry for name, entry in summary["strategies"].items() if entry.get(key) is not None and entry["status"] != "diverged"}
     federated = {name: entry for name, entry in ran.items() if entry["kind"] not in NOT_FEDERATED}
-    if not federated:
+    best = best_of(federated, summary["task"])
+    if best is None:
         return "No federated strategy came to a result, so there is nothing to judge."
-    best = (max if higher else min)(federated, key=lambda name: float(federated[name][key]))
     entry, alone = federated[best], ran.get(summary["alone"] or "")
     cost = f"at {size(entry['bytes_per_client'])} a client"
-    tail = f"{key}_worst_decile"
+    tail = f"{key}{WORST}"
     if alone is None:
         reached = f"{best} reaches a {metric} of {number(entry[key])} (worst tenth {number(entry[tail])}) {cost}"
         return f"{reached}; whether that pays, only local_only beside it can say."
@@ -53,10 +61,10 @@ def verdict(summary: Mapping[str, Any]) -> str:
 def _gain(entry: Mapping[str, Any], alone: Mapping[str, Any], key: str, higher: bool) -> tuple[float, float]:
     """How much better than alone, and half the width of its interval over the seeds both have (0 for one seed)."""
     sign = 1.0 if higher else -1.0
-    mine, theirs = entry.get("seeds", {}), alone.get("seeds", {})
-    pairs = [(mine[seed][key], theirs[seed][key]) for seed in mine if seed in theirs]
-    differences = [sign * (here - there) for here, there in pairs if here is not None and there is not None]
+    federated, local = entry.get("seeds", {}), alone.get("seeds", {})
+    pairs = [(federated[seed][key], local[seed][key]) for seed in federated if seed in local]
+    differences = [sign * (one - other) for one, other in pairs if one is not None and other is not None]
     if len(differences) < 2:
         return sign * float(entry[key] - alone[key]), 0.0
-    spread = metrics.spread(differences)
+    spread = statistics.spread(differences)
     return spread.mean, spread.half_width

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import Spec
-from scarcity_ray.core.tables import wall_clock
+from scarcity_ray.core.tables import hashed_as
 
 _TOGETHER = 64  # batches, or rows of one, that are hashed at once: a row at a time costs a millisecond
 _HASHED_AS = {"unseen": "strangers", "unseen_group": "stranger_group"}  # fields with a new name: fingerprints of older runs stay valid
@@ -24,12 +24,16 @@ _HASHED_AS = {"unseen": "strangers", "unseen_group": "stranger_group"}  # fields
 class ResultHash:
     """SHA-256 over a strategy's models (name, type, shape, bytes, by name) and its rows of each table.
 
-    Wall-clock columns are left out. Rows may come in any number of batches: each column is a stream of its own, so the
-    hash is of the rows in their order and not of how they were cut.
+    Each column's schema declares whether the hash covers it (see tables.column). A column that was added after the first version
+    counts from its first value on, with the number of nulls before it: all nulls are as if there were no such column, so it changes
+    no older hash. Rows may come in any number of batches: each column is a stream of its own, so the hash is of the rows in their
+    order and not of how they were cut.
     """
 
     def __init__(self) -> None:
         self._streams: dict[str, Any] = {}
+        self._nulls: dict[str, int] = {}  # so far, in a column that was added later and has no value yet
+        self._begun: set[str] = set()  # such columns that have one
         self._waiting: dict[str, list[pa.RecordBatch]] = {}
 
     def rows(self, table: str, batch: pa.RecordBatch) -> None:
@@ -59,14 +63,27 @@ class ResultHash:
         waiting, self._waiting[table] = self._waiting[table], []
         for batch in pa.Table.from_batches(waiting).combine_chunks().to_batches() if waiting else ():
             for field, array in zip(batch.schema, batch.columns, strict=True):
-                if not wall_clock(field.name):
-                    self._take(f"{table}.{field.name}", array)
+                name, hashed = f"{table}.{field.name}", hashed_as(field)
+                if hashed == "yes":
+                    self._take(name, array)
+                elif hashed == "unless_null":
+                    self._take_later(name, array)
 
     def _stream(self, name: str) -> Any:
         return self._streams.setdefault(name, hashlib.sha256())
 
+    def _take_later(self, name: str, array: pa.Array) -> None:
+        """A column that counts from its first value on."""
+        if name not in self._begun:
+            if array.null_count == len(array):
+                self._nulls[name] = self._nulls.get(name, 0) + len(array)
+                return
+            self._begun.add(name)
+            self._take(name, pa.nulls(self._nulls.pop(name, 0), array.type))
+        self._take(name, array)
+
     def _take(self, name: str, array: pa.Array) -> None:
-        """Which entries are null, then those that are not: what lies in memory under a null is nobody's business."""
+        """Which entries are null, then those that are not. What lies in memory under a null does not count."""
         name = f"{name}:{_kind(array.type)}"
         self._stream(f"{name}?").update(array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
         present = array.drop_null()

@@ -72,10 +72,10 @@ class Recorder:
         (directory / "models").mkdir(exist_ok=True)
         self._hashes: dict[tuple[str, int], ResultHash] = {}
         self._first_seed: int | None = None if last is None else environment["seed"]
-        schemas = {"rounds": tables.ROUNDS, "clients": tables.CLIENTS, "insights": insight_schema}
+        schemas = {"rounds": tables.rounds(), "clients": tables.clients(), "insights": insight_schema}
         self._tables = {}
         for name, schema in schemas.items():
-            rows = () if last is None else self._kept(name, last)
+            rows = () if last is None else self._kept(name, schema, last)
             self._tables[name] = GrowingTable(directory / f"{name}.parquet", schema, rows)
         self._checkpoints = Checkpoints(directory)
         self._next: Checkpoint | None = None
@@ -93,11 +93,11 @@ class Recorder:
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Takes a row of `rounds`, `{column: value}`; see tables.batch for what may be left out. Raises ValueError."""
-        self._take("rounds", row["strategy"], row["seed"], tables.batch(tables.ROUNDS, row))
+        self._take("rounds", row["strategy"], row["seed"], tables.batch(self._tables["rounds"].schema, row))
 
     def clients(self, columns: Mapping[str, Any]) -> None:
         """Takes rows of `clients` of one strategy, seed and round: arrays `[clients]` and scalars. Raises ValueError."""
-        self._take("clients", columns["strategy"], columns["seed"], tables.batch(tables.CLIENTS, columns))
+        self._take("clients", columns["strategy"], columns["seed"], tables.batch(self._tables["clients"].schema, columns))
 
     def insights(self, rows: pa.RecordBatch | pa.Table, strategy: str, seed: int) -> None:
         """Takes insights of the history; a payload that they do not have is null."""
@@ -172,9 +172,10 @@ class Recorder:
                 if self._next is checkpoint:
                     self._next = None
 
-    def _kept(self, name: str, last: Checkpoint) -> Iterator[pa.RecordBatch]:
-        """The rows of a table until a checkpoint; those of the strategy that goes on are hashed again."""
-        for batch in read_batches(GrowingTable.there(self.directory / f"{name}.parquet"), name):
+    def _kept(self, name: str, schema: pa.Schema, last: Checkpoint) -> Iterator[pa.RecordBatch]:
+        """The rows of a table until a checkpoint, in a schema; those of the strategy that continues are hashed again."""
+        for stored in read_batches(GrowingTable.there(self.directory / f"{name}.parquet"), name):
+            batch = tables.conform(stored, schema)
             ended = [
                 pc.and_(pc.equal(batch["strategy"], strategy), pc.equal(batch["seed"], int(seed)))
                 for strategy, runs in last.tally["runs"].items()

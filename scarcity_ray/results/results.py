@@ -88,12 +88,12 @@ class Results:
 
     @property
     def rounds(self) -> pa.Table:
-        """One row a round, `tables.ROUNDS`."""
+        """One row a round, `tables.rounds`."""
         return self.table("rounds")
 
     @property
     def clients(self) -> pa.Table:
-        """One row a client and evaluated round, `tables.CLIENTS`."""
+        """One row a client and evaluated round, `tables.clients`."""
         return self.table("clients")
 
     @property

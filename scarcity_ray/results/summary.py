@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.core import metrics
+from scarcity_ray.core import statistics
+from scarcity_ray.core.metrics import METRICS, POOLED, WORST, headline
 
 Task = Literal["classification", "regression"]
 Status = Literal["finished", "diverged", "interrupted"]
@@ -20,7 +21,8 @@ _GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
 
 @dataclass
 class _Run:
-    """What one strategy did under one seed."""
+    """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id and value
+    of the metric that decides."""
 
     status: Status = "interrupted"
     result_hash: str | None = None
@@ -32,12 +34,13 @@ class _Run:
     downlink: int = 0
     steps: int = 0
     train_loss: float | None = None
-    last: dict[str, NDArray[Any]] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    clients: dict[str, NDArray[Any]] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
 
 
 class Tally:
-    """Follows a run row by row, and says what came out of it at any moment."""
+    """Adds up a run row by row; `summary` may be asked for at any moment."""
 
     def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None) -> None:
         """clients: the population, which bytes and steps a client are divided by."""
@@ -64,16 +67,16 @@ class Tally:
         if row.get("train_loss") is not None:
             run.train_loss = row["train_loss"]
 
-    def clients(self, columns: Mapping[str, Any]) -> None:
-        """Takes the rows of `clients` of an evaluated round: arrays `[clients]` and scalars."""
-        run = self._runs[columns["strategy"]][columns["seed"]]
-        names = ("client_id", "num_test", "test_loss", "test_accuracy")
-        size = len(columns["client_id"])
-        run.last = {name: np.broadcast_to(np.asarray(columns.get(name, np.nan), dtype=float), size).copy() for name in names}
+    def evaluated(self, row: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
+        """Takes the row of `rounds` of an evaluated round, and its columns of `clients`, arrays `[clients]` or scalars."""
+        run, size = self._runs[row["strategy"]][row["seed"]], len(columns["client_id"])
+        run.metrics = {name: row.get(name) for name in _columns()}
+        value = np.broadcast_to(np.asarray(columns[headline(self._task).metric.column], dtype=np.float64), size)
+        run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
 
-    def learned(self, strategy: str, seed: int, told: Mapping[str, Any]) -> None:
-        """Takes what is known beyond metrics: of a strategy's experts, of strangers; one key an entry."""
-        self._runs[strategy][seed].learned |= told
+    def learned(self, strategy: str, seed: int, entries: Mapping[str, Any]) -> None:
+        """Takes what is known beyond metrics, of a strategy's experts or of unseen clients, by its key in the summary."""
+        self._runs[strategy][seed].learned |= entries
 
     def end(self, strategy: str, seed: int, status: Status, result_hash: str) -> None:
         """A strategy has ended."""
@@ -90,7 +93,7 @@ class Tally:
         return run.updates, run.seconds
 
     def held(self) -> dict[str, Any]:
-        """What rows of the tables do not tell, plain; with them, `restore` takes it."""
+        """The part that cannot be recovered from the tables, in plain values, for `restore`."""
         return {
             "recovered": self.recovered,
             "kinds": dict(self._kinds),
@@ -104,7 +107,7 @@ class Tally:
         }
 
     def restore(self, held: Mapping[str, Any]) -> None:
-        """Goes on from what `held` said; the rows of the tables until then come next, by `round` and `clients`."""
+        """Continues from what `held` returned; the rows of the tables until then follow, by `round` and `evaluated`."""
         self.recovered, self._kinds = held["recovered"], dict(held["kinds"])
         self._runs = {name: {int(seed): _Run(**run) for seed, run in runs.items()} for name, runs in held["runs"].items()}
 
@@ -138,7 +141,7 @@ class Tally:
             "status": run.status,
             "rounds": run.rounds,
             "train_loss": run.train_loss,
-            **self._metrics(run.last),
+            **self._metrics(run.metrics),
             **self._shares(name, seed),
             "bytes_per_client": (run.uplink + run.downlink) / population,
             "uplink_bytes_per_client": run.uplink / population,
@@ -152,31 +155,31 @@ class Tally:
             **run.learned,
         }
 
-    def _metrics(self, last: Mapping[str, NDArray[Any]]) -> dict[str, float | None]:
-        names = ["test_loss", "test_loss_worst_decile", "test_loss_pooled"]
-        classes = ["test_accuracy", "test_accuracy_worst_decile", "test_accuracy_pooled"]
-        roots = ["rmse", "rmse_worst_decile", "rmse_pooled"]
-        found: dict[str, float] = {}
-        if last:
-            rows = last["num_test"]
-            found = metrics.evaluation(last["test_loss"], last["test_accuracy"], rows)
-            found["test_loss_pooled"] = metrics.pooled(last["test_loss"], rows)
-            found["test_accuracy_pooled"] = metrics.pooled(last["test_accuracy"], rows)
-            if self._task == "regression":
-                found |= {root: metrics.root(found[loss]) for root, loss in zip(roots, names, strict=True)}
-        return {name: _number(found.get(name)) for name in (*names, *classes, *(roots if self._task == "regression" else ()))}
+    def _metrics(self, row: Mapping[str, float | None]) -> dict[str, float | None]:
+        """The metrics of an evaluated round's row; where the metric that decides is shown as a root, its roots too."""
+        found = {name: _number(row.get(name)) for name in _columns()}
+        shown = headline(self._task)
+        for suffix in ("", WORST, POOLED) if shown.root else ():
+            value = found[f"{shown.metric.column}{suffix}"]
+            found[f"{shown.key}{suffix}"] = None if value is None else statistics.root(value)
+        return found
 
     def _shares(self, name: str, seed: int) -> dict[str, float | None]:
         shares = None
         alone = self._alone()
         reference = self._runs[alone].get(seed) if alone and alone != name else None
-        last = self._runs[name][seed].last
-        if reference and reference.last and last:
-            metric, higher = ("test_loss", False) if self._task == "regression" else ("test_accuracy", True)
-            _, here, there = np.intersect1d(last["client_id"], reference.last["client_id"], return_indices=True)
-            shares = metrics.shares(last[metric][here], reference.last[metric][there], higher)
+        run = self._runs[name][seed]
+        if reference and reference.clients and run.clients:
+            _, here, there = np.intersect1d(run.clients["client_id"], reference.clients["client_id"], return_indices=True)
+            higher = headline(self._task).metric.higher_is_better
+            shares = statistics.shares(run.clients["value"][here], reference.clients["value"][there], higher)
         better, equal, worse = shares or (None, None, None)
         return {"share_better_than_alone": better, "share_equal_to_alone": equal, "share_worse_than_alone": worse}
+
+
+def _columns() -> list[str]:
+    """The metrics' columns of `rounds`, which are keys of the summary too."""
+    return [f"{metric.column}{suffix}" for metric in METRICS for suffix in ("", WORST, POOLED)]
 
 
 def _number(value: float | None) -> float | None:
@@ -190,7 +193,7 @@ def _repeats(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     for key in flat[0]:
         values = [value for entry in flat if isinstance(value := entry.get(key), int | float)]
         if len(values) == len(flat):
-            spreads[key] = metrics.spread(values)
+            spreads[key] = statistics.spread(values)
     hashes = [entry["result_hash"] for entry in entries.values()]
     return {
         **{key: spread.mean for key, spread in spreads.items() if "." not in key},

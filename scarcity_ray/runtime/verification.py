@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.randomness import stream
-from scarcity_ray.core.tables import wall_clock
 from scarcity_ray.report.progress import Progress
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.results.environment import differences
 from scarcity_ray.results.reading import refuse_links
 from scarcity_ray.results.recorder import model_file
 from scarcity_ray.results.results import TABLES, Results
+from scarcity_ray.results.stored_table import read_table
 from scarcity_ray.runtime.actor_group import ActorGroup
 from scarcity_ray.runtime.fleet import WorkerError, describe_error
 from scarcity_ray.runtime.loop import RunFailed
@@ -105,11 +105,11 @@ def _repeated(before: Results, actor_group: ActorGroup, plan: RunPlan, last: Che
         return history_of(lambda: before.table("insights", filters=who), strategy, run.problem, last.round)
 
     (result,) = play_rounds(plan, actor_group, last, history, last=run.first)
-    round, schema = Round.of(run, result), tables.insights(insights.SCHEMA, insights.PAYLOADS)
+    round, schema, clients = Round.of(run, result), tables.insights(insights.SCHEMA, insights.PAYLOADS), tables.clients()
     sent = [] if result.insights is None else [tables.insight_rows(result.insights, schema, run.name, run.seed)]
     now = {
-        "rounds": pa.Table.from_batches([tables.batch(tables.ROUNDS, round.row)]),
-        "clients": pa.Table.from_batches([] if round.clients is None else [tables.batch(tables.CLIENTS, round.clients)], tables.CLIENTS),
+        "rounds": pa.Table.from_batches([tables.batch(tables.rounds(), round.row)]),
+        "clients": pa.Table.from_batches([] if round.clients is None else [tables.batch(clients, round.clients)], clients),
         "insights": pa.Table.from_batches(sent, schema),
     }
     return _of_round(before, now, run.name, run.seed, round.number)
@@ -182,7 +182,8 @@ def _hash(results: Results, name: str, seed: int) -> str | None:
 def _of_round(before: Results, again: Mapping[str, pa.Table], strategy: str, seed: int, round: int) -> Difference | None:
     """The first difference of a round: its own numbers, then those of its clients, then their insights."""
     for name in TABLES:
-        then, now = before.table(name, filters=_rows(strategy, seed, round)), again[name]
+        then = read_table(before.directory, name, filters=_rows(strategy, seed, round), complete=False)  # what it has, and no more
+        now = again[name]
         for row, column, old, new in _unequal(then, now):
             client = then["client_id"][row].as_py() if "client_id" in then.column_names and row < len(then) else None
             return Difference(strategy, seed, round, client, f"{name}.{column}", old, new)
@@ -194,13 +195,13 @@ def _rows(strategy: str, seed: int, round: int) -> list[tuple[str, str, Any]]:
 
 
 def _unequal(then: pa.Table, now: pa.Table) -> Iterator[tuple[int, str, Any, Any]]:
-    """Entries that differ, the first row first: row, column, both values."""
+    """Entries of columns that both have that differ, the first row first: row, column, both values."""
     if len(then) != len(now):
         yield min(len(then), len(now)), "rows", len(then), len(now)
         return
     found = []
     for place, column in enumerate(then.column_names):
-        if wall_clock(column) or then[column].equals(now[column]):
+        if column not in now.column_names or tables.is_wall_clock(now.field(column)) or then[column].equals(now[column]):
             continue
         old, new = then[column].to_pylist(), now[column].to_pylist()
         row = next((i for i, (one, other) in enumerate(zip(old, new, strict=True)) if one != other), None)

@@ -1,8 +1,8 @@
-"""Loss and accuracy of clients' rows, each client's computed in the same way in any company."""
+"""Metrics of clients' rows. A client's numbers have the same bits whichever other clients are evaluated with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.core.federation import Shards
+from scarcity_ray.core.metrics import ACCURACY, LOSS, Block, MeanMetric, Metric, Stat
 from scarcity_ray.training.batches import gather, padded_rows
 from scarcity_ray.training.problem import Problem
 
-_BYTES = 2 << 20  # rows and parameters met at once
-_PIECE = 1 << 20  # a client's rows are met in pieces of at most this
+_BYTES = 2 << 20  # rows and parameters of one block
+_PIECE = 1 << 20  # a client's rows are cut into pieces of at most this
+
+Stats = dict[str, Stat]
+"""The statistics of each metric, by its name, of the same clients."""
 
 
 def _pieces(problem: Problem, shards: Shards, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """(client's place in ids, first row, rows, padded rows) of each piece, long ones first; a client's pieces in order."""
+    """Each piece's client (its place in ids), first row, rows and padded rows; longest first, a client's pieces in order."""
     row_bytes = 4 * max(int(np.prod(problem.shape, dtype=np.int64)), problem.outputs)
     most = int(2 ** np.floor(np.log2(min(max(_PIECE // row_bytes, 16), 512))))
     counts = shards.starts[ids + 1] - shards.starts[ids]
@@ -31,10 +35,8 @@ def _pieces(problem: Problem, shards: Shards, ids: NDArray[np.int64]) -> tuple[N
     return who[order], (shards.starts[ids][who] + nth * most)[order], rows[order], padded[order]
 
 
-def met(
-    problem: Problem, theta: Tensor, shards: Shards, ids: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_], Tensor, Tensor]]:
-    """Runs the model over the clients' rows: (client's place in ids of each row, true where it is no padding, outputs, y)."""
+def blocks(problem: Problem, theta: Tensor, shards: Shards, ids: NDArray[np.int64]) -> Iterator[Block]:
+    """The model's answers to the clients' rows; `Block.client` is the place in ids. theta: `[1, P]`, the same for all, or `[k, P]`."""
     who, first, rows, padded = _pieces(problem, shards, np.asarray(ids, dtype=np.int64))
     row_bytes = 4 * int(np.prod(problem.shape, dtype=np.int64))
     own = 0 if len(theta) == 1 else 4 * problem.layout.width
@@ -49,9 +51,10 @@ def met(
         index = (first[group, None] + np.where(real, place, 0)).ravel()
         x, y = (gather(a, index, problem.layout.dtype).view(end - start, width, *a.shape[1:]) for a in (shards.x, shards.y))
         clients = who[group]
-        mine = theta.expand(end - start, -1) if len(theta) == 1 else theta.index_select(0, torch.from_numpy(clients))
-        outputs = problem.learner.objective.outputs(problem.learner.scores(mine, x), y)
-        yield np.repeat(clients, width), real.ravel(), outputs.flatten(0, 1), y.flatten(0, 1)
+        parameters = theta.expand(end - start, -1) if len(theta) == 1 else theta.index_select(0, torch.from_numpy(clients))
+        outputs = problem.learner.objective.outputs(problem.learner.scores(parameters, x), y).flatten(0, 1)
+        y = y.flatten(0, 1)
+        yield Block(np.repeat(clients, width), real.ravel(), outputs, y, problem.learner.objective.losses(outputs, y))
         start = end
 
 
@@ -61,31 +64,61 @@ def mean_over_rows(values: NDArray[np.float64], counts: NDArray[np.int64]) -> ND
         return np.where(counts > 0, values / counts, np.nan)
 
 
+def start_metrics(problem: Problem, ids: NDArray[np.int64], label_scale: float = 1.0) -> Stats:
+    """Empty statistics of the problem's metrics: every value is NaN, as for a client that has no model yet."""
+    return {metric.name: metric.start(ids, label_scale) for metric in problem.metrics}
+
+
+def evaluate_metrics(
+    problem: Problem,
+    theta: Tensor,
+    shards: Shards,
+    ids: NDArray[np.int64],
+    label_scale: float = 1.0,
+    metrics: Sequence[Metric] | None = None,
+) -> Stats:
+    """The statistics of metrics (the problem's if None) over each client's rows of `shards`, in the order of `ids [k]`.
+
+    theta: `[1, P]`, the same for all, or `[k, P]`. label_scale: what one standard deviation of the label is in the unit of the
+    values. A metric that does not apply to the problem has no rows, so its values are NaN. A row of parameters that is not finite
+    gives values that are not finite.
+    """
+    stats = {metric.name: metric.start(ids, label_scale) for metric in (problem.metrics if metrics is None else metrics)}
+    measured = [stat for stat in stats.values() if stat.metric.applies(problem.task, problem.outputs)]
+    for block in blocks(problem, theta, shards, ids) if measured else ():
+        for stat in measured:
+            stat.update(block)
+    return stats
+
+
+def merge_metrics(parts: Sequence[Stats]) -> Stats:
+    """One set of statistics of all parts' clients, by ascending id."""
+    return {name: Stat.merge([part[name] for part in parts]) for name in parts[0]}
+
+
 def evaluate(problem: Problem, theta: Tensor, shards: Shards, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean loss and accuracy (float64 `[k]` each) over each client's rows of `shards`.
+    """Mean loss and accuracy (float64 `[k]` each) over each client's rows of `shards`, of standardised labels.
 
     theta: `[1, P]`, the same for all, or `[k, P]`. NaN for a client without rows; accuracy NaN for regression. A row
     of parameters that is not finite gives losses that are not finite.
     """
-    loss, hits = np.zeros(len(ids)), np.zeros(len(ids))
-    objective = problem.learner.objective
-    for clients, real, outputs, y in met(problem, theta, shards, ids):
-        # One row after the other into its client's sum: the order is the client's own.
-        np.add.at(loss, clients[real], objective.losses(outputs, y).double().numpy()[real])
-        if problem.task == "classification":
-            np.add.at(hits, clients[real], (outputs.argmax(-1) == y).double().numpy()[real])
-    counts = shards.starts[ids + 1] - shards.starts[ids]
-    accuracy = mean_over_rows(hits, counts) if problem.task == "classification" else np.full(len(ids), np.nan)
-    return mean_over_rows(loss, counts), accuracy
+    stats = evaluate_metrics(problem, theta, shards, ids, metrics=(LOSS, ACCURACY))
+    return stats[LOSS.name].values(), stats[ACCURACY.name].values()
+
+
+class _Entropy(MeanMetric):
+    name, unit, description = "entropy", "nats", "mean entropy of the predicted class distribution"
+    higher_is_better = False
+    tasks = ("classification",)
+
+    def per_row(self, block: Block) -> Tensor:
+        # A probability of 0 has a log-probability of minus infinity, and adds nothing.
+        return torch.where(block.outputs.isneginf(), 0.0, -block.outputs.exp() * block.outputs).sum(-1)
+
+
+_ENTROPY = _Entropy()
 
 
 def predictive_entropy(problem: Problem, theta: Tensor, shards: Shards, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """Mean entropy of the predicted class distribution over each client's rows, nats, float64 `[k]`; NaN for regression."""
-    if problem.task != "classification":
-        return np.full(len(ids), np.nan)
-    entropy = np.zeros(len(ids))
-    for clients, real, outputs, _ in met(problem, theta, shards, ids):
-        # A probability of 0 has a log-probability of minus infinity, and adds nothing.
-        terms = torch.where(outputs.isneginf(), 0.0, -outputs.exp() * outputs)
-        np.add.at(entropy, clients[real], terms.sum(-1).double().numpy()[real])
-    return mean_over_rows(entropy, shards.starts[ids + 1] - shards.starts[ids])
+    return evaluate_metrics(problem, theta, shards, ids, metrics=(_ENTROPY,))[_ENTROPY.name].values()

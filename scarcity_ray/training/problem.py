@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scarcity_ray.core.metrics import METRICS, Metric
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.learner import Learner, make_learner
@@ -31,6 +32,7 @@ class Problem:
     seed: the run's seed.
     groups: int64 `[clients]`, the group of each client, from 0.
     base: the scenario's problem, if a strategy with its own model made this one from it; else None.
+    metrics: what clients are evaluated by, as registered where the problem was made: other processes get the list with it.
     """
 
     module: nn.Module
@@ -44,6 +46,7 @@ class Problem:
     seed: int
     groups: NDArray[np.int64]
     base: Problem | None = None
+    metrics: tuple[Metric, ...] = field(default_factory=lambda: tuple(METRICS))
 
     @property
     def layout(self) -> Layout:

@@ -5,10 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from helpers.rows import INSIGHTS, a_round, some_clients
+from helpers.rows import INSIGHTS, a_round, metrics_of, some_clients
 from rich.console import Console
 
-from scarcity_ray.core import metrics
 from scarcity_ray.report import progress as progress_module
 from scarcity_ray.report import units
 from scarcity_ray.report.curves import _apart, draw_curves
@@ -151,10 +150,9 @@ def draw(directory, strategies, task="classification", seeds=(7,), loss=None):
                     if loss is not None:
                         columns |= {"test_loss": np.array(loss)}
                     if task != "untested":
-                        accuracy = np.broadcast_to(columns["test_accuracy"], 2)
-                        row |= metrics.evaluation(columns["test_loss"], accuracy, np.array([4, 4]))
+                        row |= metrics_of(columns)
                         recorder.clients(columns)
-                        tally.clients(columns)
+                        tally.evaluated(row, columns)
                     recorder.round(row)
                     tally.round(row)
                 tally.end(name, seed, "finished", "x")

@@ -3,10 +3,12 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scarcity_ray.core import tables
 from scarcity_ray.results.hashing import ResultHash
 
 LOSS = [0.5, None, 0.25, 4.0, None, -1.0]
@@ -15,8 +17,14 @@ LOSS = [0.5, None, 0.25, 4.0, None, -1.0]
 def rows(loss, text=None, train_seconds=0.0):
     size = len(loss)
     pairs = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2 * size), pa.float32()), 2)
-    columns = {"loss": pa.array(loss, pa.float64()), "text": text or ["ab"] * size, "pairs": pairs, "train_seconds": [train_seconds] * size}
-    return pa.record_batch(columns)
+    columns = {"loss": pa.array(loss, pa.float64()), "text": text or ["ab"] * size, "pairs": pairs, "duration": [train_seconds] * size}
+    batch = pa.record_batch(columns)
+    return with_field(batch, tables.column("duration", pa.float64(), "seconds", "measured", wall_clock=True))
+
+
+def with_field(batch, field):
+    """The batch with a column as a schema declares it."""
+    return pa.record_batch(batch.columns, schema=batch.schema.set(batch.schema.get_field_index(field.name), field))
 
 
 def digest(*batches, tensors=None):
@@ -66,6 +74,44 @@ def test_rows_that_were_on_disk_count_as_before(tmp_path):
 def test_the_order_of_rows_counts_and_wall_clock_does_not():
     assert digest(rows([1.0]), rows([2.0])) != digest(rows([2.0]), rows([1.0]))
     assert digest(rows([1.0], train_seconds=3.0)) == digest(rows([1.0], train_seconds=4.0))
+
+
+def test_simulated_time_counts():
+    field = tables.column("clock_seconds", pa.float64(), "seconds", "a simulated clock")
+    one, two = (with_field(pa.record_batch({"clock_seconds": [value]}), field) for value in (1.0, 2.0))
+    assert digest(one) != digest(two)
+
+
+LATER = [None, None, 0.5, None, 0.25, None]
+
+
+def later(values, hashed):
+    """Rows of before, with a column that was added since."""
+    field = tables.column("later", pa.float64(), "", "added later", nullable=True, hashed=hashed)
+    return rows(LOSS).append_column(field, pa.array(values, pa.float64()))
+
+
+@pytest.mark.parametrize("hashed", ["unless_null", "no"])
+def test_a_later_column_without_values_changes_no_hash(hashed):
+    assert digest(later([None] * 6, hashed)) == digest(rows(LOSS))
+    assert (digest(later(LATER, hashed)) == digest(rows(LOSS))) == (hashed == "no")
+
+
+@given(st.lists(st.integers(0, len(LOSS)), max_size=5), st.integers(1, 3))
+def test_the_hash_of_a_later_column_does_not_depend_on_how_rows_are_batched(cuts, together):
+    whole = later(LATER, "unless_null")
+    edges = [0, *sorted(cuts), len(LOSS)]
+    found = ResultHash()
+    for count, (start, stop) in enumerate(pairwise(edges)):
+        found.rows("rounds", whole.slice(start, stop - start))
+        if count % together == 0:
+            found.hexdigest()  # settles what waits
+    assert found.hexdigest() == digest(whole)
+
+
+def test_every_value_and_null_of_a_later_column_counts():
+    changed = [LATER, [None, *LATER[2:], None], [0.0, *LATER[1:]], [*LATER[:-1], 1.0], [None, 0.5, None, None, 0.25, None]]
+    assert len({digest(later(values, "unless_null")) for values in changed}) == len(changed)
 
 
 def test_what_lies_under_a_null_does_not_count():

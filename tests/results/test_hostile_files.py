@@ -18,6 +18,7 @@ import pytest
 from helpers.directories import ACTS, FILES, MODEL, OF_FILE, ROWS, file_of, refused
 
 from scarcity_ray import Results
+from scarcity_ray.core.tables import is_optional
 from scarcity_ray.results.reading import RunError
 
 
@@ -131,12 +132,21 @@ def a_table(run: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> Non
     pq.write_table(change(pq.read_table(part)), part)
 
 
+def codes(rows: pa.Table) -> pa.Array:
+    return pa.array(["__import__('os')"] * len(rows))
+
+
 TABLES: dict[str, Callable[[pa.Table], pa.Table]] = {
-    "fewer columns": lambda rows: rows.drop_columns([rows.column_names[-1]]),
-    "a column more": lambda rows: rows.append_column("code", pa.array(["__import__('os')"] * len(rows))),
+    "fewer columns": lambda rows: rows.drop_columns(["uplink_bytes"]),
     "columns of another name": lambda rows: rows.rename_columns([f"{name}_" for name in rows.column_names]),
     "columns of another type": lambda rows: rows.set_column(1, "seed", rows["seed"].cast(pa.string())),
     "a column twice": lambda rows: rows.append_column("seed", rows["seed"]),
+    "an unknown column twice": lambda rows: rows.append_column("code", codes(rows)).append_column("code", codes(rows)),
+    "an unknown column of codes": lambda rows: rows.append_column("code", codes(rows).dictionary_encode()),
+    "an unknown column of records": lambda rows: rows.append_column("code", pa.array([{"a": 1}] * len(rows))),
+    "an unknown column of bytes": lambda rows: rows.append_column("code", codes(rows).cast(pa.binary())),
+    "an unknown column of a name that is none": lambda rows: rows.append_column("\x1b]0;owned\x07", codes(rows)),
+    "an unknown column of a name without end": lambda rows: rows.append_column("c" * 10_000, codes(rows)),
     "other rows": lambda rows: pa.table({"x": [1]}),
 }
 
@@ -146,6 +156,50 @@ TABLES: dict[str, Callable[[pa.Table], pa.Table]] = {
 def test_a_table_of_another_version_is_refused(run: Path, name: str, case: str) -> None:
     a_table(run, name, TABLES[case])
     assert "another version" in refused(run, (name,))[name]
+
+
+@pytest.mark.parametrize("name", ["rounds", "clients", "insights"])
+def test_columns_of_a_later_version_are_passed_through(run: Path, name: str) -> None:
+    before = Results.load(run).table(name)
+    later = {"clock_seconds": pa.array([0.5] * len(before)), "notes": codes(before), "sizes": pa.array([[1, 2]] * len(before))}
+    for column, values in later.items():
+        a_table(run, name, lambda rows, column=column, values=values: rows.append_column(column, values))  # type: ignore[misc]
+    assert refused(run) == {}
+    found = Results.load(run).table(name)
+    assert found.select(before.column_names).equals(before)
+    assert found.select(list(later)).to_pydict() == {column: values.to_pylist() for column, values in later.items()}
+
+
+@pytest.mark.parametrize("name", ["rounds", "clients"])
+def test_columns_that_were_added_since_are_null(run: Path, name: str) -> None:
+    """As in a run of the first version, which stated none."""
+    before = Results.load(run).table(name)
+    added = [field.name for field in before.schema if is_optional(field)]
+    a_table(run, name, lambda rows: rows.drop_columns(added).replace_schema_metadata(None))
+    assert refused(run) == {}
+    found = Results.load(run).table(name)
+    assert found.drop_columns(added).equals(before.drop_columns(added))
+    assert {found[column].null_count for column in added} == {len(before)}
+    assert len(added) == 2
+    assert Results.load(run).table(name, ["seed", added[1]]).column_names == ["seed", added[1]]
+    assert Results.load(run).table(name, added[:1])[added[0]].to_pylist() == [None] * len(before)
+
+
+@pytest.mark.parametrize("name", ["rounds", "clients", "insights"])
+def test_a_newer_major_version_is_refused_in_words(run: Path, name: str) -> None:
+    minor, major = ({b"schema_version": f"{one}.{other}".encode()} for one, other in ((1, 99), (2, 0)))
+    a_table(run, name, lambda rows: rows.replace_schema_metadata(minor))
+    assert refused(run) == {}
+    a_table(run, name, lambda rows: rows.replace_schema_metadata(major))
+    assert "it has version 2.0 of the tables" in refused(run, (name,))[name]
+    a_table(run, name, lambda rows: rows.replace_schema_metadata({b"schema_version": b"9" * 10_000}))
+    assert "not two numbers" in refused(run, (name,))[name]
+
+
+def test_parts_of_one_table_have_the_same_columns(run: Path) -> None:
+    part = file_of(run, "rounds.parquet")
+    pq.write_table(pq.read_table(part).append_column("code", codes(pq.read_table(part))), part.with_name("part-00000001.parquet"))
+    assert "other columns" in refused(run, ("rounds",))["rounds"]
 
 
 def test_a_table_that_says_it_has_more_rows_than_it_has_is_refused(run: Path) -> None:

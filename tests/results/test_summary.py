@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.rows import metrics_of
 from rich.console import Console
 
 from scarcity_ray.report.final_table import show_final
@@ -19,16 +20,13 @@ def play(tally, strategy, seed, *, kind=None, loss=None, accuracy=None, rounds=2
         tally.round(row | traffic, steps=3)
     if loss is not None or accuracy is not None:
         loss = [1.0] * len(rows) if loss is None else loss
-        tally.clients(
-            {
-                "strategy": strategy,
-                "seed": seed,
-                "client_id": np.arange(len(rows)),
-                "num_test": np.array(rows),
-                "test_loss": np.array(loss),
-                "test_accuracy": np.full(len(rows), np.nan) if accuracy is None else np.array(accuracy),
-            }
-        )
+        columns = {
+            "client_id": np.arange(len(rows)),
+            "num_test": np.array(rows),
+            "test_loss": np.array(loss),
+            "test_accuracy": np.full(len(rows), np.nan) if accuracy is None else np.array(accuracy),
+        }
+        tally.evaluated(row | metrics_of(columns), columns)
     tally.end(strategy, seed, status, f"hash {strategy} {seed}")
 
 
@@ -55,6 +53,19 @@ def test_regression_gives_roots_and_no_accuracy():
     assert entry["rmse_pooled"] == pytest.approx(3**0.5)
     assert entry["rmse_worst_decile"] == 3.0
     assert entry["test_accuracy"] is None
+
+
+def test_the_metrics_of_the_last_evaluated_round_are_kept_also_where_none_has_a_value():
+    tally = Tally("x", "classification", clients=2)
+    play(tally, "fed_avg", 7, accuracy=[0.5, 1.0])
+    assert tally.summary()["strategies"]["fed_avg"]["test_accuracy_pooled"] == 0.75
+    columns = {"client_id": np.arange(2), "test_accuracy": np.full(2, np.nan)}
+    row = {"strategy": "fed_avg", "seed": 7, "test_loss": float("inf"), "test_accuracy": float("nan"), "test_accuracy_pooled": None}
+    tally.evaluated(row, columns)
+    entry = tally.summary()["strategies"]["fed_avg"]
+    assert entry["test_loss"] == float("inf")
+    assert entry["test_accuracy"] is None
+    assert entry["test_accuracy_pooled"] is None
 
 
 def test_shares_compare_the_same_clients_of_the_same_seed():

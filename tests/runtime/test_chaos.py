@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.chaos import ACTORS, GROUNDS, OWN, ROUNDS, Outcome, disturbed, play, schedule
+from helpers.clock import wall_clock
 from helpers.side_by_side import side_by_side
 
 from scarcity_ray import Results, simulate
-from scarcity_ray.core.tables import wall_clock
 
 IN_THE_SUITE, IN_ALL = 3, 30
 

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from helpers.clock import wall_clock
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results, simulate, verify
 from scarcity_ray.core.computing import COMPUTING_VERSION
-from scarcity_ray.core.tables import wall_clock
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.run import main
 from scarcity_ray.runtime.observers import Round, StrategyRun

@@ -23,13 +23,14 @@ class SummaryWriter(Observer):
         self.tally.restore(self.last.tally)
         for name, runs in self.last.tally["runs"].items():
             for seed in map(int, runs):
-                for row in self.recorder.rows("rounds", name, seed).to_pylist():
+                rows = {row["round"]: row for row in self.recorder.rows("rounds", name, seed).to_pylist()}
+                for row in rows.values():
                     self.tally.round(row)
                 found = self.recorder.rows("clients", name, seed)
                 found = found.filter(pc.equal(found["round"], pc.max(found["round"])))
                 if len(found):
-                    columns = {column: found[column].to_numpy() for column in ("client_id", "num_test", "test_loss", "test_accuracy")}
-                    self.tally.clients({"strategy": name, "seed": seed, **columns})
+                    columns = {column: values.to_numpy() for column, values in zip(found.column_names, found.columns, strict=True)}
+                    self.tally.evaluated(rows[found["round"][0].as_py()], columns)
 
     def on_strategy_start(self, run: StrategyRun) -> None:
         if run.first == 1:
@@ -38,7 +39,7 @@ class SummaryWriter(Observer):
     def on_round(self, run: StrategyRun, round: Round) -> None:
         self.tally.round(round.row, round.result.steps)
         if round.clients is not None:
-            self.tally.clients(round.clients)
+            self.tally.evaluated(round.row, round.clients)
         if round.result.learned:
             self.tally.learned(run.name, run.seed, round.result.learned)
 
