@@ -1,4 +1,4 @@
-"""What an observer of a run is told, and when."""
+"""The events of a run, and what an observer gets of each."""
 
 from __future__ import annotations
 
