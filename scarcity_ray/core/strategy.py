@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.federation import Federation, Shards
-from scarcity_ray.core.spec import Spec
+from scarcity_ray.core.registry import Part, Registry
 from scarcity_ray.models import AnyModel
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem
@@ -31,10 +31,9 @@ Where the server has a row for each of several experts, a third says whose mean 
 """
 
 
-class Strategy(Spec):
+class Strategy(Part):
     """What every strategy may set."""
 
-    kind: str
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="how tables call it; its kind if left out")] = None
     rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
     local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
@@ -43,7 +42,7 @@ class Strategy(Spec):
     @property
     def title(self) -> str:
         """The name in tables and files."""
-        return self.name or self.kind
+        return self.name or self.kind_title
 
     @property
     def most_experts(self) -> int:
@@ -236,3 +235,6 @@ class InsightStrategy(Strategy):
     def answer(self, guidance: Guidance, mine: State) -> Tensor | None:
         """The rows to evaluate, `[1, P]` or `[k, P]`; None while there is no model yet."""
         raise NotImplementedError
+
+
+STRATEGIES: Registry[Strategy] = Registry("strategy", Strategy)
