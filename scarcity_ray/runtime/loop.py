@@ -18,6 +18,7 @@ from torch import nn
 
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.validation import cause
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.randomness import hash64
@@ -69,11 +70,11 @@ class Run:
     def __init__(self, scenario: Scenario, base_dir: Path, directory: Path, last: Checkpoint | None = None) -> None:
         self.scenario, self.base_dir, self.directory = scenario, base_dir, directory
         self.log = get_logger(Server)
-        self.diverged: list[str] = []
+        self.diverged: dict[str, str] = {}
         self.last, self.recorded = last, 0
 
     def play(self, plan: RunPlan, progress: Progress) -> list[str]:
-        """Plays everything and returns the names of strategies that diverged. Raises SpecError before anything is written, RunFailed."""
+        """Plays everything; returns a sentence for each strategy that diverged. Raises SpecError before anything is written, RunFailed."""
         self.progress = progress
         self.tally = Tally(self.scenario.name, plan.federation.task, plan.federation.clients)
         facts, schema = facts_of(self.scenario, plan), tables.insights(insights.SCHEMA, insights.PAYLOADS)
@@ -90,7 +91,7 @@ class Run:
             raise RunFailed(str(told), self.directory) from error
         finally:
             self.actor_group.join()
-        return list(dict.fromkeys(self.diverged))
+        return list(self.diverged.values())
 
     def _play_all(self, plan: RunPlan) -> None:
         scenario = self.scenario
@@ -119,7 +120,7 @@ class Run:
                     columns = {column: found[column].to_numpy() for column in ("client_id", "num_test", "test_loss", "test_accuracy")}
                     self.tally.clients({"strategy": name, "seed": seed, **columns})
                 if runs[str(seed)]["status"] == "diverged":
-                    self.diverged.append(name)
+                    self.diverged[name] = f"{name} diverged: every update of a round was rejected (logs/scarcity.log says why)"
 
     def _seed(self, plan: RunPlan) -> None:
         ended = self.tally.ended(plan.seed)
@@ -195,8 +196,8 @@ class Run:
         for ticket in going:  # played by nobody: the strategy was over
             server.wait(ticket)
         if self.status == "diverged":
-            self.diverged.append(strategy.title)
-            self.log.error("%s: every update of round %d was rejected; stopped", strategy.title, self.recorded)
+            self.diverged[strategy.title] = all_rejected(strategy, result)
+            self.log.error("%s; stopped", self.diverged[strategy.title])
         self._save(plan, strategy, plan.federation.at(self.recorded))
 
     def _history(self, plan: RunPlan, strategy: Strategy, round: int) -> dict[int, pa.RecordBatch]:
@@ -296,6 +297,14 @@ def rows_of(plan: RunPlan, strategy: Strategy, result: RoundResult, seconds: flo
         return row, None
     group = plan.federation.at(round).group[result.clients["client_id"]]
     return row, {**who, "round": round, "group": group, **result.clients}
+
+
+def all_rejected(strategy: Strategy, result: RoundResult) -> str:
+    """What is to be said of a strategy that ended because nothing that clients sent in a round could be used."""
+    why, grown = cause([why for _, why in result.rejected])
+    ended, advice = (" diverged", " (try a smaller lr)") if grown else ("", "")
+    sent = "update" if result.insights is None else "insight"
+    return f"{strategy.title}{ended}: every {sent} of round {result.row['round']} was rejected: {why}{advice}"
 
 
 def history_of(rows: pa.Table, strategy: Strategy, problem: Problem, until: int) -> dict[int, pa.RecordBatch]:

@@ -129,7 +129,7 @@ def _played(run: Run, plan: RunPlan, show: bool) -> Results:
     if show:
         show_final(console, results.summary, run.directory)
     if diverged:
-        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", run.directory)
+        raise RunFailed("\n".join(diverged), run.directory)
     return results
 
 
