@@ -19,7 +19,7 @@ from torch import Tensor
 from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.registry import Part, Registry
 from scarcity_ray.models import AnyModel
-from scarcity_ray.training.local import Local
+from scarcity_ray.training.local import Local, LocalOverrides
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -36,7 +36,7 @@ class Strategy(Part):
 
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="how tables call it; its kind if left out")] = None
     rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
-    local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
+    local: Annotated[LocalOverrides | None, Field(description="local training; what is left out is the scenario's")] = None
     model: Annotated[AnyModel | None, Field(description="the model; the scenario's if left out")] = None
 
     @property

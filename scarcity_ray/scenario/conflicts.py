@@ -48,6 +48,7 @@ def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
     yield from _models(data, listed)
     for place, strategy in listed:
         yield from _cohort(("strategies", place), strategy, clients)
+        yield from _local(("strategies", place), _section(strategy, "local"), _section(data, "local"))
         yield from _preparation(("strategies", place), strategy, _count(data.get("rounds")))
     yield from _execution(_section(data, "execution"), clients)
     sample = _count(_section(data, "evaluation").get("clients"))
@@ -98,6 +99,14 @@ def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | N
     count = _count(sampled)
     if count and clients and count > clients:
         yield SpecError((*path, "clients_per_round"), count, f"data.clients is {clients:,}; allowed: at most {clients:,}")
+
+
+def _local(path: tuple[str, int], own: Mapping[str, Any], everybodys: Mapping[str, Any]) -> Iterator[SpecError]:
+    """A momentum where the scenario's optimizer, which is inherited, has none."""
+    momentum = own.get("momentum")
+    if isinstance(momentum, int | float) and momentum > 0 and "optimizer" not in own and everybodys.get("optimizer") == "adam":
+        message = "momentum is SGD's, and local.optimizer is adam; leave it out, or set `optimizer: sgd` beside it"
+        yield SpecError((*path, "local", "momentum"), momentum, message)
 
 
 def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], everybodys: int | None) -> Iterator[SpecError]:

@@ -237,6 +237,20 @@ BAD = {
         "strategies.1.local.epochs",
         ["is 2.0; allowed: an integer of at least 1, or null"],
     ),
+    "a momentum where adam is the scenario's": (
+        GOOD[GOOD.index("lr: 0.3}") :],
+        GOOD[GOOD.index("lr: 0.3}") :].replace("lr: 0.3}", "optimizer: adam}").replace("fraction: 0.1", "local: {momentum: 0.5}"),
+        13,
+        "strategies.1.local.momentum",
+        ["is 0.5: momentum is SGD's, and local.optimizer is adam; leave it out, or set `optimizer: sgd` beside it"],
+    ),
+    "a strategy's own epochs and steps": (
+        "fraction: 0.1",
+        "local: {epochs: 2, steps: 3}",
+        13,
+        "strategies.1.local",
+        ["give epochs or steps, not both"],
+    ),
     "representation's kind": ("random_fourier", "fourier", 14, "strategies.2.representation.kind", ["did you mean random_fourier?"]),
     "evaluation of some": (
         "clients: all",
