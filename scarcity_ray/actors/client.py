@@ -123,11 +123,12 @@ class Client:
 
     # -- a round of weights ------------------------------------------------------------------------------------------
 
-    def local_train(self, round: int, server: State, total: float, ids: Ids | None = None) -> Report:
+    def local_train(self, round: int, server: State, total: float, ids: Ids | None = None, steps: Ids | None = None) -> Report:
         """The client half of a round for `ids` (all at home if left out).
 
         server: the broadcast state. total: the sum of all weights of the round (training samples, or clients where
-        they count the same). Updates that are not finite, or of another shape or type than the server's, are left
+        they count the same). steps: local steps of each, by the local training's settings if left out.
+        Updates that are not finite, or of another shape or type than the server's, are left
         out of the sums and counted. Raises ClientFailure.
         """
         strategy = self.strategy
@@ -150,20 +151,21 @@ class Client:
             self._remember(chunk, kept, good)
             parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
 
-        self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train, parts)
+        steps = self.problem.local.steps_for(self.train.counts[ids]) if steps is None else steps
+        self._by_chunk(round, ids, steps, train, parts)
         return _report(parts, sums=sums)
 
     # -- a round of insights -----------------------------------------------------------------------------------------
 
-    def generate_insight(self, round: int, guidance: Guidance, ids: Ids | None = None) -> Report:
+    def generate_insight(self, round: int, guidance: Guidance, ids: Ids | None = None, steps: Ids | None = None) -> Report:
         """The client half of an insight round: guided local work, and one insight from each client.
 
-        No weights leave here, and no rows. Raises ClientFailure.
+        steps: local steps of each, those of the guidance if left out. No weights leave here, and no rows. Raises ClientFailure.
         """
         strategy = self.strategy
         assert isinstance(strategy, InsightStrategy)
         ids = self.ids if ids is None else ids
-        steps = guidance.each["steps"][ids] if "steps" in guidance.each else np.zeros(len(ids), dtype=np.int64)
+        steps = strategy.planned_steps(self.problem, guidance)[ids] if steps is None else steps
         parts, batches, scale = [], [], self.federation.label_scale**2
         sizes = strategy.payload(self.problem, round)
         nothing = torch.zeros_like(self.problem.row)[None]  # what a client has before it has a model

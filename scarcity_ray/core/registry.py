@@ -20,6 +20,8 @@ from pydantic import (
     PrivateAttr,
     SerializeAsAny,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     create_model,
     model_serializer,
 )
@@ -102,7 +104,11 @@ class Registry(Generic[T]):
         members: Any = (*self.classes.values(), imported)
         chosen: Any = Annotated[Union[members], Field(discriminator="kind")] if len(members) > 1 else imported  # noqa: UP007 - a tuple
         serialized: Any = SerializeAsAny  # an imported class is no member of the union
-        return serialized[chosen]
+        return serialized[Annotated[chosen, WrapValidator(self._or_made)]]
+
+    def _or_made(self, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """In Python an instance of a user's own class may be given as it is."""
+        return value if isinstance(value, self.base) else validate(value)
 
     def _import_settings(self) -> type[BaseModel]:
         path = Annotated[str, Field(pattern=PATTERN, description="package.module:Class; its other settings stand beside")]
