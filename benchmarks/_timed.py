@@ -55,10 +55,10 @@ class TimedClient(Client):
 class TimedServer(Server):
     """A Server whose results carry a round's times."""
 
-    def broadcast_model(self) -> Any:
+    def broadcast_model(self, age: int = 0) -> Any:
         """As Server's."""
         self.sent = time.monotonic()
-        return super().broadcast_model()
+        return super().broadcast_model(age)
 
     def aggregate_models(self, reports: Iterable[Report]) -> Any:
         """As Server's."""
