@@ -18,8 +18,9 @@ from unittest import mock
 import numpy as np
 import ray
 
-from scarcity_ray.actors.client import Client, Report
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.client import Client
+from scarcity_ray.actors.report import Report, RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.runtime import actor_group, loop, simulation
 from scarcity_ray.scenario import parse
 

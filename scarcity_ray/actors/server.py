@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from scarcity_ray.actors.by_hand import default_model
-from scarcity_ray.actors.client import Client, Ids, Report
+from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.actors.report import Ids, Report, RoundResult, joined
 from scarcity_ray.core import insights, metrics
 from scarcity_ray.core.insights import Rejection, Sent
 from scarcity_ray.core.schedule import RoundInput, RoundPlan
@@ -27,32 +28,6 @@ from scarcity_ray.strategies.insight_exchange import InsightExchange
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.sums import Sums
-
-
-@dataclass
-class RoundResult:
-    """What one round left.
-
-    row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
-    together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: whose update or
-    insight did not enter (None where an insight did not tell), and why. diverged: not one update could be used. done: the
-    strategy has nothing more to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
-    seconds: from the end of the round before to the end of this one, as the driver of a run sees it.
-    """
-
-    row: dict[str, Any]
-    steps: int
-    clients: dict[str, NDArray[Any]] | None = None
-    insights: pa.RecordBatch | None = None
-    learned: Mapping[str, Any] = field(default_factory=dict)
-    rejected: list[Rejection] = field(default_factory=list)
-    diverged: bool = False
-    done: bool = False
-    held: dict[str, Any] | None = None
-    memory: dict[str, NDArray[Any]] = field(default_factory=dict)
-    kept_seconds: float = 0.0
-    seconds: float = 0.0
 
 
 class Server:
@@ -224,7 +199,7 @@ class Server:
             model = self.broadcast_model(age)
             orders = self._assign(plan.ids[chosen], plan.steps[chosen], at_home=bool(strategy.memory(self.problem)))
             reports += self.clients.map(Client.local_train, orders, shared=(self.round, model, total)).values()
-        report = _joined(reports)
+        report = joined(reports)
         diverged = 0 < len(report.ids) == len(report.rejected)
         self._older = [self.state, *self._older][: strategy.schedule.max_staleness]
         if not diverged:
@@ -275,7 +250,7 @@ class Server:
         orders = self._at_home(plan.ids[present], plan.steps[present])
         down = self._deliver(plan.ids)
         reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
-        report = _joined(list(reports.values()))
+        report = joined(list(reports.values()))
         sent = [Sent(orders[actor][0], one.insights) for actor, one in reports.items() if one.insights is not None]
         lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round)})[0]
         heads = {}
@@ -404,18 +379,3 @@ def _as_arrays(state: State) -> dict[str, NDArray[Any]]:
 
 def _as_tensors(arrays: Mapping[str, Any]) -> State:
     return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-
-
-def _joined(reports: Iterable[Report]) -> Report:
-    """One report of all clients, by rising id, without sums and insights."""
-    parts = list(reports)
-    if not parts:
-        return Report(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.int64), {})
-    ids = np.concatenate([part.ids for part in parts])
-    order = np.argsort(ids)
-    return Report(
-        ids[order],
-        np.concatenate([part.loss for part in parts])[order],
-        np.concatenate([part.steps for part in parts])[order],
-        {client: why for part in parts for client, why in sorted(part.rejected.items())},
-    )

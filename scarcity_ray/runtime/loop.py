@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.actors.validation import cause
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.strategy import Strategy

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scarcity_ray import Server, simulate
-from scarcity_ray.actors.client import Report
+from scarcity_ray.actors.report import Report
 from scarcity_ray.core.strategy import State, Uploads
 from scarcity_ray.scenario import parse
 from scarcity_ray.strategies import FedAvg, HierFedAvg, Ifca, LocalOnly
