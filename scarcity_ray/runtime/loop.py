@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
-from scarcity_ray.actors.validation import cause
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
@@ -25,6 +24,7 @@ from scarcity_ray.runtime.failure_policy import Decision, Failure, FailurePolicy
 from scarcity_ray.runtime.fleet import ActorLost, describe_error, remedy
 from scarcity_ray.runtime.observers import Checkpointer, Observer, Round, StrategyRun
 from scarcity_ray.runtime.observers.checkpoints import History
+from scarcity_ray.runtime.observers.log import all_rejected
 from scarcity_ray.runtime.plan import RunPlan, prepare
 from scarcity_ray.scenario import Scenario
 
@@ -91,14 +91,6 @@ def evaluated_of(plan: RunPlan) -> NDArray[np.int64]:
     """The clients that are tested: all, or a fixed sample by the seed."""
     clients, asked = np.arange(plan.federation.clients), plan.scenario.evaluation.clients
     return clients if asked == "all" else np.sort(np.argsort(hash64(plan.seed, "evaluation", clients))[:asked])
-
-
-def all_rejected(name: str, result: RoundResult) -> str:
-    """Says why a strategy ended: nothing that clients sent in a round could be used."""
-    why, grown = cause([reason for _, reason in result.rejected])
-    ended, advice = (" diverged", " (try a smaller lr)") if grown else ("", "")
-    sent = "update" if result.insights is None else "insight"
-    return f"{name}{ended}: every {sent} of round {result.row['round']} was rejected: {why}{advice}"
 
 
 class Driver:
