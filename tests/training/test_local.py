@@ -48,7 +48,7 @@ def test_adam_is_inherited_and_has_no_momentum_of_sgds() -> None:
     adam = Local(optimizer="adam", lr=0.01)
     assert LocalOverrides(lr=0.1).over(adam).model_dump() == Local(optimizer="adam", lr=0.1).model_dump()
     assert LocalOverrides(optimizer="sgd", momentum=0.5).over(adam).momentum == 0.5
-    with pytest.raises(ValueError, match="momentum is SGD's"):
+    with pytest.raises(ValueError, match="momentum belongs to sgd"):
         LocalOverrides(momentum=0.5).over(adam)
 
 
