@@ -22,8 +22,8 @@ from _common import HERE, descendants
 from _nodes import Nodes, environment
 
 FAULTS = ("Client", "Server", "MetaLearner", "Expert", "node", "raylet", "hung", "process", "driver")
-"""Actors by their class; a node of two; Ray's own on this machine; a Client that answers no more; the run's process, which the
-program follows by another; the program itself, gone on with by `resume`."""
+"""Actors by their class; a node of two; Ray's own on this machine; a Client that no longer answers; the run's process, which the
+program replaces by another; the program itself, whose run `resume` continues."""
 
 _PATIENCE = 20.0  # seconds until a hung Client is given up; more than an actor takes to start
 _AFTER = 12  # rounds that are on disk when something dies

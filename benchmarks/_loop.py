@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import Scenario, load
-from scarcity_ray.schedules.uniform import cohort
+from scarcity_ray.schedules.uniform import sample
 
 State = dict[str, Tensor]
 
@@ -129,7 +129,7 @@ class Loop:
         began, played, samples = time.perf_counter(), 0, self.problem.samples
         while played < least or result.seconds < seconds:
             self.round, played = self.round + 1, played + 1
-            ids = cohort(self.problem.seed, self.round, len(samples), self.strategy.sampled(len(samples)))
+            ids = sample(self.problem.seed, self.round, len(samples), self.strategy.sampled(len(samples)))
             work = self.problem.local.steps_for(samples[ids])
             total = int(samples[ids].sum())
             for pipe, hand in zip(self.pipes, deal(ids, work, len(self.pipes)), strict=True):

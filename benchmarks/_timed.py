@@ -18,8 +18,9 @@ from unittest import mock
 import numpy as np
 import ray
 
-from scarcity_ray.actors.client import Client, Report
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.client import Client
+from scarcity_ray.actors.report import Report, RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.runtime import actor_group, loop, simulation
 from scarcity_ray.scenario import parse
 
@@ -55,10 +56,10 @@ class TimedClient(Client):
 class TimedServer(Server):
     """A Server whose results carry a round's times."""
 
-    def broadcast_model(self) -> Any:
+    def broadcast_model(self, age: int = 0) -> Any:
         """As Server's."""
         self.sent = time.monotonic()
-        return super().broadcast_model()
+        return super().broadcast_model(age)
 
     def aggregate_models(self, reports: Iterable[Report]) -> Any:
         """As Server's."""

@@ -20,10 +20,9 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Some tests run only where their mark is asked for: `cluster` needs root, and minutes; three schedules of `chaos` are among
-    the others."""
+    """Tests with one of these marks run where the mark is asked for: together they take an hour. `.ci/run` asks for all."""
     asked = config.option.markexpr
-    left_out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in ("chaos", "cluster"))]
+    left_out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in ("slow", "chaos", "cluster"))]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 

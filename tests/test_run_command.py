@@ -16,6 +16,7 @@ import pytest
 import scarcity_ray
 from scarcity_ray import run
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.scenario import SpecErrors, json_schema, load
 
 ROOT = Path(__file__).parent.parent
@@ -195,9 +196,7 @@ def test_the_program_refuses_a_wrong_scenario_and_writes_nothing(tmp_path: Path)
     assert done.stderr.splitlines() == [
         "bad.yaml cannot run: 2 problems",
         "  bad.yaml:2:1: rounds is 2.5; allowed: an integer of at least 1",
-        "  bad.yaml:9:6: strategies.0.kind is 'fedavg'; did you mean fed_avg? "
-        "allowed: local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange, gradient_exchange, prototypes "
-        "or sf_hfe",
+        f"  bad.yaml:9:6: strategies.0.kind is 'fedavg'; did you mean fed_avg? allowed: {', '.join(STRATEGIES.classes)} or import",
     ]
     assert [file.name for file in tmp_path.iterdir()] == ["bad.yaml"]
 

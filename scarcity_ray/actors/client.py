@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.actors.by_hand import lone_federation
+from scarcity_ray.actors.report import Ids, Report, report_of
 from scarcity_ray.actors.validation import MalformedUpdate, require_payload, validate_updates
 from scarcity_ray.core import insights
 from scarcity_ray.core.federation import Federation
@@ -26,8 +26,6 @@ from scarcity_ray.training.measures import scalar_columns
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.sums import Sums
 from scarcity_ray.training.task import Task
-
-Ids = NDArray[np.int64]
 
 # Shards in the object store are read-only, and only ever read.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -42,22 +40,6 @@ class ClientFailure(RuntimeError):
 
     def __str__(self) -> str:
         return f"client {self.client_id}: {self.cause}"
-
-
-@dataclass
-class Report:
-    """What one actor says after a round: sums over its clients, and some numbers of each.
-
-    ids: int64 `[n]`, the clients that worked. loss: float64 `[n]`, the mean loss each met in local training, in the user's unit.
-    rejected: why a client's update or insight did not enter, by client id. insights: its clients' insights, in an insight round.
-    """
-
-    ids: Ids
-    loss: NDArray[np.float64]
-    steps: NDArray[np.int64]
-    rejected: dict[int, str]
-    sums: Sums = field(default_factory=Sums)
-    insights: pa.RecordBatch | None = None
 
 
 class Client:
@@ -124,11 +106,12 @@ class Client:
 
     # -- a round of weights ------------------------------------------------------------------------------------------
 
-    def local_train(self, round: int, server: State, total: float, ids: Ids | None = None) -> Report:
+    def local_train(self, round: int, server: State, total: float, ids: Ids | None = None, steps: Ids | None = None) -> Report:
         """The client half of a round for `ids` (all at home if left out).
 
         server: the broadcast state. total: the sum of all weights of the round (training samples, or clients where
-        they count the same). Updates that are not finite, or of another shape or type than the server's, are left
+        they count the same). steps: local steps of each, by the local training's settings if left out.
+        Updates that are not finite, or of another shape or type than the server's, are left
         out of the sums and counted. Raises ClientFailure.
         """
         strategy = self.strategy
@@ -151,20 +134,21 @@ class Client:
             self._remember(chunk, kept, good)
             parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
 
-        self._by_chunk(round, ids, self.problem.local.steps_for(self.train.counts[ids]), train, parts)
-        return _report(parts, sums=sums)
+        steps = self.problem.local.steps_for(self.train.counts[ids]) if steps is None else steps
+        self._by_chunk(round, ids, steps, train, parts)
+        return report_of(parts, sums=sums)
 
     # -- a round of insights -----------------------------------------------------------------------------------------
 
-    def generate_insight(self, round: int, guidance: Guidance, ids: Ids | None = None) -> Report:
+    def generate_insight(self, round: int, guidance: Guidance, ids: Ids | None = None, steps: Ids | None = None) -> Report:
         """The client half of an insight round: guided local work, and one insight from each client.
 
-        No weights leave here, and no rows. Raises ClientFailure.
+        steps: local steps of each, those of the guidance if left out. No weights leave here, and no rows. Raises ClientFailure.
         """
         strategy = self.strategy
         assert isinstance(strategy, InsightStrategy)
         ids = self.ids if ids is None else ids
-        steps = guidance.each["steps"][ids] if "steps" in guidance.each else np.zeros(len(ids), dtype=np.int64)
+        steps = strategy.planned_steps(self.problem, guidance)[ids] if steps is None else steps
         parts, batches, scale = [], [], self.federation.label_scale**2
         sizes = strategy.payload(self.problem, round)
         nothing = torch.zeros_like(self.problem.row)[None]  # what a client has before it has a model
@@ -189,7 +173,7 @@ class Client:
             parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
 
         self._by_chunk(round, ids, steps, act, parts, norms=True)
-        return _report(parts, insights=insights.merge(batches) if batches else None)
+        return report_of(parts, insights=insights.merge(batches) if batches else None)
 
     def receive(self, round: int, guidance: Guidance, ids: Ids | None = None) -> None:
         """Takes up delivered guidance into each client's memory. Raises ClientFailure."""
@@ -307,14 +291,3 @@ _EVALUATED_BYTES = 64 << 20
 def _as_tensors(server: Any) -> Any:
     """A broadcast state as tensors that share its arrays; guidance as it is."""
     return server if isinstance(server, Guidance) else {name: torch.as_tensor(value) for name, value in server.items()}
-
-
-def _report(parts: list[Any], **rest: Any) -> Report:
-    """One report from its chunks, by rising client id."""
-    if not parts:
-        return Report(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.int64), {}, **rest)
-    ids = np.concatenate([part[0] for part in parts])
-    loss = np.concatenate([part[1] for part in parts])
-    steps = np.concatenate([part[2].numpy().reshape(-1) for part in parts]).astype(np.int64)
-    order = np.argsort(ids)
-    return Report(ids[order], loss[order], steps[order], {k: v for part in parts for k, v in part[3].items()}, **rest)

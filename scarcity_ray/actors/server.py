@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,47 +13,22 @@ import torch
 from numpy.typing import NDArray
 
 from scarcity_ray.actors.by_hand import default_model
-from scarcity_ray.actors.client import Client, Ids, Report
+from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.actors.report import Ids, Report, RoundResult, joined
 from scarcity_ray.core import insights, metrics
 from scarcity_ray.core.insights import Rejection, Sent
+from scarcity_ray.core.schedule import RoundInput, RoundPlan
 from scarcity_ray.core.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
-from scarcity_ray.schedules.uniform import cohort
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
 from scarcity_ray.training.evaluate import Stats, merge_metrics
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.sums import Sums
-
-
-@dataclass
-class RoundResult:
-    """What one round left.
-
-    row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
-    together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    insights: the accepted insights. learned: what summary.json is to say of the round's lesson. rejected: whose update or
-    insight did not enter (None where an insight did not tell), and why. diverged: not one update could be used. done: the
-    strategy has nothing more to learn. held, memory: see Server.held, where they were asked for; kept_seconds: what that took.
-    seconds: from the end of the round before to the end of this one, as the driver of a run sees it.
-    """
-
-    row: dict[str, Any]
-    steps: int
-    clients: dict[str, NDArray[Any]] | None = None
-    insights: pa.RecordBatch | None = None
-    learned: Mapping[str, Any] = field(default_factory=dict)
-    rejected: list[Rejection] = field(default_factory=list)
-    diverged: bool = False
-    done: bool = False
-    held: dict[str, Any] | None = None
-    memory: dict[str, NDArray[Any]] = field(default_factory=dict)
-    kept_seconds: float = 0.0
-    seconds: float = 0.0
 
 
 class Server:
@@ -143,9 +118,11 @@ class Server:
                 raise ValueError(f"{strategy.title} exchanges insights: the server needs a MetaLearner")
             self.meta.map(MetaLearner.begin, {0: (strategy, problem, self.run)})
             self.guidance = strategy.open(problem) if guidance is None else guidance
-            self._untold = self.guidance.size  # bytes of guidance that has not gone down yet
+            # Bytes of guidance so far, and how much of it has gone down to each client.
+            self._released, self._received = self.guidance.size, np.zeros(len(self.home), dtype=np.int64)
         elif isinstance(strategy, WeightStrategy):
             self.state: State = strategy.start(problem)
+            self._older: list[State] = []  # states of earlier rounds, newest first, as far back as the schedule may go
 
     def play(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
         """A round of whichever kind the strategy has; None, and nothing done, once it has diverged, failed, or has nothing to
@@ -176,8 +153,8 @@ class Server:
         held = {"round": self.round, "uplink": self.uplink.copy(), "downlink": self.downlink.copy()}
         held |= {"counted": self._counted, "prepared": self._later is None}
         if isinstance(self.strategy, InsightStrategy):
-            return {**held, "guidance": vars(self.guidance), "untold": self._untold}
-        return {**held, "state": {name: value.numpy() for name, value in self.state.items()}}
+            return {**held, "guidance": vars(self.guidance), "released": self._released, "received": self._received.copy()}
+        return {**held, "state": _as_arrays(self.state), "older": [_as_arrays(state) for state in self._older]}
 
     def restore(self, held: Mapping[str, Any], memory: Mapping[str, NDArray[Any]], history: Mapping[int, pa.RecordBatch]) -> None:
         """Goes on from what `held` said, after `begin`. memory: what every client kept then, rows by rising id. history:
@@ -189,10 +166,10 @@ class Server:
             self._start(strategy, problem, guidance)
         if guidance is not None:
             assert self.meta is not None
-            self.guidance, self._untold = guidance, held["untold"]
+            self.guidance, self._released, self._received = guidance, held["released"], np.array(held["received"])
             self.meta.map(MetaLearner.restore, {0: (dict(history),)})
         else:
-            self.state = {name: torch.from_numpy(np.array(value)) for name, value in held["state"].items()}
+            self.state, self._older = _as_tensors(held["state"]), [_as_tensors(state) for state in held["older"]]
         self.round, self._counted = held["round"], tuple(held["counted"])
         self.uplink, self.downlink = np.array(held["uplink"]), np.array(held["downlink"])
         if self._drift is not None and self.round >= self._drift:
@@ -215,26 +192,34 @@ class Server:
         strategy = self.strategy
         assert isinstance(strategy, WeightStrategy), f"{strategy.title} exchanges insights: call run_insight_round"
         self.round = self.round + 1 if round is None else round
-        samples = self.problem.samples
-        ids = cohort(self.problem.seed, self.round, len(samples), strategy.sampled(len(samples)))
-        total = strategy.total_weight(samples[ids])
-        model = self.broadcast_model()
-        orders = self._hands(ids, self.problem.local.steps_for(samples[ids]), at_home=bool(strategy.memory(self.problem)))
-        reports = list(self.clients.map(Client.local_train, orders, shared=(self.round, model, total)).values())
-        report = _joined(reports)
-        diverged = len(report.rejected) == len(ids)
+        samples, plan = self.problem.samples, self.plan_round()
+        total = strategy.total_weight(samples[plan.ids[~plan.lost]])
+        reports: list[Report] = []
+        for age in np.unique(plan.staleness[~plan.lost]).tolist():
+            chosen = ~plan.lost & (plan.staleness == age)
+            model = self.broadcast_model(age)
+            orders = self._assign(plan.ids[chosen], plan.steps[chosen], at_home=bool(strategy.memory(self.problem)))
+            reports += self.clients.map(Client.local_train, orders, shared=(self.round, model, total)).values()
+        report = joined(reports)
+        diverged = 0 < len(report.ids) == len(report.rejected)
+        self._older = [self.state, *self._older][: strategy.schedule.max_staleness]
         if not diverged:
             self.aggregate_models(reports)
-        members = ids if len(samples) == len(self.home) else np.arange(len(self.home))
-        self._count_bytes(members, *strategy.traffic(self.problem))
+        up, down = strategy.traffic(self.problem)
+        if len(samples) == len(self.home):
+            self._count_bytes(plan, up, np.full(len(plan.ids), down))
+        else:  # one virtual client that holds the rows of all
+            self.uplink += up
+            self.downlink += down
         heard = ~np.isin(report.ids, list(report.rejected))
         result = self._result(report, heard, list(report.rejected.items()), self.state, evaluated, test)
         result.diverged = diverged
         return result
 
-    def broadcast_model(self) -> Any:
-        """The server's state as one reference for all clients."""
-        return self.clients.put({name: value.numpy() for name, value in self.state.items()})
+    def broadcast_model(self, age: int = 0) -> Any:
+        """The server's state as one reference for all clients; age: that of so many rounds ago, the oldest at most."""
+        versions = [self.state, *self._older]
+        return self.clients.put(_as_arrays(versions[min(age, len(versions) - 1)]))
 
     def aggregate_models(self, reports: Iterable[Report]) -> State:
         """The new server state from the clients' sums: the same bits for any grouping of the clients."""
@@ -259,11 +244,14 @@ class Server:
         assert isinstance(strategy, InsightStrategy)
         assert self.meta is not None
         self.round = self.round + 1 if round is None else round
-        ids = np.flatnonzero(self.home >= 0)
-        orders = self._at_home(ids)
-        down = self._untold
+        plan = self.plan_round()
+        if plan.staleness.any():
+            raise ValueError(f"{strategy.title} exchanges insights: its clients start from the newest guidance, not from an older one")
+        present = ~plan.lost
+        orders = self._at_home(plan.ids[present], plan.steps[present])
+        down = self._deliver(plan.ids)
         reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
-        report = _joined(list(reports.values()))
+        report = joined(list(reports.values()))
         sent = [Sent(orders[actor][0], one.insights) for actor, one in reports.items() if one.insights is not None]
         lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round)})[0]
         heads = {}
@@ -272,11 +260,12 @@ class Server:
             self.experts.resize([(expert,) for expert in range(len(lesson.experts))])
             heads = self.experts.map(Expert.fit, lesson.experts)
         self.guidance = strategy.instruct(lesson, heads, self.guidance)
-        self._untold = self.guidance.size
-        if lesson.done or lesson.deliver:
-            self.clients.map(Client.receive, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
-            down, self._untold = down + self._untold, 0
-        self._count_bytes(ids, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
+        self._released += self.guidance.size
+        self._count_bytes(plan, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
+        if lesson.done or lesson.deliver:  # to everybody, whether in this round or not
+            everyone = np.flatnonzero(self.home >= 0)
+            self.clients.map(Client.receive, self._at_home(everyone), shared=(self.round, self.clients.put(self.guidance.sent())))
+            self.downlink[everyone] += self._deliver(everyone)
         heard = np.isin(report.ids, accepted["client_id"].to_numpy())
         rejected = [*report.rejected.items(), *rejections]
         result = self._result(report, heard, rejected, self.guidance, evaluated, test or lesson.done)
@@ -285,7 +274,7 @@ class Server:
         result.insights, result.learned = accepted, lesson.learned
         # Where the payload is too large to be written down, no later driver could give it back.
         self._forgets |= not set(strategy.payload(self.problem, self.round)) <= set(accepted.schema.names)
-        result.diverged, result.done = len(accepted) == 0, lesson.done
+        result.diverged, result.done = len(accepted) == 0 < len(report.ids), lesson.done
         return result
 
     @property
@@ -308,19 +297,36 @@ class Server:
     def _everyone(self) -> dict[int, tuple[Any, ...]]:
         return dict.fromkeys(range(self.clients.size), ())
 
-    def _at_home(self, ids: Ids) -> dict[int, tuple[Any, ...]]:
+    def plan_round(self) -> RoundPlan:
+        """What the round is to be, by the strategy's schedule: before any work, from what the server holds."""
+        samples, strategy = self.problem.samples, self.strategy
+        clients = np.flatnonzero(self.home >= 0) if len(samples) == len(self.home) else np.arange(len(samples))
+        steps, oldest = strategy.planned_steps(self.problem, self.answer()), len(getattr(self, "_older", ()))
+        known = RoundInput(self.problem.seed, self.round, clients, samples, steps, strategy.sampled(len(clients)), oldest)
+        return strategy.schedule.next(known)
+
+    def _at_home(self, ids: Ids, *each: NDArray[Any]) -> dict[int, tuple[Any, ...]]:
+        """The clients of each actor, and their part of arrays `[n]` that say something of each."""
         homes = self.home[ids]
-        return {int(actor): (ids[homes == actor],) for actor in np.unique(homes)}
+        return {int(actor): tuple(values[homes == actor] for values in (ids, *each)) for actor in np.unique(homes)}
 
-    def _hands(self, ids: Ids, work: NDArray[np.int64], at_home: bool) -> dict[int, tuple[Any, ...]]:
-        """Which actor works for whom: at home where clients keep memory, else dealt out by the work."""
+    def _assign(self, ids: Ids, steps: Ids, at_home: bool) -> dict[int, tuple[Any, ...]]:
+        """Which actor works for which clients, with how many steps: at home where clients keep memory, else dealt out by the work."""
         if at_home or not self.anywhere:
-            return self._at_home(ids)
-        return {actor: (hand,) for actor, hand in enumerate(deal(ids, work, self.clients.size)) if len(hand)}
+            return self._at_home(ids, steps)
+        parts = deal(ids, steps, self.clients.size)
+        return {actor: (part, steps[np.searchsorted(ids, part)]) for actor, part in enumerate(parts) if len(part)}
 
-    def _count_bytes(self, ids: Ids, up: int, down: int) -> None:
-        self.uplink[ids] += up
-        self.downlink[ids] += down
+    def _deliver(self, ids: Ids) -> Ids:
+        """Bytes of guidance that go down to each of the clients: what it has not got yet."""
+        down: Ids = self._released - self._received[ids]
+        self._received[ids] = self._released
+        return down
+
+    def _count_bytes(self, plan: RoundPlan, up: int, down: Ids) -> None:
+        """Everybody of the plan downloads; what the lost ones send does not arrive, and is not counted."""
+        self.uplink[plan.ids[~plan.lost]] += up
+        self.downlink[plan.ids] += down
 
     def _result(
         self,
@@ -370,14 +376,9 @@ class Server:
         return columns, stats
 
 
-def _joined(reports: Iterable[Report]) -> Report:
-    """One report of all clients, by rising id, without sums and insights."""
-    parts = list(reports)
-    ids = np.concatenate([part.ids for part in parts])
-    order = np.argsort(ids)
-    return Report(
-        ids[order],
-        np.concatenate([part.loss for part in parts])[order],
-        np.concatenate([part.steps for part in parts])[order],
-        {client: why for part in parts for client, why in sorted(part.rejected.items())},
-    )
+def _as_arrays(state: State) -> dict[str, NDArray[Any]]:
+    return {name: value.numpy() for name, value in state.items()}
+
+
+def _as_tensors(arrays: Mapping[str, Any]) -> State:
+    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}

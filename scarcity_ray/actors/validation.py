@@ -76,6 +76,13 @@ def validate_updates(
     return checked
 
 
+def cause(reasons: Sequence[str]) -> tuple[str, bool]:
+    """The reason to give where a round's messages were all rejected for these, and whether it is that numbers grew beyond all
+    bounds, which smaller steps may prevent. One of that kind is given before others."""
+    wild = [why for why in reasons if any(word in why for word in ("not finite", "is not a number from"))]
+    return next(iter(wild or reasons), "nobody sent one"), bool(wild)
+
+
 def require_payload(payload: Any, sizes: Mapping[str, int], k: int) -> None:
     """An insight's payload has the round's columns, each with so many numbers for each of k clients. Raises MalformedUpdate."""
     if not isinstance(payload, Mapping) or set(payload) != set(sizes):
@@ -103,7 +110,9 @@ def _triples(uploads: Any) -> list[tuple[str, Any]]:
 
 def _require(value: object, wanted: Tensor | None, k: int, name: str) -> None:
     """A value of the wanted shape and type for each of k clients."""
-    if wanted is None or not isinstance(value, Tensor) or value.shape != (k, *wanted.shape) or value.dtype != wanted.dtype:
+    if wanted is None:
+        raise MalformedUpdate(f"{name} is {_looks(value)}, and the server has nothing of that name")
+    if not isinstance(value, Tensor) or value.shape != (k, *wanted.shape) or value.dtype != wanted.dtype:
         raise MalformedUpdate(f"{name} is {_looks(value)}, not {_looks(wanted)} for each client")
 
 
@@ -120,4 +129,4 @@ def _wild(largest: Tensor) -> NDArray[np.bool_]:
 def _looks(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    return "nothing the server has" if value is None else type(value).__name__
+    return "nothing" if value is None else type(value).__name__

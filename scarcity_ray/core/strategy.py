@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.federation import Federation, Shards
-from scarcity_ray.core.spec import Spec
+from scarcity_ray.core.registry import Part, Registry
 from scarcity_ray.models import AnyModel
-from scarcity_ray.training.local import Local
+from scarcity_ray.schedules import AnySchedule, Uniform
+from scarcity_ray.training.local import Local, LocalOverrides
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -31,19 +32,20 @@ Where the server has a row for each of several experts, a third says whose mean 
 """
 
 
-class Strategy(Spec):
+class Strategy(Part):
     """What every strategy may set."""
 
-    kind: str
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$", description="how tables call it; its kind if left out")] = None
     rounds: Annotated[int | None, Field(ge=1, description="communication rounds; the scenario's if left out")] = None
-    local: Annotated[Local | None, Field(description="local training; the scenario's if left out")] = None
+    local: Annotated[LocalOverrides | None, Field(description="local training; what is left out is the scenario's")] = None
     model: Annotated[AnyModel | None, Field(description="the model; the scenario's if left out")] = None
+
+    schedule: Annotated[AnySchedule, Field(description="who takes part in a round, and with how much work")] = Uniform()
 
     @property
     def title(self) -> str:
         """The name in tables and files."""
-        return self.name or self.kind
+        return self.name or self.kind_title
 
     @property
     def most_experts(self) -> int:
@@ -61,6 +63,14 @@ class Strategy(Spec):
     def setup_traffic(self, federation: Federation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes up and down of each client before round 1, `[clients]`: what preparing the data cost."""
         return federation.uplink_bytes, federation.downlink_bytes
+
+    def sampled(self, population: int) -> int:
+        """How many of the clients take part in a round."""
+        return population
+
+    def planned_steps(self, problem: Problem, server: Any) -> NDArray[np.int64]:
+        """Local steps of each client in the next round, `[clients]`; a schedule may plan fewer."""
+        return problem.local.steps_for(problem.samples)
 
     def memory(self, problem: Problem) -> State:
         """What one client keeps between rounds, as it is before its first; empty where it keeps nothing."""
@@ -87,10 +97,6 @@ class WeightStrategy(Strategy):
 
     adapts: ClassVar[bool] = False
     """Whether clients `adapt` before they are tested."""
-
-    def sampled(self, population: int) -> int:
-        """How many of the clients take part in a round."""
-        return population
 
     def total_weight(self, samples: NDArray[np.int64]) -> float:
         """The sum of the weights of a cohort whose clients hold that many training rows, `[clients]`."""
@@ -202,6 +208,11 @@ class Lesson:
 class InsightStrategy(Strategy):
     """A strategy whose clients send insights: no weights of a client go up, and no data."""
 
+    def planned_steps(self, problem: Problem, server: Any) -> NDArray[np.int64]:
+        """Those that the guidance says; 0 where it says none."""
+        steps: NDArray[np.int64] = server.each.get("steps", np.zeros_like(problem.samples))
+        return steps
+
     def preparation(self, problem: Problem) -> tuple[WeightStrategy, Problem, int] | None:
         """A strategy of weights, its problem, and how many of its rounds come before the insights; None for none."""
         return None
@@ -236,3 +247,6 @@ class InsightStrategy(Strategy):
     def answer(self, guidance: Guidance, mine: State) -> Tensor | None:
         """The rows to evaluate, `[1, P]` or `[k, P]`; None while there is no model yet."""
         raise NotImplementedError
+
+
+STRATEGIES: Registry[Strategy] = Registry("strategy", Strategy)

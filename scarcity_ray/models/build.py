@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from functools import reduce
 from itertools import pairwise
 
 import torch
 from torch import nn
 
+from scarcity_ray.core.importing import load_object
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.models.specs import CNN, MLP, Import, Linear
@@ -68,21 +67,14 @@ def _cnn(spec: CNN, shape: tuple[int, ...], outputs: int) -> nn.Sequential:
 
 
 def _imported(spec: Import) -> nn.Module:
-    path, _, name = spec.path.partition(":")
     where = ("model", "path")
-    try:
-        found = importlib.import_module(path)
-    except Exception as error:  # an import runs the user's code, which may raise anything
-        raise SpecError(where, spec.path, f"module {path} cannot be imported: {type(error).__name__}: {error}") from error
-    try:
-        factory = reduce(getattr, name.split("."), found)
-    except AttributeError as error:
-        raise SpecError(where, spec.path, f"module {path} has no {name}") from error
+    factory = load_object(spec.path, where)
     if not callable(factory):
+        name = spec.path.partition(":")[2]
         raise SpecError(where, spec.path, f"{name} is a {type(factory).__name__}, not a function or class to call")
     try:
         module = factory(**spec.args)
-    except Exception as error:  # as above
+    except Exception as error:  # the user's code runs here, which may raise anything
         raise SpecError(("model", "args"), spec.args, f"{spec.path} raises {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise SpecError(where, spec.path, f"it returns a {type(module).__name__}, not a torch.nn.Module")

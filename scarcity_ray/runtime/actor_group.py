@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.core.strategy import Guidance, InsightStrategy, Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.hashing import fingerprint

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
@@ -23,6 +24,7 @@ from scarcity_ray.runtime.failure_policy import Decision, Failure, FailurePolicy
 from scarcity_ray.runtime.fleet import ActorLost, describe_error, remedy
 from scarcity_ray.runtime.observers import Checkpointer, Observer, Round, StrategyRun
 from scarcity_ray.runtime.observers.checkpoints import History
+from scarcity_ray.runtime.observers.log import all_rejected
 from scarcity_ray.runtime.plan import RunPlan, prepare
 from scarcity_ray.scenario import Scenario
 
@@ -110,9 +112,10 @@ class Driver:
         self.observers, self.checkpoints, self.policy = observers, checkpoints, policy or FailurePolicy()
         self.ended: dict[tuple[str, int], Status] = checkpoints.ended()
         self.recorded = 0  # the last round of the strategy that the observers have seen
+        self.rejections: dict[str, str] = {}  # of strategies that diverged in this process: what was wrong, in a sentence
 
     def run(self, plan: RunPlan, directory: Path, release: Callable[[], None]) -> list[str]:
-        """Plays everything and returns the names of strategies that diverged.
+        """Plays everything and returns a sentence for each strategy that diverged.
 
         plan: of the first seed. directory: the run's. release: called once the actors are no longer needed, before summary and plots.
         Raises RunFailed, and OSError where the end of the run cannot be written.
@@ -131,7 +134,9 @@ class Driver:
         finally:
             release()
             self._end(error)
-        return list(dict.fromkeys(name for (name, _), status in self.ended.items() if status == "diverged"))
+        diverged = dict.fromkeys(name for (name, _), status in self.ended.items() if status == "diverged")
+        unknown = "diverged: every update of a round was rejected (logs/scarcity.log says why)"
+        return [self.rejections.get(name, f"{name} {unknown}") for name in diverged]
 
     def _end(self, error: BaseException | None) -> None:
         """error: what ended the run early; an error in what is written now must not hide it."""
@@ -175,6 +180,8 @@ class Driver:
 
         for result in rounds(run.plan, self.group, start, history, keep=self.checkpoints.is_due):
             round, diverged = Round.of(run, result), result.diverged
+            if diverged:
+                self.rejections.setdefault(run.name, all_rejected(run.name, result))
             if round.number > self.recorded:
                 for observer in self.observers:
                     observer.on_round(run, round)

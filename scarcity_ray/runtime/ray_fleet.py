@@ -30,6 +30,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from scarcity_ray.core.importing import USER_MODULES
 from scarcity_ray.runtime import ray_nodes
 from scarcity_ray.runtime.fleet import ActorLost, OutOfMemory, WorkerError, describe_error
 from scarcity_ray.runtime.placement import NodeResources
@@ -82,11 +83,13 @@ class RayFleet:
         self.size = len(orders)
 
     def put(self, value: Any) -> Any:
+        _send_user_modules()
         if isinstance(value, dict) and sum(getattr(part, "nbytes", _INLINE) for part in value.values()) < _INLINE:
             return value  # inside the calls it arrives a millisecond sooner than by reference
         return ray.put(value)
 
     def start(self, method: Callable[..., Any], orders: Mapping[int, tuple[Any, ...]], shared: tuple[Any, ...] = ()) -> Any:
+        _send_user_modules()
         name = method.__name__
         return name, {index: getattr(self.handles[index], name).remote(*shared, *order) for index, order in orders.items()}
 
@@ -171,6 +174,12 @@ def _out_of_memory(error: RayError) -> str | None:
         return None
     used = re.search(r"was ([\d.]+ ?[KMGT]?B) used / ([\d.]+ ?[KMGT]?B)", description)
     return f", {used[1]} of {used[2]} in use" if used else ""
+
+
+def _send_user_modules() -> None:
+    """Makes classes of the user's own modules travel with their code: a worker's Python may not find the modules."""
+    for module in USER_MODULES.values():
+        ray.cloudpickle.register_pickle_by_value(module)
 
 
 def _to_log(data: dict[str, Any], **_: Any) -> None:

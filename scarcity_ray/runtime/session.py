@@ -66,7 +66,7 @@ class Session:
     def play(
         self, scenario: Scenario, base_dir: Path, directory: Path, plan: RunPlan, progress: Progress, last: Checkpoint | None = None
     ) -> list[str]:
-        """Plays a scenario into a directory and returns the names of strategies that diverged.
+        """Plays a scenario into a directory and returns a sentence for each strategy that diverged.
 
         plan: of its first seed. last: the checkpoint that the run in the directory continues from. Raises SpecError before anything is
         written, RunFailed.

@@ -139,7 +139,7 @@ def _played(
     if show:
         show_final(console, results.summary, directory)
     if diverged:
-        raise RunFailed(f"{', '.join(diverged)} diverged: every update of a round was rejected (try a smaller lr)", directory)
+        raise RunFailed("\n".join(diverged), directory)
     return results
 
 

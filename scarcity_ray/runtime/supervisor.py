@@ -28,9 +28,9 @@ def supervise(notify: Callable[[str], None]) -> int:
     """Returns in a child process, and again in a new one whenever the last was killed: the number of those killed until then.
 
     The process that calls it supervises the children: it forwards signals to them, and exits as the last of them exits. Killed means
-    ended by a signal that was not forwarded, or by an exit that skips Python's own, as Ray ends a driver.
-    notify: takes a line for the user, in the supervising process.
-    Call it before any thread is started. Where the system is not Linux it returns 0 at once, without a child.
+    ended by a signal that was not forwarded, or by an exit that skips Python's own, as Ray ends a driver. notify: takes a line for
+    the user, in the supervising process. Call it before any thread is started. Where the system is not Linux it returns 0 at once,
+    without a child.
     Raises ProcessLost, in the supervising process.
     """
     if sys.platform != "linux":

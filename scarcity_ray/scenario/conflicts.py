@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from scarcity_ray.core.registry import class_title
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.data.held_out import participants
 from scarcity_ray.ensemble.representation import Representation
-from scarcity_ray.strategies import AnyStrategy
 
 if TYPE_CHECKING:
     from scarcity_ray.scenario.schema import Scenario
@@ -49,6 +48,7 @@ def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
     yield from _models(data, listed)
     for place, strategy in listed:
         yield from _cohort(("strategies", place), strategy, clients)
+        yield from _local(("strategies", place), _section(strategy, "local"), _section(data, "local"))
         yield from _preparation(("strategies", place), strategy, _count(data.get("rounds")))
     yield from _execution(_section(data, "execution"), clients)
     sample = _count(_section(data, "evaluation").get("clients"))
@@ -65,7 +65,7 @@ def _participants(data: Mapping[str, Any]) -> int | None:
 def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
     first: dict[str, int] = {}
     for place, strategy in listed:
-        title = strategy.get("name") or strategy.get("kind")
+        title = strategy.get("name") or strategy_name(strategy)
         if not isinstance(title, str):
             continue
         known = first.setdefault(title.casefold(), place)  # names become files, and some disks do not tell Ditto from ditto
@@ -77,15 +77,13 @@ def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
 def _models(data: Mapping[str, Any], listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
     if data.get("model") is not None:
         return
-    classes = _classes()
     needing = [
-        strategy["kind"]
+        strategy_name(strategy)
         for _, strategy in listed
         if strategy.get("model") is None
-        and isinstance(strategy.get("kind"), str)
-        and strategy["kind"] in classes
+        and (cls := STRATEGIES.find(strategy)) is not None
         and (
-            classes[strategy["kind"]].problem is Strategy.problem  # a strategy that brings a model of its own says so there
+            cls.problem is Strategy.problem  # a strategy that brings a model of its own says so there
             or _section(strategy, "representation").get("kind") == "trunk"
         )
     ]
@@ -101,6 +99,14 @@ def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | N
     count = _count(sampled)
     if count and clients and count > clients:
         yield SpecError((*path, "clients_per_round"), count, f"data.clients is {clients:,}; allowed: at most {clients:,}")
+
+
+def _local(path: tuple[str, int], own: Mapping[str, Any], everybodys: Mapping[str, Any]) -> Iterator[SpecError]:
+    """A momentum where the scenario's optimizer, which is inherited, has none."""
+    momentum = own.get("momentum")
+    if isinstance(momentum, int | float) and momentum > 0 and "optimizer" not in own and everybodys.get("optimizer") == "adam":
+        message = "momentum is SGD's, and local.optimizer is adam; leave it out, or set `optimizer: sgd` beside it"
+        yield SpecError((*path, "local", "momentum"), momentum, message)
 
 
 def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], everybodys: int | None) -> Iterator[SpecError]:
@@ -122,18 +128,18 @@ def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], everybodys:
 
 def _representation(strategy: Mapping[str, Any]) -> Any:
     """A strategy's representation; None where it has none, or one that cannot be read."""
-    kind = strategy.get("kind")
-    field = _classes()[kind].model_fields.get("representation") if isinstance(kind, str) and kind in _classes() else None
+    cls = STRATEGIES.find(strategy)
+    field = None if cls is None else cls.model_fields.get("representation")
     try:
         return field and TypeAdapter(Representation).validate_python(strategy.get("representation", field.default))
     except ValidationError:
         return None
 
 
-@functools.cache
-def _classes() -> dict[str, type[Strategy]]:
-    """Strategies by kind."""
-    return {kind: cls for cls in get_args(get_args(AnyStrategy)[0]) for kind in get_args(cls.model_fields["kind"].annotation)}
+def strategy_name(strategy: Mapping[str, Any]) -> str:
+    """What a strategy is called where it has no `name`: its kind, or the name of the class that it imports."""
+    kind, path = strategy.get("kind"), strategy.get("path")
+    return class_title(path.rpartition(":")[2].rpartition(".")[2]) if kind == "import" and isinstance(path, str) else str(kind)
 
 
 def _execution(execution: Mapping[str, Any], clients: int | None) -> Iterator[SpecError]:

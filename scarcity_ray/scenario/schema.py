@@ -90,6 +90,9 @@ class Scenario(Spec):
     def _without_conflicts(self) -> Self:
         if found := conflicts(self.model_dump()):
             raise SpecErrors(found)
+        # Written out, so that a resolved scenario says what each strategy trains by.
+        whole = [one if one.local is None else one.model_copy(update={"local": one.local.over(self.local)}) for one in self.strategies]
+        object.__setattr__(self, "strategies", whole)  # of a frozen class, which is not in use yet
         return self
 
     @property

@@ -1,39 +1,24 @@
-"""The strategies that YAML names."""
+"""The strategies, one paper a file. Each registers itself under the `kind` that YAML names, so a new one is a new file here."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from scarcity_ray.core.strategy import STRATEGIES, Strategy
 
-from scarcity_ray.strategies.fed_avg import FedAvg
-from scarcity_ray.strategies.gradient_exchange import GradientExchange
-from scarcity_ray.strategies.hier_fed_avg import HierFedAvg
-from scarcity_ray.strategies.ifca import Ifca
-from scarcity_ray.strategies.insight_exchange import InsightExchange
-from scarcity_ray.strategies.local_only import LocalOnly
-from scarcity_ray.strategies.per_fed_avg import PerFedAvg
-from scarcity_ray.strategies.pooled import Pooled
-from scarcity_ray.strategies.prototypes import Prototypes
-from scarcity_ray.strategies.reptile import Reptile
-from scarcity_ray.strategies.sf_hfe import SfHfe
+STRATEGIES.collect(__name__)
 
-AnyStrategy = Annotated[
-    LocalOnly | Pooled | FedAvg | HierFedAvg | Ifca | Reptile | PerFedAvg | InsightExchange | GradientExchange | Prototypes | SfHfe,
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:
+    AnyStrategy = Strategy
+else:
+    AnyStrategy = STRATEGIES.annotation()
 
-__all__ = [
-    "AnyStrategy",
-    "FedAvg",
-    "GradientExchange",
-    "HierFedAvg",
-    "Ifca",
-    "InsightExchange",
-    "LocalOnly",
-    "PerFedAvg",
-    "Pooled",
-    "Prototypes",
-    "Reptile",
-    "SfHfe",
-]
+__all__ = ["AnyStrategy"]
+
+
+def __getattr__(name: str) -> Any:
+    """A strategy's class by its name, as `scarcity_ray.strategies.FedAvg`."""
+    for cls in STRATEGIES.classes.values():
+        if cls.__name__ == name:
+            return cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

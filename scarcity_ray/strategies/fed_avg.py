@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from scarcity_ray.core.strategy import SampledStrategy, State, Uploads
+from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, State, Uploads
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class FedAvg(SampledStrategy):
     """One global model: w <- sum over the cohort of (n_i / n) w_i, each w_i from local SGD that starts at w."""
 

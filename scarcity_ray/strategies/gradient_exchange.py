@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.randomness import stream
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES, Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.problem import Problem
@@ -58,6 +58,7 @@ def basis(layout: Layout, dimensions: int, seed: int, round: int) -> Basis:
     return Basis(bucket, sign, dimensions)
 
 
+@STRATEGIES.register
 class GradientExchange(InsightStrategy):
     """FedAvg through a keyhole. All clients hold one model x, at first that of the seed. A round: each trains from x, to y,
     and sends `B^T (x - y)`, B the basis of the round; the MetaLearner averages these by training rows, the mean m goes

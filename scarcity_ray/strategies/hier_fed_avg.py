@@ -12,11 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import SampledStrategy, State, Uploads
+from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, State, Uploads
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class HierFedAvg(SampledStrategy):
     """Averages near the clients each round, and over all only now and then. A client's edge is its group in the data.
 

@@ -14,11 +14,12 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.randomness import hash64
-from scarcity_ray.core.strategy import SampledStrategy, State, Uploads
+from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, State, Uploads
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class Ifca(SampledStrategy):
     """A model for each cluster of clients, where a client is of the cluster whose model fits its training rows best.
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES, Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -55,6 +55,7 @@ def appetite(steps: NDArray[Any], improvement: NDArray[Any]) -> NDArray[np.float
     return rate
 
 
+@STRATEGIES.register
 class InsightExchange(InsightStrategy):
     """The seed's Stage 3. A round: each client's number of local steps goes down (4 bytes), it trains its own model that
     much, and one insight, its scalar part, goes up. No weights move either way.

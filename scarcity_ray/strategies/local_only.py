@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.core.federation import Federation
-from scarcity_ray.core.strategy import State, Uploads, WeightStrategy
+from scarcity_ray.core.strategy import STRATEGIES, State, Uploads, WeightStrategy
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class LocalOnly(WeightStrategy):
     """Each client goes on with its own model, from the common initial one."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import State
+from scarcity_ray.core.strategy import STRATEGIES, State
 from scarcity_ray.strategies.outer_step import OuterStep
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.evaluate import mean_over_rows
@@ -24,6 +24,7 @@ from scarcity_ray.training.optimizer import Affine, optimizer_for
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class PerFedAvg(OuterStep):
     """An initial model that does well after one gradient step of each client: min over x of mean_i f_i(x - alpha grad f_i(x)).
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.core.federation import Federation, Shards
-from scarcity_ray.core.strategy import State, Uploads, WeightStrategy
+from scarcity_ray.core.strategy import STRATEGIES, State, Uploads, WeightStrategy
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
@@ -17,6 +17,7 @@ from scarcity_ray.training.task import Task
 _ONE_MODEL = FedAvg()  # with a single client, averaging is that client's training
 
 
+@STRATEGIES.register
 class Pooled(WeightStrategy):
     """One virtual client holds all training rows and trains as any client does; its model is tested on every client.
 

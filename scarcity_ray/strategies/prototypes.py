@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import Guidance, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES, Guidance, Lesson, State
 from scarcity_ray.ensemble.class_means import ClassMeans, class_means, credible, linear_head, together
 from scarcity_ray.ensemble.heads import as_rows, head_state
 from scarcity_ray.strategies.represented import Represented
@@ -23,6 +23,7 @@ from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class Prototypes(Represented):
     """The nearest class mean on a fixed representation, from one message a client; no training and no weights up (but for a
     trunk that is trained first, see ensemble.representation).

@@ -100,7 +100,7 @@ class Represented(InsightStrategy):
         if not rounds:
             return None
         assert problem.base is not None
-        return FedAvg(), problem.base, rounds
+        return FedAvg(schedule=self.schedule), problem.base, rounds
 
     def open(self, problem: Problem, prepared: State | None = None) -> Guidance:
         """A trunk's weights, or a seed (8 bytes); nothing has to be said of the others before the first messages.

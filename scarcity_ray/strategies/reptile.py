@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import State
+from scarcity_ray.core.strategy import STRATEGIES, State
 from scarcity_ray.strategies.outer_step import OuterStep
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.task import Task
 
 
+@STRATEGIES.register
 class Reptile(OuterStep):
     """An initial model from which each client's own training gets far: x <- x + outer * mean_i (w_i - x).
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import Guidance, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES, Guidance, Lesson, State
 from scarcity_ray.ensemble.heads import as_rows, head_state
 from scarcity_ray.ensemble.learning import Learned, learn
 from scarcity_ray.ensemble.moments import Moments, Packing, targets, with_constant
@@ -29,6 +29,7 @@ from scarcity_ray.training.task import Task
 _FORGOTTEN = 1e-3  # what a message counts at least for it to be read again
 
 
+@STRATEGIES.register
 class SfHfe(Represented):
     """Least squares on a fixed representation, from one message of moments a client (see ensemble.moments).
 

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from scarcity_ray.core.spec import Spec
 
@@ -18,7 +20,7 @@ class Local(Spec):
     be smaller; its loss is the mean over its own rows (`DataLoader(shuffle=True, drop_last=False)`).
     """
 
-    epochs: Annotated[int | None, Field(ge=1, description="passes over the client's rows a round; 1 if steps is left out too")] = None
+    epochs: Annotated[int | None, Field(ge=1, description="passes over the client's rows a round; 1 if steps is not set")] = None
     steps: Annotated[int | None, Field(ge=1, description="minibatches a round, in place of epochs")] = None
     batch_size: Annotated[int, Field(ge=1, description="rows of a minibatch")] = 10
     lr: Annotated[float, Field(gt=0, description="step size")] = 0.1
@@ -49,3 +51,40 @@ class Local(Spec):
             return np.where(samples > 0, self.steps, 0).astype(np.int64)
         steps: NDArray[np.int64] = -(-samples // self.batch_size) * (self.epochs or 1)
         return steps
+
+
+class LocalOverrides(Local):
+    """A strategy's own local training: what it does not set is the scenario's (see `over`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_by_default(cls, values: Any) -> Any:
+        """No default is set here, so that `model_fields_set` says what was. A whole Local sets everything."""
+        return dict(values) if type(values) is Local else values
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name in self.model_fields_set}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """No field has a default of its own."""
+        schema = handler(core_schema)
+        for field in handler.resolve_ref_schema(schema)["properties"].values():
+            field.pop("default", None)
+        return schema
+
+    def over(self, local: Local) -> LocalOverrides:
+        """These settings, each that is not set taken from the scenario's, so that all of them are set.
+
+        epochs and steps are one setting, how long: either replaces the other, and neither is set by null. `optimizer: adam`
+        replaces an inherited momentum too, which is SGD's alone: who asks for adam asks for its own. Raises ValueError for a
+        momentum set here where adam is inherited.
+        """
+        own, inherited = {name: getattr(self, name) for name in self.model_fields_set}, dict(local)
+        length = {name: own.pop(name, None) for name in ("epochs", "steps")}
+        if any(length.values()):
+            inherited |= length
+        if own.get("optimizer") == "adam":
+            inherited["momentum"] = 0.0
+        return LocalOverrides(**inherited | own)

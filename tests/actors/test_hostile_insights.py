@@ -13,7 +13,7 @@ import torch
 from helpers.lies import CLIENTS, NUMBERS, Lie, objects, server_of
 from torch import Tensor
 
-from scarcity_ray.actors.client import Report
+from scarcity_ray.actors.report import Report
 from scarcity_ray.core import insights
 from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State
 from scarcity_ray.runtime.fleet import LocalFleet

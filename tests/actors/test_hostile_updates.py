@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scarcity_ray import Server, simulate
-from scarcity_ray.actors.client import Report
+from scarcity_ray.actors.report import Report
 from scarcity_ray.core.strategy import State, Uploads
 from scarcity_ray.scenario import parse
 from scarcity_ray.strategies import FedAvg, HierFedAvg, Ifca, LocalOnly
@@ -281,5 +281,5 @@ def test_a_module_that_spoils_every_update_ends_its_strategy_and_keeps_the_model
     (tmp_path / "treacherous.py").write_text(TREACHEROUS)
     monkeypatch.syspath_prepend(tmp_path)
     model = {"kind": "import", "path": "treacherous:Treacherous"}
-    with pytest.raises(RunFailed, match="fed_avg diverged"):
+    with pytest.raises(RunFailed, match=r"fed_avg diverged: every update .* \(try a smaller lr\)"):
         simulate(scenario(model=model), out=tmp_path / "run")

@@ -115,11 +115,11 @@ def test_a_fit_without_a_client_is_a_fit_without_it() -> None:
     ("transforms", "alpha", "groups"),
     [
         ([{"kind": "rotate", "groups": 3}], None, 3),
-        ([{"kind": "rotate", "groups": 4}], None, 4),
-        ([{"kind": "permute_labels", "groups": 3}], None, 3),
-        ([{"kind": "rotate", "groups": 3}], 0.3, 3),
+        pytest.param([{"kind": "rotate", "groups": 4}], None, 4, marks=pytest.mark.slow),
+        pytest.param([{"kind": "permute_labels", "groups": 3}], None, 3, marks=pytest.mark.slow),
+        pytest.param([{"kind": "rotate", "groups": 3}], 0.3, 3, marks=pytest.mark.slow),
         ([], None, 1),
-        ([], 0.1, 1),
+        pytest.param([], 0.1, 1, marks=pytest.mark.slow),
     ],
     ids=["three turns", "four turns", "other labels", "turns and skewed labels", "none", "skewed labels"],
 )

@@ -104,14 +104,15 @@ def test_a_model_of_one_layer_has_no_trunk() -> None:
         Trunk().width(replace(of_images(), module=nn.Linear(20, 3)))
 
 
-def test_a_pilot_finds_the_bandwidth_that_foretells_clients_left_out() -> None:
+def test_a_pilot_finds_the_bandwidth_that_predicts_clients_left_out() -> None:
     rng = np.random.default_rng(6)
     problem = make_problem(nn.Linear(2, 1), local=Local(), task="regression", outputs=1, shape=(2,), samples=np.full(30, 40), seed=1)
     for frequency, expected in ((0.5, max), (6.0, min)):  # a smooth target wants wide kernels, a rough one narrow ones
         messages = []
         for _ in range(30):
             x = torch.from_numpy(rng.uniform(-1, 1, (40, 2))).float()
-            messages.append(pilot.message(problem, 1.0, x, torch.sin(frequency * x[:, :1]) + 0.01 * torch.randn(40, 1)).numpy())
+            noise = 0.01 * torch.from_numpy(rng.standard_normal((40, 1))).float()
+            messages.append(pilot.message(problem, 1.0, x, torch.sin(frequency * x[:, :1]) + noise).numpy())
         assert messages[0].shape == (pilot.numbers(problem),)
         found = pilot.best(problem, 1.0, np.stack(messages), np.full(30, 40))
         middle = sorted(pilot.MULTIPLES)[len(pilot.MULTIPLES) // 2]

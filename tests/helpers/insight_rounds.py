@@ -12,7 +12,8 @@ from torch import nn
 from helpers.played import federation, shards
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.meta_learner import MetaLearner
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.insights import make
 from scarcity_ray.core.strategy import InsightStrategy

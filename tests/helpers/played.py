@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from scarcity_ray.actors.client import Client
-from scarcity_ray.actors.server import RoundResult, Server
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.actors.server import Server
 from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.strategy import WeightStrategy
 from scarcity_ray.runtime.fleet import LocalFleet

@@ -47,6 +47,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_keeps_its_rounds(tmp_path: Path, small_disk: Path) -> None:
     done = run(tmp_path, "disk/run", rounds=100_000, evaluation={"every": 1})
     assert done.returncode == 1
@@ -59,6 +60,7 @@ def test_a_full_disk_ends_the_run_and_keeps_its_rounds(tmp_path: Path, small_dis
     assert not list((small_disk / "run").glob(".*"))  # no draft takes what room is left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "file"), [
     (1_500, "environment.json"), (8_000, ".insights.parquet/part-00000000.parquet"),
     (11_000, "models/fed_avg.safetensors"),
@@ -70,6 +72,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, most: int, file:
     assert done.stderr.splitlines()[1].startswith("kept in run: ")
 
 
+@pytest.mark.slow
 def test_a_plot_that_cannot_be_drawn_fails_no_run(tmp_path: Path) -> None:
     done = run(tmp_path, "run", 30_000, rounds=1)
     assert done.returncode == 0, done.stderr

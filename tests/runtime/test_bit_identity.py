@@ -54,8 +54,9 @@ def test_packings_in_one_process(execution: dict[str, Any], reference: dict[str,
     assert hashes(tmp_path / "run", ray=False, **execution) == reference
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("execution", [{}, {"actors": 5}, {"clients_per_actor": 7}])
+@pytest.mark.parametrize(
+    "execution", [{}, *(pytest.param(one, marks=pytest.mark.slow) for one in ({"actors": 5}, {"clients_per_actor": 7}))]
+)
 def test_ray_actors(execution: dict[str, Any], reference: dict[str, str], tmp_path: Path, ray_session: RayLauncher) -> None:
     assert hashes(tmp_path / "run", ray=True, cpus=2, **execution) == reference
 

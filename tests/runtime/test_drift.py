@@ -50,6 +50,7 @@ def test_drift_needs_groups_to_go_to() -> None:
         parse(plain)
 
 
+@pytest.mark.slow
 def test_with_forgetting_the_ensemble_follows_and_without_it_does_not(tmp_path: Path) -> None:
     shared = {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 64}, "experts": 3, "personal": False}
     strategies = [shared | {"name": "all", "forgetting": 1.0}, shared | {"name": "follows", "forgetting": 0.2}, {"kind": "fed_avg"}]

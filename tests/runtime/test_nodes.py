@@ -106,9 +106,9 @@ def on_two_nodes() -> None:
         assert [ray_nodes.cluster_address(address) for address in (None, "local", "ray://a:1")] == ["auto", None, "ray://a:1"]
 
         assert ray_nodes.request(3, 300, pytest.fail) == there  # it is there: nobody waits
-        told: list[str] = []
-        assert ray_nodes.request(8, 300, told.append) == there  # nothing adds nodes here: nobody waits for the end
-        assert told[0] == "waiting for CPUs of the cluster: 3 of 8, 0 s of at most 300 s"
+        lines: list[str] = []
+        assert ray_nodes.request(8, 300, lines.append) == there  # nothing adds nodes here: it returns before the end
+        assert lines[0] == "waiting for CPUs of the cluster: 3 of 8, 0 s of at most 300 s"
         groups = ray.util.placement_group_table().values()
         assert {group["state"] for group in groups} == {"REMOVED"}
 
@@ -148,10 +148,10 @@ def dry_run() -> list[str]:
 
 def on_a_cluster_that_grows() -> None:
     with head(no_monitor=True) as cluster:  # an autoscaler that never says that nothing comes
-        told: list[str] = []
-        assert ray_nodes.request(2, 1.5, told.append) == []
-        assert [line.partition(",")[0] for line in told] == ["waiting for CPUs of the cluster: 0 of 2"] * len(told)
-        assert told
+        lines: list[str] = []
+        assert ray_nodes.request(2, 1.5, lines.append) == []
+        assert [line.partition(",")[0] for line in lines] == ["waiting for CPUs of the cluster: 0 of 2"] * len(lines)
+        assert lines
 
         waits = threading.Event()
         with ThreadPoolExecutor() as other:  # Ray starts nodes from the main thread only

@@ -1,4 +1,4 @@
-"""A run that was cut short goes on from its last checkpoint to the end it would have had, or says why it does not."""
+"""A run that was cut short continues from its last checkpoint to the end it would have had, or says why it does not."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ def cut(**changes: Any) -> dict[str, Any]:
 def lasting(directory: Path) -> tuple[Any, ...]:
     """The summary and the tables of a run, without times."""
 
-    def plain(told: Any) -> Any:
-        return {name: plain(value) for name, value in told.items() if not wall_clock(name)} if isinstance(told, dict) else told
+    def plain(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: plain(inner) for name, inner in value.items() if not wall_clock(name)}
 
     tables = [pq.read_table(directory / f"{name}.parquet") for name in ("rounds", "clients", "insights")]
     return plain(Results.load(directory).summary), *(
@@ -179,7 +181,7 @@ TROUBLE: dict[str, Any] = {"steps": 0, "error": None}
 
 
 class Troubled(torch.nn.Module):
-    """A linear model that raises what it is told to."""
+    """A linear model that raises what the test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,8 +194,8 @@ class Troubled(torch.nn.Module):
         return self.layer(x)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("error", "told"), [(KeyboardInterrupt(), Interrupted), (ValueError("no more"), RunFailed)])
-def test_after_an_interrupt_or_a_failure_it_goes_on(error: BaseException, told: type[Exception], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("error", "raised"), [(KeyboardInterrupt(), Interrupted), (ValueError("no more"), RunFailed)])
+def test_after_an_interrupt_or_a_failure_it_goes_on(error: BaseException, raised: type[Exception], tmp_path: Path) -> None:
     model = {"kind": "import", "path": f"{__name__}:Troubled"}
     strategies = [{"kind": "fed_avg"}, {"kind": "local_only"}]
     content = cut(model=model, local=FEW_STEPS, strategies=strategies, rounds=4, execution={"ray": False, "checkpoint_every": 1})
@@ -202,7 +204,7 @@ def test_after_an_interrupt_or_a_failure_it_goes_on(error: BaseException, told: 
     steps = -TROUBLE["steps"]
     for share in (0.3, 0.8):  # in the first strategy or the second, of the first seed or the second
         TROUBLE.update(steps=int(share * steps), error=error)
-        with pytest.raises(told) as ended:
+        with pytest.raises(raised) as ended:
             simulate(content, out=tmp_path / "run", force=True)
         assert ended.value.directory == tmp_path / "run"  # type: ignore[attr-defined]
         assert "interrupted" in {one["status"] for one in statuses(tmp_path / "run")}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.runtime.ray_fleet import RayLauncher
 from scarcity_ray.runtime.simulation import OutputExists, RunFailed
 from scarcity_ray.scenario import parse
+from scarcity_ray.strategies.fed_avg import FedAvg
+from scarcity_ray.strategies.gradient_exchange import GradientExchange
 
 STRATEGIES = [
     {"kind": "local_only"},
@@ -109,13 +112,65 @@ def test_repeats_are_runs_of_their_own_seeds(tmp_path: Path) -> None:
 
 def test_a_strategy_that_diverges_is_marked_and_the_others_run(tmp_path: Path) -> None:
     wild = {"kind": "fed_avg", "name": "wild", "local": {"epochs": 5, "batch_size": 8, "lr": 1e30}}
-    with pytest.raises(RunFailed, match="wild diverged") as failed:
+    told = r"^wild diverged: every update of round 1 was rejected: x is not finite, or beyond 1e\+30 \(try a smaller lr\)$"
+    with pytest.raises(RunFailed, match=told) as failed:
         simulate(scenario(strategies=[wild, {"kind": "fed_avg"}]), out=tmp_path / "run")
     assert failed.value.directory == tmp_path / "run"
     kept = Results.load(tmp_path / "run")
     found = {name: (entry["status"], entry["rounds"]) for name, entry in kept.summary["strategies"].items()}
     assert found == {"wild": ("diverged", 1), "fed_avg": ("finished", 3)}
     assert "is rejected" in (tmp_path / "run/logs/scarcity.log").read_text()
+
+
+def renamed(sent: dict[str, Any]) -> dict[str, Any]:
+    return {"weights": sent["x"]}
+
+
+def too_short(sent: dict[str, Any]) -> dict[str, Any]:
+    value, weight = sent["x"]
+    return {"x": (value[:, :5], weight)}
+
+
+def too_heavy(sent: dict[str, Any]) -> dict[str, Any]:
+    value, weight = sent["x"]
+    return {"x": (value, weight + 1)}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (renamed, "weights is float32 [1, 928], and the server has nothing of that name"),
+        (too_short, "x is float32 [1, 5], not float32 [928] for each client"),
+        (too_heavy, "the weight of x is more than its rows are worth"),
+    ],
+)
+def test_a_strategy_whose_updates_have_another_form_is_told_so_and_not_to_learn_slower(
+    spoil: Callable[[dict[str, Any]], dict[str, Any]], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = FedAvg.update
+
+    def update(strategy: FedAvg, *args: Any) -> Any:
+        sent, mine = right(strategy, *args)
+        return spoil(dict(sent)), mine
+
+    monkeypatch.setattr(FedAvg, "update", update)
+    with pytest.raises(RunFailed) as failed:
+        simulate(scenario(strategies=[{"kind": "fed_avg", "name": "mine"}, {"kind": "local_only"}]), out=tmp_path / "run")
+    told = f"mine: every update of round 1 was rejected: {why}"
+    assert failed.value.message == told
+    assert f"{told}; stopped" in (tmp_path / "run/logs/scarcity.log").read_text()
+
+
+def test_a_strategy_whose_insights_have_another_form_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = GradientExchange.act
+
+    def act(strategy: GradientExchange, *args: Any) -> Any:
+        payload, mine = right(strategy, *args)
+        return {name: value[:, :3] for name, value in payload.items()}, mine
+
+    monkeypatch.setattr(GradientExchange, "act", act)
+    with pytest.raises(RunFailed, match=r"^gradient_exchange: every insight of round 1 was rejected: .* not 20 numbers for each client$"):
+        simulate(scenario(strategies=[{"kind": "gradient_exchange", "dimensions": 20}]), out=tmp_path / "run")
 
 
 def test_a_second_run_does_not_write_over_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

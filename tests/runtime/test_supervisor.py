@@ -24,7 +24,7 @@ from scarcity_ray.runtime.supervisor import ProcessLost, supervise
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as the program does: a script's background jobs ignore it
 try:
-    vanished = supervise(lambda line: print("told:", line))
+    vanished = supervise(lambda line: print("notified:", line))
 except ProcessLost as error:
     sys.exit(f"vanished: {error}")
 with open("played", "a") as file:
@@ -40,8 +40,8 @@ def started(folder: Path, act: str) -> subprocess.Popen[str]:
 
 def ended(folder: Path, act: str) -> tuple[int, str, str]:
     program = started(folder, act)
-    said, told = program.communicate(timeout=60)
-    return program.returncode, said, told
+    out, err = program.communicate(timeout=60)
+    return program.returncode, out, err
 
 
 def playing(folder: Path) -> int:
@@ -55,9 +55,9 @@ def playing(folder: Path) -> int:
 
 @pytest.mark.parametrize(("act", "code"), [("", 0), ("sys.exit(3)", 3), ("sys.exit(130)", 130), ("raise ValueError('mine')", 1)])
 def test_a_process_that_ends_by_itself_is_not_followed(tmp_path: Path, act: str, code: int) -> None:
-    found, said, told = ended(tmp_path, act)
-    assert (found, said) == (code, "")
-    assert ("ValueError: mine" in told) == ("mine" in act)
+    found, out, err = ended(tmp_path, act)
+    assert (found, out) == (code, "")
+    assert ("ValueError: mine" in err) == ("mine" in act)
     assert len((tmp_path / "played").read_text().split()) == 1
 
 
@@ -67,16 +67,16 @@ def test_a_process_that_ends_by_itself_is_not_followed(tmp_path: Path, act: str,
 def test_a_killed_process_is_followed_by_another(tmp_path: Path, how: str, words: str) -> None:
     code, said, _ = ended(tmp_path, f"if vanished < 2: {how}\nprint('vanished', vanished)")
     assert code == 0
-    *told, last = said.splitlines()
+    *lines, last = said.splitlines()
     assert last == "vanished 2"
-    assert len(told) == 2
-    assert all(words in line and line.endswith("another goes on with it") for line in told)
+    assert len(lines) == 2
+    assert all(words in line and line.endswith("another goes on with it") for line in lines)
 
 
 def test_not_for_ever(tmp_path: Path) -> None:
-    code, _, told = ended(tmp_path, "os._exit(1)")
+    code, _, err = ended(tmp_path, "os._exit(1)")
     assert code == 1
-    assert told.startswith("vanished: its process was ended abruptly")
+    assert err.startswith("vanished: its process was ended abruptly")
     assert len((tmp_path / "played").read_text().split()) == TIMES
 
 
@@ -103,8 +103,8 @@ def test_a_signal_to_end_is_obeyed(tmp_path: Path) -> None:
     program = started(tmp_path, "time.sleep(60)")
     runs = playing(tmp_path)
     program.send_signal(signal.SIGTERM)
-    said, told = program.communicate(timeout=60)
-    assert (program.returncode, said, told) == (-signal.SIGTERM, "", "")
+    out, err = program.communicate(timeout=60)
+    assert (program.returncode, out, err) == (-signal.SIGTERM, "", "")
     assert not Path(f"/proc/{runs}").exists()
 
 

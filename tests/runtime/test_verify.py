@@ -155,7 +155,7 @@ class Tired(torch.nn.Module):
 """
 
 
-def test_an_unfinished_run_is_held_against_as_far_as_it_came(
+def test_an_unfinished_run_is_compared_as_far_as_it_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It ends by a client's own exception, which is raised once and not tried again."""

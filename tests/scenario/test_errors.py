@@ -9,7 +9,9 @@ import pytest
 
 from scarcity_ray import simulate
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.scenario import Diagnostic, ScenarioError, SpecErrors, load, parse
+from scarcity_ray.scenario.words import join
 
 GOOD = dedent("""\
     name: good
@@ -30,7 +32,8 @@ GOOD = dedent("""\
     execution: {ray: true, cpus: auto}
 """)
 
-KINDS = "local_only, pooled, fed_avg, hier_fed_avg, ifca, reptile, per_fed_avg, insight_exchange, gradient_exchange, prototypes or sf_hfe"
+KINDS = f"{', '.join(STRATEGIES.classes)} or import"
+SAMPLED = join([kind for kind, cls in STRATEGIES.classes.items() if "fraction" in cls.model_fields], "and")
 
 # (what is written, what is written in its place, line, field, what the message says)
 BAD = {
@@ -166,7 +169,7 @@ BAD = {
         "kind: sf_hfe, fraction: 0.1,",
         14,
         "strategies.2.fraction",
-        ["is not a field of sf_hfe but of fed_avg, hier_fed_avg, ifca, reptile and per_fed_avg; allowed: kind, name"],
+        [f"is not a field of sf_hfe but of {SAMPLED}; allowed: kind, name"],
     ),
     "fraction and clients_per_round": (
         "fraction: 0.1",
@@ -233,6 +236,20 @@ BAD = {
         13,
         "strategies.1.local.epochs",
         ["is 2.0; allowed: an integer of at least 1, or null"],
+    ),
+    "a momentum where adam is the scenario's": (
+        GOOD[GOOD.index("lr: 0.3}") :],
+        GOOD[GOOD.index("lr: 0.3}") :].replace("lr: 0.3}", "optimizer: adam}").replace("fraction: 0.1", "local: {momentum: 0.5}"),
+        13,
+        "strategies.1.local.momentum",
+        ["is 0.5: momentum is SGD's, and local.optimizer is adam; leave it out, or set `optimizer: sgd` beside it"],
+    ),
+    "a strategy's own epochs and steps": (
+        "fraction: 0.1",
+        "local: {epochs: 2, steps: 3}",
+        13,
+        "strategies.1.local",
+        ["give epochs or steps, not both"],
     ),
     "representation's kind": ("random_fourier", "fourier", 14, "strategies.2.representation.kind", ["did you mean random_fourier?"]),
     "evaluation of some": (

@@ -169,6 +169,28 @@ def test_set(option: str, path: tuple[str | int, ...], value: Any, tmp_path: Pat
     assert type(found) is type(value)
 
 
+def test_a_strategys_own_local_training_keeps_the_rest_of_the_scenarios(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.yaml", {**SCENARIO, "local": {"epochs": 5, "batch_size": 8, "lr": 0.3, "clip_norm": 1.0}})
+    rest = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1.0, "batch_size": 8}
+    scenario = load(path, ["strategies.1.local.lr=0.1"]).scenario
+    assert scenario.strategies[0].local is None
+    assert scenario.strategies[1].local.model_dump() == {**rest, "epochs": 5, "steps": None, "lr": 0.1}
+    scenario = load(path, ["strategies.1.local.steps=3", "local.lr=0.2"]).scenario
+    assert scenario.strategies[1].local.model_dump() == {**rest, "epochs": None, "steps": 3, "lr": 0.2}
+    # What a run's directory says is all of it, so that another local section beside it changes nothing.
+    again = plain_yaml.read(resolved(scenario), "file").data
+    assert again["strategies"][1]["local"] == {**rest, "epochs": None, "steps": 3, "lr": 0.2}
+    assert parse({**again, "local": {"lr": 9.0, "weight_decay": 1.0}}).strategies == scenario.strategies
+
+
+def test_a_strategys_whole_local_section_of_an_earlier_run_means_what_it_meant(tmp_path: Path) -> None:
+    """Runs that were written before a strategy inherited anything say every field."""
+    own = {"epochs": None, "steps": 50, "batch_size": 50, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    strategies = [{"kind": "pooled", "local": {**own, "clip_norm": None}}]
+    scenario = parse({**SCENARIO, "local": {"epochs": 5, "lr": 0.3, "momentum": 0.9, "clip_norm": 1.0}, "strategies": strategies})
+    assert scenario.strategies[0].local.model_dump() == {**own, "clip_norm": None}
+
+
 def test_set_goes_on_from_what_was_set_before(tmp_path: Path) -> None:
     options = ["strategies.1={kind: pooled}", "strategies.1.name=a", "strategies.1.name=b", "rounds=3"]
     scenario = load(written(tmp_path / "a.yaml"), options).scenario

@@ -137,7 +137,7 @@ def test_classes_come_with_probabilities_and_the_experts_that_answered(tmp_path:
 @pytest.mark.parametrize(
     "representation", [{"kind": "identity"}, {"kind": "random_fourier", "features": 40, "bandwidth": 2.0}], ids=["identity", "fourier"]
 )
-@pytest.mark.parametrize("experts", [1, 2])
+@pytest.mark.parametrize("experts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_unlearning_is_never_having_had_the_client(tmp_path: Path, experts: int, representation: dict[str, Any]) -> None:
     strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "experts": experts, "representation": representation}]
     seed = 3

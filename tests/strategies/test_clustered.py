@@ -19,7 +19,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.strategy import SampledStrategy
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import parse
-from scarcity_ray.schedules.uniform import cohort
+from scarcity_ray.schedules.uniform import sample
 from scarcity_ray.strategies import FedAvg, HierFedAvg, Ifca
 from scarcity_ray.training.local import Local
 
@@ -82,7 +82,7 @@ def test_ifca_is_its_algorithm_written_as_a_loop(weighted: bool, sampled: int) -
         seen |= set(fit)
         after = theta.copy()
         for j in range(3):
-            members = [i for i in cohort(1, round, 7, sampled) if fit[i] == j]
+            members = [i for i in sample(1, round, 7, sampled) if fit[i] == j]
             if members:
                 share = np.array([COUNTS[i] if weighted else 1 for i in members])
                 after[j] = share / share.sum() @ np.array([trained(theta[j], *own[i], 2, 0.1) for i in members])
@@ -187,7 +187,7 @@ def test_hier_fed_avg_is_its_algorithm_written_as_a_loop(weighted: bool, sampled
     for round in range(1, 8):
         result = made.run_round()
         for e in range(3):
-            members = [i for i in cohort(1, round, 7, sampled) if GROUPS[i] == e]
+            members = [i for i in sample(1, round, 7, sampled) if GROUPS[i] == e]
             if members:
                 share = counts[members] / counts[members].sum()
                 edges[e] = share @ np.array([trained(edges[e], *own[i], 2, 0.1) for i in members])

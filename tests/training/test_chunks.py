@@ -14,6 +14,7 @@ from scarcity_ray.models import CNN, MLP, Linear, build
 from scarcity_ray.training.batches import padded_rows
 from scarcity_ray.training.chunks import chunks
 from scarcity_ray.training.evaluate import evaluate
+from scarcity_ray.training.layers import product
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
@@ -69,9 +70,7 @@ def everything(problem: Problem, shards: Shards, groups: list[np.ndarray], norms
     return result
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(problems(), st.data())
-def test_same_bits_for_any_chunking(case: tuple[Problem, Shards, bool], data: st.DataObject) -> None:
+def same_bits(case: tuple[Problem, Shards, bool], data: st.DataObject) -> None:
     problem, shards, norms = case
     ids = np.arange(problem.population)
     steps = problem.local.steps_for(shards.counts)
@@ -84,6 +83,45 @@ def test_same_bits_for_any_chunking(case: tuple[Problem, Shards, bool], data: st
     expected = everything(problem, shards, whole, norms)
     assert everything(problem, shards, parts, norms) == expected
     assert everything(problem, shards, chunks(problem, shards, ids, steps), norms) == expected
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problems(), st.data())
+def test_same_bits_for_any_chunking(case: tuple[Problem, Shards, bool], data: st.DataObject) -> None:
+    same_bits(case, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problems(), st.data())
+def test_same_bits_for_any_chunking_in_many_cases(case: tuple[Problem, Shards, bool], data: st.DataObject) -> None:
+    same_bits(case, data)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("inputs", [1, 24])
+@pytest.mark.parametrize("rows", [1, 17])
+def test_a_lone_client_has_the_products_of_company(rows: int, inputs: int, outputs: int) -> None:
+    """On AVX-512 processors the library takes another way to a lone product whose shape has a 1."""
+    torch.manual_seed(rows + inputs + outputs)
+    x, w, bias, delta = (
+        torch.randn(4, rows, inputs),
+        torch.randn(4, outputs, inputs),
+        torch.randn(4, 1, outputs),
+        torch.randn(4, rows, outputs),
+    )
+
+    def products(clients: slice) -> list[torch.Tensor]:
+        a, b, c, d = x[clients], w[clients], bias[clients], delta[clients]
+        k = len(a)
+        return [
+            product(a, b.transpose(1, 2), a.new_empty(k, rows, outputs), c),
+            product(d, b, a.new_empty(k, rows, inputs)),
+            product(d.transpose(1, 2), a, a.new_empty(k, outputs, inputs)),
+        ]
+
+    for i in range(4):
+        assert all(torch.equal(lone[0], whole[i]) for lone, whole in zip(products(slice(i, i + 1)), products(slice(0, 4)), strict=True))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,11 +1,11 @@
-"""What an observer of a run is told, and when."""
+"""The events of a run, and what an observer gets of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from scarcity_ray.actors.server import RoundResult
+from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import TrainedModels

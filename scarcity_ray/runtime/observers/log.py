@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import traceback
 
+from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
+from scarcity_ray.actors.validation import cause
 from scarcity_ray.results.log import get_logger
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.failure_policy import Decision, Failure
 from scarcity_ray.runtime.fleet import ActorLost, WorkerError
 from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
+
+
+def all_rejected(name: str, result: RoundResult) -> str:
+    """Says why a strategy ended: nothing that clients sent in a round could be used."""
+    why, grown = cause([reason for _, reason in result.rejected])
+    ended, advice = (" diverged", " (try a smaller lr)") if grown else ("", "")
+    sent = "update" if result.insights is None else "insight"
+    return f"{name}{ended}: every {sent} of round {result.row['round']} was rejected: {why}{advice}"
 
 
 class RunLog(Observer):
@@ -25,14 +35,14 @@ class RunLog(Observer):
     def on_round(self, run: StrategyRun, round: Round) -> None:
         for client, why in round.result.rejected:
             self.log.warning("%s: round %d: client %s is rejected: %s", run.name, round.number, client, why)
+        if round.result.diverged:
+            self.log.error("%s; stopped", all_rejected(run.name, round.result))
 
     def on_failure(self, what: str, failure: Failure, decision: Decision) -> None:
         if isinstance(failure.error, ActorLost):  # any other error ends the run, and is logged then
             self.log.warning("%s: %s; attempt %d\n%s", what, failure.error, failure.attempt, failure.error.details)
 
     def on_strategy_end(self, run: StrategyRun, last: int, status: Status) -> None:
-        if status == "diverged":
-            self.log.error("%s: every update of round %d was rejected; stopped", run.name, last)
         self.log.info("%s: seed %d %s, result hash %s", run.name, run.seed, status, self.recorder.result_hash(run.name, run.seed))
 
     def on_run_end(self, error: BaseException | None) -> None:

@@ -1,1 +1,0 @@
-"""What happens to an update on its way up: one transform a file."""
