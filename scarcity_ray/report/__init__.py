@@ -1,1 +1,1 @@
-"""What a person sees of a run: progress, tables, plots and the verdict."""
+"""What a run shows to people: progress, tables, plots and the verdict."""

@@ -19,7 +19,7 @@ from scarcity_ray.report.units import number, size
 from scarcity_ray.results.results import Results
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, less its yellow (unseen on white), and two more."""
+"""The palette of Okabe and Ito, for colour-blind readers too, without its yellow (hard to see on white), and two more."""
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
@@ -75,7 +75,7 @@ def _axis(shown: Shown) -> str:
 
 
 def _curves(results: Results, summary: dict[str, Any], rounds: Any, shown: Shown) -> list[Curve]:
-    """The strategies for which a metric was measured, in the order in which they ran. rounds: the table, as a data frame."""
+    """The strategies for which a metric was measured, in the order of the run. rounds: the table, as a data frame."""
     mean, tail = shown.metric.column, f"{shown.metric.column}{WORST}"
     if mean not in rounds:  # a run of before the metric
         return []
@@ -140,7 +140,7 @@ def _by_round(axes: Axes, curves: list[Curve], shown: Shown) -> None:
 
 
 def _label_ends(axes: Axes, curves: list[Curve]) -> None:
-    """Names at the right edge, each at its curve's end, moved apart where they would overlap."""
+    """Names at the right edge, each at the end of its curve, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     place = axes.transData + axes.transAxes.inverted()
     last = np.nan_to_num([_mean(curve.centre)[-1] for curve in curves], nan=high)
@@ -208,7 +208,7 @@ def _over_clients(axes: Axes, curves: list[Curve], shown: Shown) -> None:
 
 
 def _note(axes: Axes, text: str, curve: Curve, at: tuple[float, float], across: str, offset: tuple[int, int], align: str) -> None:
-    """A word beside a point; `across` says what its first coordinate is in, the second is a value of the metric."""
+    """Text beside a point. across: the unit of its first coordinate; the second is a value of the metric."""
     style: dict[str, Any] = {"color": curve.colour, "ha": align, "fontsize": 9, "zorder": 5}
     axes.annotate(text, at, xycoords=(across, "data"), xytext=offset, textcoords="offset points", **style)
 

@@ -83,7 +83,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
 
 
 def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
-    """For each ensemble how many experts it has, of how many clients, and why so many."""
+    """For each ensemble the number of its experts, their clients, and why there are so many."""
     lines = []
     for name, entry in summary["strategies"].items():
         first = next(iter(entry.get("seeds", {"": entry}).values()))

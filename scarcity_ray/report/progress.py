@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live display on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
+from scarcity_ray.core.metrics import ACCURACY, LOSS, WORST
 from scarcity_ray.report.units import duration, number, size
 
 LINE_SECONDS = 1.0
-"""The least time between two plain lines of a strategy, but for its first and its last."""
+"""The least time between two plain lines of a strategy; its first and its last are always printed."""
 
 
 class Progress:
@@ -67,7 +68,7 @@ class Progress:
         now = self._strategy
         if now is not None and self._show:
             if self._bars and now.task is not None:
-                self._bars.remove_task(now.task)  # only one bar at a time: many repeats would fill the screen
+                self._bars.remove_task(now.task)  # one bar at a time: many repeats would fill the screen
             if now.round and not now.printed:
                 self._line(now)
             if status != "finished":
@@ -85,7 +86,7 @@ class Progress:
 
 
 class _Strategy:
-    """The state of one line: the last known metrics, and what has been printed of them."""
+    """The state of one line: the last known metrics, and whether they were printed."""
 
     def __init__(self, title: str, rounds: int) -> None:
         self.title, self.rounds = title, rounds
@@ -100,20 +101,20 @@ class _Strategy:
         self.round, self.updates_per_second = int(row["round"]), updates_per_second
         self.bytes += int(row["uplink_bytes"]) + int(row["downlink_bytes"])
         self._metrics |= {name: value for name, value in row.items() if isinstance(value, float) and value == value}
-        self.evaluated, self.printed = row.get("test_loss") is not None, False
+        self.evaluated, self.printed = row.get(LOSS.column) is not None, False
 
     def due(self) -> bool:
-        """Whether a plain line is: the first round, the last, and evaluated ones not too close to each other."""
+        """Whether a plain line is due: for the first round, the last, and evaluated ones not too close to each other."""
         first_or_last = self.printed_at == float("-inf") or self.round == self.rounds
         return first_or_last or (self.evaluated and time.monotonic() - self.printed_at >= LINE_SECONDS)
 
     def line(self, *, short: bool = False) -> str:
         """Round and numbers in words; short for the live display, which may have 80 columns."""
         facts = [f"{'' if short else 'round '}{self.round}/{self.rounds}"]
-        loss = next((name for name in ("test_loss", "train_loss") if name in self._metrics), None)
+        loss = next((name for name in (LOSS.column, "train_loss") if name in self._metrics), None)
         if loss is not None:
-            facts.append(f"{'loss' if loss == 'test_loss' else 'train loss'} {number(self._metrics[loss])}")
-        accuracy, tail = self._metrics.get("test_accuracy"), self._metrics.get("test_accuracy_worst_decile")
+            facts.append(f"{'loss' if loss == LOSS.column else 'train loss'} {number(self._metrics[loss])}")
+        accuracy, tail = self._metrics.get(ACCURACY.column), self._metrics.get(f"{ACCURACY.column}{WORST}")
         if accuracy is not None:
             facts.append(f"{'acc' if short else 'accuracy'} {number(accuracy)} ({'' if short else 'worst tenth '}{number(tail)})")
         facts.append(size(self.bytes))

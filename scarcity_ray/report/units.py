@@ -1,4 +1,4 @@
-"""Numbers in words: sizes, durations and metrics as a person reads them."""
+"""Sizes, durations and metrics as text for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def size(count: float) -> str:
-    """Bytes, in the largest unit of 1,024s that keeps a digit before the point: `150 KB`, `1.2 MB`."""
+    """Bytes, in the largest binary unit that gives at least 1: `150 KB`, `1.2 MB`."""
     if count < 1024:
         return f"{count:.0f} B"
     for unit in ("KB", "MB", "GB"):
@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A metric to three decimals, or three digits where that says little: `0.939`, `2.35`, `0.000412`; `-` for none."""
+    """A metric with three decimals; very small and large ones with three or four digits: `0.939`, `2.350`, `0.000412`; `-` for none."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or 0.1 <= abs(value) < 10:

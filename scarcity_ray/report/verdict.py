@@ -1,4 +1,4 @@
-"""One sentence from the numbers: does federating pay, for how many clients, at what bytes?"""
+"""One sentence from the numbers: whether federating pays, for how many clients, and how many bytes it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run must know to go on from the end of a round, each a sealed file in the run directory."""
+"""Checkpoints: all that a run needs to continue after a round, each a sealed file in the run directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scarcity_ray.results.sealed import load_sealed, save_sealed
 FOLDER = "checkpoints"
 
 SPACED = 8
-"""The most checkpoints of a strategy that are kept beside the last two, evenly spaced: `verify` repeats single rounds from them."""
+"""So many checkpoints of a strategy are kept beside the last two, evenly spaced: `verify` repeats single rounds from them."""
 
 SPACED_BYTES = 64 << 20
 """A larger checkpoint is not kept beside the last two."""
@@ -30,8 +30,8 @@ _NAME = re.compile(r"(\d{8})\.(.+)\.seed(\d+)\.round(\d+)\.safetensors")
 class Checkpoint:
     """A run at the end of a round of a strategy under a seed.
 
-    held: what its Server held (Server.held). memory: what each client keeps, `[clients, ...]` by rising id. tally: what
-    Tally.held says. status: how the strategy ended, "" while it goes on; then held and memory are empty.
+    held: the Server's state (Server.held). memory: each client's state, `[clients, ...]` by rising id. tally: the summary's
+    (Tally.held). status: how the strategy ended, and then held and memory are empty; "" while it is not over.
     """
 
     strategy: str
@@ -82,7 +82,7 @@ class Checkpoints:
         return None, broken
 
     def before(self, strategy: str, seed: int) -> dict[int, Path]:
-        """Those of a strategy that goes on, by the round that comes after each."""
+        """Those of a strategy that is not over, by the round that follows each."""
         return {round + 1: path for _, name, of, round, path in self._found() if (name, of) == (strategy, seed)}
 
     def _found(self) -> list[tuple[int, str, int, int, Path]]:

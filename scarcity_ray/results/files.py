@@ -18,7 +18,7 @@ _DYING_SECONDS = 3.0
 
 
 class Unwritable(OSError):
-    """A file that cannot be written (a full disk, a folder that is none); the message names it and says why."""
+    """A file that cannot be written (the disk is full, or its folder is a file); the message names it and states the cause."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         super().__init__(f"cannot write to {path}: {os.strerror(error.errno) if error.errno else error}")
@@ -26,9 +26,9 @@ class Unwritable(OSError):
 
 @contextmanager
 def new_file(path: Path, draft: Path | None = None) -> Iterator[Path]:
-    """Where to write what is to be at `path`: it takes its place when the block ends. Nothing is left of what fails.
+    """A draft of the file at `path`: it replaces that file when the block ends. If the block fails, nothing is left.
 
-    draft: another place for it, on the same disk. Raises Unwritable.
+    draft: where to write it instead of beside `path`, on the same disk. Raises Unwritable.
     """
     draft = draft or path.with_name(f".{path.name}.new")
     try:
@@ -44,12 +44,12 @@ def new_file(path: Path, draft: Path | None = None) -> Iterator[Path]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes `path` so that a reader sees the old content or the new, never a part of it. Raises Unwritable."""
-    with new_file(path) as draft, draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
+    with new_file(path) as draft, draft.open("xb") as file:  # a new file: a link that somebody left under this name is not followed
         file.write(content)
 
 
 def put_in_place(draft: Path, path: Path) -> None:
-    """Renames a finished file, so that a power cut too leaves the old or the new whole: content first, then its name."""
+    """Renames a finished file. Its content reaches the disk before its name does: after a power cut the old or the new file is whole."""
     _settle(draft)
     os.replace(draft, path)
     _settle(path.parent)
@@ -65,11 +65,11 @@ def _settle(path: Path) -> None:
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Makes a directory, and keeps it to this run while the block lasts.
+    """Makes a directory and locks it for this run until the block ends.
 
-    Raises Unwritable where another run has it, and keeps it for longer than a process takes to die.
+    Raises Unwritable if another run holds the lock for longer than a process needs to die.
     """
-    with suppress(FileExistsError):  # a file: it is told by what follows, in better words
+    with suppress(FileExistsError):  # it is a file: `os.open` below says so
         directory.mkdir(parents=True, exist_ok=True)
     descriptor, deadline = os.open(directory, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + _DYING_SECONDS
     try:
@@ -88,12 +88,12 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        """On a file system without locks nobody is kept out."""
+        """On a file system without locks no other run is kept out."""
     return True
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON (RFC 8259), indented: what is no finite number becomes null, NumPy values become numbers and lists.
+    """Strict JSON (RFC 8259), indented: numbers that are not finite become null, NumPy values become numbers and lists.
 
     Raises TypeError for a value that JSON has no form for.
     """

@@ -1,4 +1,4 @@
-"""A table on disk that anyone may read at any moment while it grows: a folder of Parquet parts."""
+"""A table on disk that can be read at any moment while it grows: a folder of Parquet parts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PART_BYTES = 2**20
 class GrowingTable:
     """Rows in the order of their arrival, at `path`, for `pyarrow.parquet.read_table(path)`.
 
-    Every flush writes the last part anew under another name, outside the folder, and renames it into place. That alone
-    is not enough: pyarrow opens a file twice, once for its footer and once for its rows, and may meet two versions. So
-    a part only ever grows at its end: the row groups of the earlier version come first, the same to the byte, and
-    an old footer still describes the new file.
+    Each flush writes the last part again under another name, outside the folder, and renames it into place. That alone
+    is not enough: pyarrow opens a file twice, first for its footer and then for its rows, and may find two versions. So
+    a part only grows at its end: the row groups of the earlier version come first, with the same bytes, and an old
+    footer still describes the new file.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, rows: Iterable[pa.RecordBatch] = ()) -> None:
         """Makes the folder, with an empty part, in one step; what was at `path` before is removed.
 
-        rows: what it is to hold from the beginning; they may be read from the folder that is replaced (`there`).
+        rows: its first rows; they may be read from the folder that is replaced (`there`).
         """
         self.path, self.schema = path, schema
         self._pending: list[pa.RecordBatch] = []
@@ -55,7 +55,7 @@ class GrowingTable:
 
     @staticmethod
     def there(path: Path) -> Path:
-        """Where the rows of the table at `path` are, also when its process was killed while it replaced them."""
+        """Where the rows of the table at `path` are, even if the process was killed while it replaced them."""
         return path if path.exists() else path.with_name(f".{path.name}.old")
 
     def append(self, rows: pa.RecordBatch) -> None:

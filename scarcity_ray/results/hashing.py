@@ -1,4 +1,4 @@
-"""The result hash of a strategy, what must be equal when two runs are said to have the same result; and that of their data."""
+"""The result hash of a strategy: two runs have the same result if it is equal. And the fingerprint of their data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import Spec
 from scarcity_ray.core.tables import hashed_as
 
-_TOGETHER = 64  # batches, or rows of one, that are hashed at once: a row at a time costs a millisecond
+_TOGETHER = 64  # batches, or rows of one, that are hashed at once: hashing each row alone takes a millisecond
 _HASHED_AS = {"unseen": "strangers", "unseen_group": "stranger_group"}  # fields with a new name: fingerprints of older runs stay valid
 
 
@@ -101,14 +101,14 @@ class ResultHash:
 
 
 def _kind(type: pa.DataType) -> str:
-    """A type by what it holds: Arrow calls the entries of a list "item" and Parquet "element", and after a kill rows come from both."""
+    """A type without the names of its parts: Arrow calls a list's entries "item", Parquet "element", and a resumed run has both."""
     if pa.types.is_fixed_size_list(type):
         return f"{type.list_size} of {_kind(type.value_type)}"
     return f"list of {_kind(type.value_type)}" if pa.types.is_list(type) else str(type)
 
 
 def fingerprint(federation: Federation) -> str:
-    """SHA-256 over all that the clients of a federation hold, 64 hexadecimal digits: whether a run meets the same data again.
+    """SHA-256 over all that the clients of a federation hold, 64 hexadecimal digits: whether two runs have the same data.
 
     Every array counts with its name, type, shape and bytes, and so do numbers, words and the encoding. Two federations
     of equal content have equal fingerprints however their arrays lie in memory.
@@ -117,15 +117,15 @@ def fingerprint(federation: Federation) -> str:
 
     def take(name: str, value: Any) -> None:
         if isinstance(value, np.ndarray):
-            told, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
+            kind, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
         elif is_dataclass(value):
             for part in fields(value):
                 take(f"{name}.{_HASHED_AS.get(part.name, part.name)}", getattr(value, part.name))
             return
         else:
-            said = value.model_dump_json() if isinstance(value, Spec) else repr(value)
-            told, content = type(value).__name__, memoryview(said.encode())
-        head = f"{name}:{told}".encode()
+            text = value.model_dump_json() if isinstance(value, Spec) else repr(value)
+            kind, content = type(value).__name__, memoryview(text.encode())
+        head = f"{name}:{kind}".encode()
         total.update(len(head).to_bytes(8, "little") + head + hashlib.sha256(content).digest())
 
     take("federation", federation)

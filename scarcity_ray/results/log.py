@@ -16,7 +16,7 @@ def get_logger(owner: type) -> logging.Logger:
 
 
 class _Lines(logging.Formatter):
-    """The format, with its head on every line of a message, so that no line of a traceback stands without one."""
+    """The format, with its head on every line of a message: a traceback has several lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         where = ".".join(record.name.split(".")[-2:])
@@ -28,10 +28,10 @@ class _Lines(logging.Formatter):
 
 
 class _File(logging.FileHandler):
-    """A file that stops being written to where its disk is full: that is for the tables to say."""
+    """A log file that ignores a full disk: the tables report that."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing: a run is not ended, nor its screen filled, for a line in its log."""
+        """Does nothing: a line of the log that cannot be written must not end a run or fill its screen."""
 
     def close(self) -> None:
         with suppress(OSError):

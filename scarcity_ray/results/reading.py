@@ -1,4 +1,4 @@
-"""Files that a run left, read as if a stranger had written them: bounded, regular, inside their folder; nothing in them is run."""
+"""Files of a run, read without trust: only regular files of bounded size inside their folder, and nothing in them is run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 MOST_TEXT = 64 * 2**20
-"""Bytes of the longest text file that is read; a summary of a thousand strategies is a hundredth of it."""
+"""Bytes of the longest text file that is read; a summary of a thousand strategies has a hundredth of it."""
 
 
 class RunError(ValueError):
-    """A directory, or a file of one, that is not what a run leaves; says which and why."""
+    """A directory, or a file in it, that no run leaves so; names it and the cause."""
 
 
 class BrokenFile(RunError):
-    """A file that is there and cannot be read as what it should be: cut, altered, of another version, too large."""
+    """A file that exists but cannot be read as it should: cut, altered, of another version, too large."""
 
     def __init__(self, path: Path, cause: object) -> None:
         super().__init__(path, cause)
@@ -42,7 +42,7 @@ def inside(directory: Path, name: str | Path) -> Path:
 
 
 def refuse_links(directory: Path) -> None:
-    """Raises RunError where a directory that is to be written to holds a link: what is written would land where that leads."""
+    """Raises RunError if a directory that will be written to holds a link, as files would be written where it leads."""
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder, name)
@@ -55,7 +55,7 @@ _MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, Memory
 
 @contextmanager
 def believing(path: Path) -> Iterator[None]:
-    """For what is made of a file's content: makes a BrokenFile of whatever content that no run writes leads to."""
+    """For work with the content of a file: any error that content of no run can cause becomes a BrokenFile."""
     try:
         yield
     except RunError:
@@ -66,7 +66,7 @@ def believing(path: Path) -> Iterator[None]:
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """A file's bytes. Raises BrokenFile where there is none, where it is no regular file or has more than `most` bytes."""
+    """A file's bytes. Raises BrokenFile if it is missing, no regular file, or has more than `most` bytes."""
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
@@ -83,7 +83,7 @@ def read_whole(path: Path, most: int) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file; opening a pipe would otherwise wait until somebody writes to it."""
+    """Opens a file without waiting: a pipe would block until another process writes to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

@@ -1,4 +1,4 @@
-"""Writes the run directory while the run goes on, and hashes what it writes."""
+"""Writes the run directory while the run continues, and hashes what it writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.results.stored_table import TABLES, read_batches
 
 FLUSH_SECONDS = 0.5
-"""Rows reach the disk this long after they arrive, at most, plus the time of writing: a killed run loses no more."""
+"""Rows reach the disk at most so long after they arrive, plus the time of writing: a killed run loses no more."""
 
 MODEL_BYTES = 256 * 2**20
 """The largest model file: personal models of many clients beyond it are hashed and not saved."""
@@ -37,9 +37,9 @@ def model_file(strategy: str, seed: int | None = None) -> str:
 
 
 class Recorder:
-    """A run directory that is complete at any moment, up to its last second.
+    """A run directory that is complete at any moment, except for its last second.
 
-    One thread calls it, another (its own) puts the rows on disk. A failure to write (a full disk) is raised by
+    One thread calls it; a thread of its own writes the rows to disk. A failure to write (a full disk) is raised by
     the next call. Close it, or use it in a `with` block.
     """
 
@@ -53,15 +53,15 @@ class Recorder:
     ) -> None:
         """Makes the directory if need be and writes scenario.yaml, environment.json and empty tables at once.
 
-        What an earlier run left there under the names of a run is removed. insight_schema: of the insight table, see tables.insights.
-        last: goes on with the run of the directory after that checkpoint; rows of later rounds are dropped, as they will come
+        Files of an earlier run there are removed. insight_schema: of the insight table, see tables.insights.
+        last: continues the run of the directory after that checkpoint; rows of later rounds are dropped, as they will come
         again. Raises BrokenFile, and leaves all as it is, where its tables cannot be read.
         """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         for name in TABLES if last is not None else ():
             for _ in read_batches(GrowingTable.there(directory / f"{name}.parquet"), name):
-                """Whatever is broken shows before anything is replaced."""
+                """A broken table is found before anything is replaced."""
         for name in ("summary.json", "curves.png", "experts.png"):
             (directory / name).unlink(missing_ok=True)
         if last is None:

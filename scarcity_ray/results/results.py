@@ -25,17 +25,17 @@ from scarcity_ray.scenario import plain_yaml
 __all__ = ["ENSEMBLE", "TABLES", "Results", "RunError"]
 
 ENSEMBLE = "ensemble."
-"""What tensors are called that belong to the whole ensemble, and to no client's module."""
+"""The prefix of tensors that belong to the whole ensemble, and to no client's module."""
 
 _MODEL = re.compile(r"[A-Za-z0-9_-]+(\.seed\d+)?")
-_MOST_YAML = 2**20  # bytes; a scenario has a few thousand, and reading this much takes seconds
+_MOST_YAML = 2**20  # bytes; a scenario has a few thousand, and reading so many takes seconds
 
 
 class Results:
-    """What a run left. Every property reads the directory anew, so a run that goes on can be watched.
+    """The results in a run's directory. Every property reads it again, so a run can be watched while it continues.
 
-    The directory may be a stranger's: no code in it is run, and what no run writes is a RunError that names the file.
-    A model of `{kind: import}` is a function of somebody's module: it is called only where `imports` says so.
+    The directory may come from anybody: no code in it is run, and content that no run writes is a RunError that names the file.
+    A model of `{kind: import}` is a function of a user's module: it is called only with `imports`.
     """
 
     def __init__(self, directory: Path, *, imports: bool = False) -> None:
@@ -43,7 +43,7 @@ class Results:
 
     @classmethod
     def load(cls, run_dir: str | Path, *, imports: bool = False) -> Results:
-        """The results in a run's directory; imports: call the functions that its models are said to come from. Raises RunError."""
+        """The results in a run's directory. imports: call the functions that its models name. Raises RunError."""
         directory = Path(run_dir)
         if not directory.is_dir():
             raise RunError(f"{directory} is no directory")
@@ -119,15 +119,15 @@ class Results:
         return self.saved(model)[0]
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """What was saved beside a model's tensors."""
+        """The metadata saved beside a model's tensors."""
         return self.saved(model)[1]
 
     def saved(self, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Both, `tensors` and `metadata`, by one reading of the file."""
+        """Both, `tensors` and `metadata`, with the file read once."""
         return load_sealed(self._model_path(model), most=2 * MODEL_BYTES)
 
     def model(self, model: str, client: int | None = None) -> nn.Module:
-        """A saved model as a torch module in evaluation mode; `client` names whose, where every client has its own."""
+        """A saved model as a torch module in evaluation mode. client: whose, where every client has its own."""
         path, (saved, metadata) = self._model_path(model), self.saved(model)
         tensors = {name: value for name, value in saved.items() if not name.startswith(ENSEMBLE)}
         module = self._rebuilt(path, metadata)
@@ -140,7 +140,7 @@ class Results:
                 if client is None or client not in known:
                     asked = "name one of them as client" if client is None else f"client {client} has none"
                     raise RunError(f"{path} holds the models of {len(known)} clients; {asked}")
-                # What all share, such as a representation, is saved once and has the module's own shape.
+                # Shared parts, such as a representation, are saved once and have the module's own shape.
                 tensors = {name: value if value.shape == shapes.get(name) else value[known[client]] for name, value in tensors.items()}
             module.load_state_dict(tensors)
         return module.eval()
@@ -165,12 +165,12 @@ class Results:
         return ensemble
 
     def encoding(self, model: str = "sf_hfe") -> Encoding:
-        """How a table becomes a model's inputs and targets. Raises RunError where the run did not say."""
+        """How a table becomes a model's inputs and targets. Raises RunError if the run did not save it."""
         path, metadata = self._model_path(model), self.metadata(model)
-        if (told := metadata.get("encoding")) is None:
+        if (saved := metadata.get("encoding")) is None:
             raise RunError(f"{path} does not say how a table becomes its inputs")
         with believing(path):
-            encoding = Encoding.model_validate_json(json.dumps(told))
+            encoding = Encoding.model_validate_json(json.dumps(saved))
             problem, task = metadata["problem"], "regression" if encoding.classes is None else "classification"
             fits = encoding.shape == tuple(problem["shape"]) and task == problem["task"]
             if not fits or (encoding.classes and len(encoding.classes) != problem["outputs"]):
@@ -178,14 +178,14 @@ class Results:
         return encoding
 
     def moments(self, model: str, client: int) -> Moments | None:
-        """The moments that a client sent for an ensemble; None where they are not kept (see MetaLearner.learn)."""
-        path, (tensors, told) = self._model_path(model), self.saved(model)
+        """The moments that a client sent for an ensemble; None if they were not kept (see MetaLearner.learn)."""
+        path, (tensors, metadata) = self._model_path(model), self.saved(model)
         with believing(path):
-            table = self.table("insights", ["num_samples", "moments"], [*_whose(told), ("client_id", "=", client)])
+            table = self.table("insights", ["num_samples", "moments"], [*_whose(metadata), ("client_id", "=", client)])
             table = table.filter(table["moments"].is_valid())
             if not table.num_rows:
                 return None
-            ensemble, problem = tensors[f"{ENSEMBLE}whole"], told["problem"]
+            ensemble, problem = tensors[f"{ENSEMBLE}whole"], metadata["problem"]
             packing = Packing(ensemble.shape[0], ensemble.shape[1], problem["task"])
             last = table.slice(table.num_rows - 1)
             row = np.asarray(last["moments"].combine_chunks().flatten())[None]

@@ -1,6 +1,6 @@
-"""Tensors in a file that tells when it was cut or altered: safetensors, which anyone can read, with a digest over all of it.
+"""Tensors in a safetensors file with a digest over all of it, so that a cut or altered file is found.
 
-The digest finds accidents and carelessness. It is no signature: whoever can write the file can write its digest.
+The digest finds accidents. It is no signature: anybody who can write the file can write its digest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["VERSION", "BrokenFile", "load_sealed", "save_sealed"]
 VERSION = 1
 """Of the form of sealed files; another one is refused."""
 
-# The seal comes first in the file, so that it is found before anything else is believed. SHA-256 takes 0.6 ms for 700 KB,
+# The seal comes first in the file, so that it is checked before anything else is used. SHA-256 takes 0.6 ms for 700 KB,
 # BLAKE2b 1.3 ms; CRC-32 takes 0.2 ms, and misses one in 4 billion damages.
 _BLANK = "0" * 64
 _SEAL = re.compile(rb'\{"__metadata__":\{"sealed":"([0-9]{1,9}):([0-9a-f]{64})"')
@@ -47,7 +47,7 @@ _TYPES = {
 
 
 def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes tensors and what is to be known of them, whole or not at all. The same content makes the same bytes.
+    """Writes tensors and metadata, the whole file or nothing. The same content gives the same bytes.
 
     metadata: values of any JSON form, finite. Raises ValueError for the name `sealed` in it, or for a tensor `__metadata__`;
     TypeError for what JSON or the format has no form for; OSError.
@@ -56,7 +56,7 @@ def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
         raise ValueError("the names sealed (in metadata) and __metadata__ (of a tensor) are the format's own")
     if unknown := {str(tensor.dtype) for tensor in tensors.values()} - {str(dtype) for dtype in _TYPES}:
         raise TypeError(f"the format has no name for {', '.join(sorted(unknown))}")
-    # The widest types first, as the format wants it: each tensor then lies where its type may lie.
+    # The widest types first, as the format requires: each tensor is then aligned for its type.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     parts = [tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for name in names]
     header: dict[str, Any] = {
@@ -72,7 +72,7 @@ def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     digest = hashlib.sha256(first)
     for part in parts:
         digest.update(part)
-    with new_file(path) as draft, draft.open("xb") as file:  # a new file: never through a link that somebody left under this name
+    with new_file(path) as draft, draft.open("xb") as file:  # a new file: a link that somebody left under this name is not followed
         file.write(first.replace(_BLANK.encode(), digest.hexdigest().encode(), 1))
         for part in parts:
             file.write(part)
@@ -96,10 +96,10 @@ def load_sealed(path: Path, *, most: int | None = None) -> tuple[dict[str, Tenso
     if digest.hexdigest().encode() != seal[2]:
         raise BrokenFile(path, "it is cut or altered: its content is not what its digest says")
     try:
-        # What has the right digest may still have been made by hand: sizes are compared before memory is taken for them.
+        # A file with the right digest may still be forged: `load` compares sizes before it takes memory for them.
         tensors = load(content)
         header = json.loads(content[_START : _START + int.from_bytes(content[:_START], "little")])
-        told = {key: json.loads(value) for key, value in header["__metadata__"].items() if key != "sealed"}
+        metadata = {key: json.loads(value) for key, value in header["__metadata__"].items() if key != "sealed"}
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, RecursionError) as error:
         raise BrokenFile(path, error) from error
-    return dict(tensors), told
+    return dict(tensors), metadata

@@ -207,7 +207,7 @@ def _repeats(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with the numbers of its groups (`strangers`) by dotted keys beside its own."""
+    """An entry with the numbers of its groups (`strangers`: unseen clients) by dotted keys beside its own."""
     inner = {f"{key}.{name}": value for key, group in entry.items() if isinstance(group, Mapping) for name, value in group.items()}
     return {**entry, **inner}
 
