@@ -112,6 +112,7 @@ class Server:
 
     def _start(self, strategy: Strategy, problem: Problem, guidance: Guidance | None = None) -> None:
         self.strategy, self.problem = strategy, problem
+        self._older: list[State] = []  # states of earlier rounds, newest first, as far back as the schedule may go; weights alone have any
         self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), self.run))
         if isinstance(strategy, InsightStrategy):
             if self.meta is None:
@@ -122,7 +123,6 @@ class Server:
             self._released, self._received = self.guidance.size, np.zeros(len(self.home), dtype=np.int64)
         elif isinstance(strategy, WeightStrategy):
             self.state: State = strategy.start(problem)
-            self._older: list[State] = []  # states of earlier rounds, newest first, as far back as the schedule may go
 
     def play(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
         """A round of whichever kind the strategy has; None, and nothing done, once it has diverged, failed, or has nothing to
@@ -301,8 +301,8 @@ class Server:
         """What the round is to be, by the strategy's schedule: before any work, from what the server holds."""
         samples, strategy = self.problem.samples, self.strategy
         clients = np.flatnonzero(self.home >= 0) if len(samples) == len(self.home) else np.arange(len(samples))
-        steps, oldest = strategy.planned_steps(self.problem, self.answer()), len(getattr(self, "_older", ()))
-        known = RoundInput(self.problem.seed, self.round, clients, samples, steps, strategy.sampled(len(clients)), oldest)
+        steps, count = strategy.planned_steps(self.problem, self.answer()), strategy.sampled(len(clients))
+        known = RoundInput(self.problem.seed, self.round, clients, samples, steps, count, oldest=len(self._older))
         return strategy.schedule.next(known)
 
     def _at_home(self, ids: Ids, *each: NDArray[Any]) -> dict[int, tuple[Any, ...]]:

@@ -73,7 +73,8 @@ class Registry(Generic[T]):
     def register(self, cls: type[T]) -> type[T]:
         """The decorator. Raises ValueError where the class has no kind of its own, or another class has it."""
         kind = cls.model_fields["kind"].default
-        if kind == "import" or self._classes.setdefault(kind, cls).__qualname__ != cls.__qualname__:
+        known = self._classes.get(kind, cls)
+        if kind == "import" or known.__qualname__ != cls.__qualname__:
             raise ValueError(f"{cls.__name__} needs a `kind` of its own: {kind} is taken")
         self._classes[kind] = cls
         return cls
@@ -118,13 +119,11 @@ class Registry(Generic[T]):
 
     def _load(self, settings: Any) -> T:
         cls = self._imported(settings.path)
-        given = settings.model_extra or {}
         try:
-            made = cls.model_validate_json(_json(given))
+            made = cls.model_validate_json(json.dumps(settings.model_extra))  # strict models take lists for tuples from JSON alone
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = tuple(part for part in first["loc"] if isinstance(part, str | int))
-            raise SpecError(where or ("path",), first.get("input"), f"{settings.path}: {first['msg']}") from error
+            raise SpecError(first["loc"] or ("path",), first.get("input"), f"{settings.path}: {first['msg']}") from error
         made._path = settings.path
         return made
 
@@ -134,8 +133,3 @@ class Registry(Generic[T]):
             name = f"{self.base.__module__}.{self.base.__name__}"
             raise SpecError(("path",), path, f"that is no {self.sort}: give a class that derives from {name}")
         return found
-
-
-def _json(value: Any) -> str:
-    """Strict models take lists for tuples from JSON alone."""
-    return json.dumps(value)
