@@ -84,9 +84,9 @@ def resume(
     ] = False,
     imports: Imports = False,
 ) -> None:
-    """Go on with a run that was killed, interrupted or failed, to the same results.
+    """Continue a run that was killed, interrupted or failed, to the same results.
 
-    Exit code 0: done. 1: the run failed. 2: it cannot be gone on with, and nothing was written. 130: interrupted.
+    Exit code 0: done. 1: the run failed. 2: the run cannot be continued; nothing was written. 130: interrupted.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from scarcity_ray.core.spec import SpecError
@@ -100,7 +100,7 @@ def resume(
     except ScenarioError as error:
         _refuse(error)
     except Changed as error:
-        _leave(REFUSED, str(error), *error.differences, "put it back as it was, run the scenario anew, or go on all the same with --force")
+        _leave(REFUSED, str(error), *error.differences, "restore it, run the scenario again, or continue in spite of it with --force")
     except (RunError, SpecError, SpecErrors) as error:
         _leave(REFUSED, str(error))
 

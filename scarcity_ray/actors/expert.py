@@ -50,13 +50,13 @@ class Expert:
         return head
 
     def add(self, moments: Moments) -> Tensor:
-        """Fits anew with the moments of a client more, or of rows of its own domain (see `moments_of`); returns the head."""
+        """Fits again with the moments of one more client, or of rows of its own domain (see `moments_of`); returns the head."""
         shard = self._shard()
         both = Moments(*(getattr(shard, part.name) + getattr(moments, part.name) for part in fields(Moments)))
         return self.fit(both, self.strength, self.scale)
 
     def remove(self, moments: Moments) -> Tensor:
-        """Fits anew without moments that were in its shard: what it would be had they never come, at the same strength."""
+        """Fits again without moments that were in its shard: the head that the others alone give, at the same strength."""
         return self.add(Moments(*(-getattr(moments, part.name) for part in fields(Moments))))
 
     def moments_of(self, x: Tensor, y: Tensor) -> Moments:

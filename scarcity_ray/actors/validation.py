@@ -23,7 +23,7 @@ _ROUNDING = 1 + 2.0**-20
 
 
 class MalformedUpdate(ValueError):
-    """What clients send has not the form that the server asked for: nobody can say which numbers are whose."""
+    """What clients send has another form than the server asked for, so that no number can be assigned to a client."""
 
 
 @dataclass

@@ -39,11 +39,11 @@ class _File(logging.FileHandler):
 
 
 @contextmanager
-def log_to(path: Path, level: int = logging.INFO, *, anew: bool = True) -> Iterator[None]:
+def log_to(path: Path, level: int = logging.INFO, *, append: bool = False) -> Iterator[None]:
     """Sends what the package logs to a file at `path` (a new one, or at the end of what is there), and nowhere else, until the
     block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _File(path, mode="w" if anew else "a", encoding="utf-8")
+    handler = _File(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(_Lines())
     logger = logging.getLogger(ROOT)
     before = logger.level, logger.propagate

@@ -75,7 +75,7 @@ class Session:
         done = False
         try:
             group = self._started(plan, progress, directory)  # first: where there is no room for it, nothing is written
-            with held(directory), log_to(directory / "logs" / "scarcity.log", anew=last is None):
+            with held(directory), log_to(directory / "logs" / "scarcity.log", append=last is not None):
                 recorder = Recorder(directory, resolved(_anchored(scenario, base_dir)), facts, schema, last)
                 observers, checkpoints = observers_of(plan, recorder, progress, last)
                 driver = Driver(scenario, base_dir, group, observers, checkpoints)

@@ -31,9 +31,9 @@ from scarcity_ray.strategies.sf_hfe import SfHfe
 def unlearn(results: Results, client: str | int) -> list[str]:
     """Takes a client out of every ensemble of a run, in place, and returns their names.
 
-    The history's other moments are learned from anew: grouping, strengths, heads, router, personal heads, contributions.
-    That is what the run would have come to without the client, but for the bandwidth of Fourier features where it came
-    from a survey: one number that a client moves by about its share of the rows, and that all later messages rest on.
+    It learns again from the history's other moments: grouping, strengths, heads, router, personal heads, contributions.
+    The result is that of a run without the client, with one exception: a bandwidth of Fourier features that came from a survey
+    stays. It is one number, which a client changes by about its share of the rows, and all later messages depend on it.
     The client's rows leave `insights` and `clients`; metrics measured before stay as they were, and summary.json says who
     was unlearned. Models of other strategies (weights that the client helped to train) cannot forget it and are removed.
 
@@ -119,7 +119,7 @@ def _history(results: Results, metadata: dict[str, Any], client: int) -> tuple[H
 
 
 def _replace(path: Path, rows: pa.Table) -> None:
-    """Writes a table anew, in one step."""
+    """Replaces a table, in one step."""
     draft, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     for folder in (draft, old):
         shutil.rmtree(folder, ignore_errors=True)
