@@ -19,7 +19,7 @@ def test_a_run_brings_up_the_nodes_that_it_needs_and_they_go_when_idle() -> None
 
         def cpus() -> list[int]:
             """How many the cluster had, one after another; empty while there is none."""
-            return [int(line) for line in machines.run("node", "cat ~/cpus").split() if line.isdigit()]
+            return [int(line) for line in machines.run("node", "touch ~/cpus; cat ~/cpus").split() if line.isdigit()]
 
         machines.start("node", f"python {Path(__file__).with_name('fake_autoscaler.py')} >~/cpus 2>~/errors", **MODE)
         wait_until(lambda: cpus() == [0], 120, "a cluster without CPUs")
