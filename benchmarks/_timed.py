@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import ray
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.report import Report, RoundResult
 from scarcity_ray.actors.server import Server
+from scarcity_ray.core.exchange import ServerUpdate
+from scarcity_ray.core.schedule import RoundPlan
 from scarcity_ray.runtime import actor_group, loop, simulation
 from scarcity_ray.scenario import parse
 
@@ -61,12 +63,12 @@ class TimedServer(Server):
         self.sent = time.monotonic()
         return super().broadcast_model(age)
 
-    def aggregate_models(self, reports: Iterable[Report]) -> Any:
+    def aggregate_models(self, reports: Sequence[Report], plan: RoundPlan | None = None) -> ServerUpdate:
         """As Server's."""
-        began, reports = time.monotonic(), list(reports)
+        began = time.monotonic()
         trained = [report.train_seconds for report in reports]  # type: ignore[attr-defined]
         places = [report.node for report in reports]  # type: ignore[attr-defined]
-        state = super().aggregate_models(reports)
+        update = super().aggregate_models(reports, plan)
         self.times = {
             "train": max(trained),
             "transfer": began - self.sent - max(trained),
@@ -74,7 +76,7 @@ class TimedServer(Server):
             "train_mean": float(np.mean(trained)),
             "nodes": {node: max(s for s, place in zip(trained, places, strict=True) if place == node) for node in sorted(set(places))},
         }
-        return state
+        return update
 
     def run_round(self, *order: Any, **more: Any) -> RoundResult:
         """As Server's."""

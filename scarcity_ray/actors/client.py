@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.actors.by_hand import lone_federation
-from scarcity_ray.actors.report import Ids, Report, report_of
-from scarcity_ray.actors.validation import MalformedUpdate, require_payload, validate_updates
+from scarcity_ray.actors.report import ChunkReport, Ids, Report, report_of
+from scarcity_ray.actors.validation import MalformedUpdate, Validation, Wanted, require_payload, validate_updates
 from scarcity_ray.core import insights
+from scarcity_ray.core.exchange import ClientResult, ServerState, State, Uploads, packed_bytes
 from scarcity_ray.core.federation import Federation
-from scarcity_ray.core.metrics import client_columns
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
+from scarcity_ray.core.metrics import GLOBAL, client_columns
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.training.chunks import chunks
 from scarcity_ray.training.evaluate import Stats, evaluate_metrics, merge_metrics, start_metrics
 from scarcity_ray.training.measures import scalar_columns
 from scarcity_ray.training.problem import Problem
+from scarcity_ray.training.rows import Rows
 from scarcity_ray.training.sums import Sums
 from scarcity_ray.training.task import Task
+from scarcity_ray.uplink.pipeline import Pipeline
 
 # Shards in the object store are read-only, and only ever read.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -47,8 +50,8 @@ class Client:
 
     By hand a client brings its rows, `Client(client_id=0, data=(x, y), test=(x, y))` with x `[n, ...]` and y `[n]`
     integer classes or float targets, or else it holds its part of a small regression. In a run
-    all clients' shards are read from the object store (`open`), and the block is who is at home here: only a client's
-    memory (its personal model) binds it to its home.
+    all clients' shards are read from the object store (`load_federation`), and the block is whose state this actor keeps: a client
+    without state may work in any actor.
     """
 
     def __init__(
@@ -63,183 +66,193 @@ class Client:
             raise ValueError("give client_ids, or client_id for a block of one")
         self.ids: Ids = np.sort(np.asarray([client_id] if client_ids is None else client_ids, dtype=np.int64))
         if client_id is not None:
-            self.open(lone_federation(client_id, data, test))
+            self.load_federation(lone_federation(client_id, data, test))
 
-    def open(self, federation: Federation, client_ids: Ids | None = None) -> None:
-        """Takes up the shards of a run, read where they lie, and those clients' homes (the same as before if left out)."""
+    def load_federation(self, federation: Federation, client_ids: Ids | None = None) -> None:
+        """Takes the shards of a run, read where they lie, and the block of clients (the same as before if left out)."""
         torch.set_num_threads(1)  # sums and products of one thread have the same bits everywhere
         self.whole = self.federation = federation
         if client_ids is not None:
             self.ids = np.sort(client_ids)
 
-    def begin(self, strategy: Strategy, problem: Problem, run: str = "") -> None:
-        """Starts a strategy: every client's memory is as before its first round."""
+    def set_strategy(self, strategy: Strategy, problem: Problem, state: ServerState, run: str = "") -> None:
+        """Starts a strategy: every client's state is as before its first round. state: the server's."""
         self.strategy, self.problem, self.run = strategy, problem, run
-        self.memory: State = {name: value.expand(len(self.ids), *value.shape).clone() for name, value in strategy.memory(problem).items()}
-        self.hold(self.whole)
+        self.pipeline = Pipeline(strategy.uplink, problem, strategy.uploads(problem, state), state.broadcast)
+        first = strategy.first_client_state(problem, state)
+        self.state: State = {name: value.expand(len(self.ids), *value.shape).clone() for name, value in first.items()}
+        self._take(self.whole)
 
-    def hold(self, federation: Federation) -> None:
-        """Takes up what the clients hold from now on."""
-        self.federation = federation
+    def _take(self, federation: Federation) -> None:
+        """Takes what the clients hold from now on."""
+        self.federation, self.validation = federation, federation.validation
         self.train = self.strategy.trains_on(federation.train)
-        if isinstance(self.strategy, InsightStrategy):
-            self.train = self.train.only(self.ids)
-            self.validation = federation.validation.only(self.ids)
+        if self.strategy.server_half == "meta_learner":
+            self.train, self.validation = self.train.only(self.ids), self.validation.only(self.ids)
 
     def drift(self) -> None:
         """The clients' data change, where the federation says so."""
         if self.whole.later is not None:
-            self.hold(self.whole.later)
+            self._take(self.whole.later)
 
-    def remembered(self) -> tuple[Ids, dict[str, NDArray[Any]]]:
-        """The clients at home, and what each keeps between rounds, `[clients, ...]`."""
-        return self.ids, {name: value.numpy() for name, value in self.memory.items()}
+    def state_dict(self) -> tuple[Ids, dict[str, NDArray[Any]]]:
+        """The clients of the block, and what each keeps between rounds, `[clients, ...]`."""
+        return self.ids, {name: value.numpy() for name, value in self.state.items()}
 
-    def restore(self, memory: dict[str, NDArray[Any]]) -> None:
-        """The clients at home remember what they did: `memory` has a row for each client of the run."""
-        self.memory = {name: torch.from_numpy(rows[self.ids]) for name, rows in memory.items()}
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        """Takes what the clients of the block kept. state: a row for each client of the run."""
+        self.state = {name: torch.from_numpy(rows[self.ids]) for name, rows in state.items()}
 
     def samples(self) -> dict[str, NDArray[Any]]:
-        """What the server knows of the clients at home here: ids, training and test rows of each."""
-        home = self.ids
-        return {"ids": home, "train": self.federation.train.counts[home], "test": self.federation.test.counts[home]}
+        """What the server knows of the block: ids, training and test rows of each client."""
+        ids = self.ids
+        return {"ids": ids, "train": self.federation.train.counts[ids], "test": self.federation.test.counts[ids]}
 
-    # -- a round of weights ------------------------------------------------------------------------------------------
+    # -- a round -----------------------------------------------------------------------------------------------------
 
-    def local_train(self, round: int, server: State, total: float, ids: Ids | None = None, steps: Ids | None = None) -> Report:
-        """The client half of a round for `ids` (all at home if left out).
+    def local_train(
+        self, round: int, state: ServerState, totals: Mapping[str, float] | None = None, ids: Ids | None = None, steps: Ids | None = None
+    ) -> Report:
+        """The client half of a round for `ids` (the whole block if left out): local work, uploads, and insights where they are sent.
 
-        server: the broadcast state. total: the sum of all weights of the round (training samples, or clients where
-        they count the same). steps: local steps of each, by the local training's settings if left out.
-        Updates that are not finite, or of another shape or type than the server's, are left
-        out of the sums and counted. Raises ClientFailure.
+        state: the broadcast one. totals: the sum of all weights of the round for each upload; of these clients if left out. steps:
+        local steps of each, by the strategy's own plan if left out. Updates that are not finite, or of another shape or type than the
+        server's, are left out of the sums and counted. No rows leave the actor. Raises ClientFailure.
         """
-        strategy = self.strategy
-        assert isinstance(strategy, WeightStrategy)
+        strategy, problem, counts = self.strategy, self.problem, self.train.counts
         ids = self.ids if ids is None else ids
-        server = _as_tensors(server)
-        sums, parts, scale = Sums(), [], self.federation.label_scale**2
+        steps = strategy.planned_steps(problem, state)[ids] if steps is None else steps
+        uploads, sizes = strategy.uploads(problem, state), strategy.payload(problem, round)
+        if totals is None:
+            totals = {name: float(strategy.weight_limit(name, counts[ids]).sum()) for name in uploads}
+        parts: list[ChunkReport] = []
+        sums, rows, batches, scale = Sums(), Rows(), [], self.federation.label_scale**2
+        insight_bytes = insights.wire_bytes(sizes) if strategy.sends_insights else 0
+        train, validation = self.train, self.validation
+        if insight_bytes:
+            train, validation = (strategy.view(problem, state, one) for one in (train, validation))
 
-        def train(chunk: Ids, task: Task) -> None:
-            mine = self._recall(chunk)
-            uploads, kept = strategy.update(task, server, mine)
-            alone = [[strategy.total_weight(rows)] for rows in self.train.counts[chunk][:, None]]
-            checked = validate_updates(chunk, uploads, server, kept, mine, torch.tensor(alone, dtype=torch.float64))
-            good = checked.good
-            chosen = slice(None) if good.all() else torch.from_numpy(good)
-            for name, (value, weight, *to) in uploads.items() if good.any() else ():
-                shares = (weight.double() / total).expand(len(chunk), *weight.shape[1:])
-                rows = (to[0][chosen], len(server[name])) if to else ()
-                sums.add(name, value[chosen], shares[chosen], checked.largest[name][chosen], *rows)
-            self._remember(chunk, kept, good)
-            parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
-
-        steps = self.problem.local.steps_for(self.train.counts[ids]) if steps is None else steps
-        self._by_chunk(round, ids, steps, train, parts)
-        return report_of(parts, sums=sums)
-
-    # -- a round of insights -----------------------------------------------------------------------------------------
-
-    def generate_insight(self, round: int, guidance: Guidance, ids: Ids | None = None, steps: Ids | None = None) -> Report:
-        """The client half of an insight round: guided local work, and one insight from each client.
-
-        steps: local steps of each, those of the guidance if left out. No weights leave here, and no rows. Raises ClientFailure.
-        """
-        strategy = self.strategy
-        assert isinstance(strategy, InsightStrategy)
-        ids = self.ids if ids is None else ids
-        steps = strategy.planned_steps(self.problem, guidance)[ids] if steps is None else steps
-        parts, batches, scale = [], [], self.federation.label_scale**2
-        sizes = strategy.payload(self.problem, round)
-        nothing = torch.zeros_like(self.problem.row)[None]  # what a client has before it has a model
-        seen = strategy.view(self.problem, guidance, self.train)
-        held = strategy.view(self.problem, guidance, self.validation)
-
-        def act(chunk: Ids, task: Task) -> None:
+        def work(chunk: Ids, task: Task) -> None:
             started = time.perf_counter()
-            mine = self._recall(chunk)
-            before = strategy.answer(guidance, mine)
-            payload, kept = strategy.act(task, guidance, mine)
-            checked = validate_updates(chunk, {}, {}, kept, mine)
-            require_payload(payload, sizes, len(chunk))
-            after = strategy.answer(guidance, kept)
+            broadcast, old = state.received(chunk), self._recall(chunk)
+            result = strategy.client_update(task, broadcast, old)
+            wanted = Wanted.of(uploads, state, lambda name: strategy.weight_limit(name, counts[chunk]))
+            checked = validate_updates(chunk, result.sums, wanted, result.state, old)
+            require_payload(result.payload, sizes, len(chunk))
             seconds = (time.perf_counter() - started) / len(chunk)
-            if seen is not self.train:
-                task = Task(self.problem, seen, chunk, round, task.plan.steps, norms=True)
-            columns = scalar_columns(task, nothing if before is None else before, nothing if after is None else after, seconds, held)
-            batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in payload.items()})
-            batches.append(batch.filter(pa.array(np.isin(batch["client_id"], chunk[checked.good]))))
+            sent, kept, up_bytes = self._encoded(round, chunk, broadcast, result, old, checked)
+            good: Any = slice(None) if checked.good.all() else torch.from_numpy(checked.good)
+            for name, (value, weight, *to) in sent.items() if checked.good.any() else ():
+                share = (weight.double() / totals[name]).expand(len(chunk), *weight.shape[1:])[good]
+                if strategy.aggregation == "mean":
+                    sums.add(name, value[good], share, checked.largest[name][good], *((to[0][good], wanted.rows[name]) if to else ()))
+                else:
+                    rows.add(name, chunk[checked.good], value[good], share, *(row[good] for row in to))
+            if insight_bytes:
+                models = result.models or task.models or self._compared(broadcast, old, {**old, **result.state})
+                seen = task if train is self.train else Task(problem, train, chunk, round, task.plan.steps, norms=True)
+                columns = scalar_columns(seen, *models, seconds, validation)
+                batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in result.payload.items()})
+                batches.append(batch.filter(pa.array(np.isin(batch["client_id"], chunk[checked.good]))))
             self._remember(chunk, kept, checked.good)
-            parts.append((chunk, task.train_loss * scale, task.steps, checked.reasons))
+            parts.append(ChunkReport(chunk, task.train_loss * scale, task.plan.steps, up_bytes + insight_bytes, checked.reasons))
 
-        self._by_chunk(round, ids, steps, act, parts, norms=True)
-        return report_of(parts, insights=insights.merge(batches) if batches else None)
+        def malformed(client: int, planned: int, why: str) -> None:
+            parts.append(ChunkReport(np.array([client]), np.full(1, np.nan), np.array([planned]), np.full(1, insight_bytes), {client: why}))
 
-    def receive(self, round: int, guidance: Guidance, ids: Ids | None = None) -> None:
-        """Takes up delivered guidance into each client's memory. Raises ClientFailure."""
-        strategy = self.strategy
-        assert isinstance(strategy, InsightStrategy)
+        self._by_chunk(round, ids, steps, work, malformed, norms=strategy.sends_insights)
+        return report_of(parts, sums=sums, rows=rows, insights=insights.merge(batches) if batches else None)
+
+    def generate_insight(self, round: int, state: ServerState, ids: Ids | None = None, steps: Ids | None = None) -> Report:
+        """The same for a strategy whose clients send insights. Raises ValueError where they send none."""
+        if not self.strategy.sends_insights:
+            raise ValueError(f"clients of {self.strategy.title} send no insights: set `insights: true`")
+        return self.local_train(round, state, None, ids, steps)
+
+    def receive(self, round: int, state: ServerState, ids: Ids | None = None) -> None:
+        """Takes a delivered state into each client's own. Raises ClientFailure."""
         ids = self.ids if ids is None else ids
 
         def take(chunk: Ids, task: Task) -> None:
-            kept = strategy.receive(task, guidance, self._recall(chunk))
+            kept = self.strategy.receive(task, state.received(chunk), self._recall(chunk))
             self._remember(chunk, kept, np.ones(len(chunk), dtype=np.bool_))
 
         self._by_chunk(round, ids, np.zeros(len(ids), dtype=np.int64), take)
 
+    def _encoded(
+        self, round: int, chunk: Ids, broadcast: State, result: ClientResult, old: State, checked: Validation
+    ) -> tuple[Uploads, State, NDArray[np.int64]]:
+        """The uploads as they are sent, the clients' new state, and the bytes of each client's uploads."""
+        layout, up = self.problem.layout, np.zeros(len(chunk), dtype=np.int64)
+        sent, kept = result.sums, result.state
+        sizes: dict[str, NDArray[np.int64]] = {}
+        if self.strategy.uplink:
+            sent, memory, sizes = self.pipeline.encode(result.sums, broadcast, old, chunk, round)
+            kept = {**result.state, **memory}
+            checked.check_encoded(chunk, {name: sent[name][0] for name in sizes})
+        for name, (value, _, *to) in sent.items():
+            up = up + sizes.get(name, packed_bytes(value[:1], layout)) + 4 * len(to)
+        return sent, kept, up
+
+    def _compared(self, broadcast: State, old: State, new: State) -> tuple[Tensor, Tensor]:
+        """The models of a round without local training; zeros while there is none."""
+        nothing = torch.zeros_like(self.problem.row)[None]
+        before, after = (_reported(self.strategy.eval_models(broadcast, state)) for state in (old, new))
+        return nothing if before is None else before, nothing if after is None else after
+
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def evaluate(self, server: State | Guidance, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
+    def evaluate(self, state: ServerState, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
         """What `measure` finds, each metric as the clients' values `[n]` in the user's unit, `test_NAME`: NaN for a client without
         test rows, and where a metric does not apply."""
-        columns, stats = self.measure(server, ids)
-        return columns | client_columns(stats)
+        columns, stats, of_global = self.measure(state, ids)
+        return columns | client_columns(stats) | client_columns(of_global, GLOBAL)
 
-    def measure(self, server: State | Guidance, ids: Ids | None = None) -> tuple[dict[str, NDArray[Any]], Stats]:
+    def measure(self, state: ServerState, ids: Ids | None = None) -> tuple[dict[str, NDArray[Any]], Stats, Stats]:
         """The statistics of each metric for each client's model on its own test rows, by rising id, and columns `[n]` of the
         clients table: client_id, and expert_id where the strategy has clients choose one. A strategy that adapts does so
-        first, on training rows.
+        first, on training rows. Then the statistics of the global model, where it is tested beside personal ones.
         """
         ids = self.ids if ids is None else np.sort(ids)
-        strategy, test, scale = self.strategy, self.federation.test, self.federation.label_scale
-        parts, experts = [start_metrics(self.problem, ids, scale)], np.full(len(ids), -1)
-        state = _as_tensors(server)
-        if isinstance(server, Guidance):
-            test = strategy.view(self.problem, server, test.only(ids))
-        if isinstance(strategy, WeightStrategy) and strategy.adapts:
+        strategy, problem, scale = self.strategy, self.problem, self.federation.label_scale
+        parts, globals_, experts = [start_metrics(problem, ids, scale)], list[Stats](), np.full(len(ids), -1)
+        local = strategy.server_half == "meta_learner"
+        test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
 
-            def test_adapted(chunk: Ids, task: Task) -> None:
-                mine = strategy.adapt(task, state, self._recall(chunk))
-                here, found = np.searchsorted(ids, chunk), strategy.experts_of(mine)
-                parts.append(evaluate_metrics(self.problem, strategy.answer(state, mine), test, chunk, scale))
-                if found is not None:
-                    experts[here] = found.numpy()
+        def test_models(chunk: Ids, client: State) -> None:
+            models = strategy.eval_models(state.received(chunk), client)
+            if (reported := _reported(models)) is not None:
+                parts.append(evaluate_metrics(problem, reported, test, chunk, scale))
+            if len(models) > 1:
+                globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale))
 
-            self._by_chunk(0, ids, strategy.adaptation(self.problem.local, self.train.counts[ids]), test_adapted)
+        def adapt_first(chunk: Ids, task: Task) -> None:
+            client = strategy.adapt(task, state.received(chunk), self._recall(chunk))
+            found = strategy.experts_of(client)
+            if found is not None:
+                experts[np.searchsorted(ids, chunk)] = found.numpy()
+            test_models(chunk, client)
+
+        steps = strategy.adaptation(problem.local, self.federation.train.counts[ids])
+        if steps is not None:
+            self._by_chunk(0, ids, steps, adapt_first)
         else:
             # A piece at a time, so that personal models are not held twice.
-            piece = max(_EVALUATED_BYTES // (self.problem.layout.width * 4), 1) if self.memory else max(len(ids), 1)
+            piece = max(_EVALUATED_BYTES // (problem.layout.width * 4), 1) if self.state else max(len(ids), 1)
             for start in range(0, len(ids), piece):
-                here = slice(start, start + piece)
-                theta = self._answer(state, ids[here])
-                if theta is not None:
-                    parts.append(evaluate_metrics(self.problem, theta, test, ids[here], scale))
+                here = ids[start : start + piece]
+                test_models(here, self._recall(here))
         columns = {"client_id": ids} | ({"expert_id": experts} if (experts >= 0).any() else {})
-        return columns, merge_metrics(parts)
+        return columns, merge_metrics(parts), merge_metrics(globals_) if globals_ else {}
 
-    def personal(self, server: State | Guidance) -> tuple[Ids, NDArray[Any]] | None:
-        """The clients at home and their personal models, one row each; None where they keep none."""
-        if not self.memory:
+    def personal(self, state: ServerState) -> tuple[Ids, NDArray[Any]] | None:
+        """The clients of the block and their personal models, one row each; None where they keep none."""
+        if not self.state or self.strategy.adaptation(self.problem.local, self.problem.samples[:0]) is not None:
             return None
-        theta = self._answer(_as_tensors(server), self.ids)
-        return None if theta is None else (self.ids, theta.expand(len(self.ids), -1).numpy())
+        theta = self.strategy.eval_models(state.received(self.ids), self.state).get("personal")
+        return None if theta is None else (self.ids, theta.numpy())
 
     # -- what all of them share --------------------------------------------------------------------------------------
-
-    def _answer(self, server: Any, ids: Ids) -> Tensor | None:
-        strategy: Any = self.strategy  # either kind: each is asked with what its server half left
-        answer: Tensor | None = strategy.answer(server, self._recall(ids))
-        return answer
 
     def _by_chunk(
         self,
@@ -247,30 +260,30 @@ class Client:
         ids: Ids,
         steps: NDArray[np.int64],
         work: Callable[[Ids, Task], None],
-        parts: list[Any] | None = None,
+        malformed: Callable[[int, int, str], None] | None = None,
         norms: bool = False,
     ) -> None:
         """Does `work(chunk, task)` chunk by chunk. A chunk that raises is tried again client by client, to name one.
 
-        parts: takes what there is to say of a client whose messages do not fit: the others of its chunk lose nothing by it.
+        malformed: takes a client, its steps and the reason where what it sends does not fit: the others of its chunk lose nothing.
         """
-        guided = dict(zip(ids.tolist(), steps.tolist(), strict=True))
+        planned = dict(zip(ids.tolist(), steps.tolist(), strict=True))
 
         def task(chunk: Ids) -> Task:
-            return Task(self.problem, self.train, chunk, round, np.array([guided[i] for i in chunk.tolist()]), norms)
+            return Task(self.problem, self.train, chunk, round, np.array([planned[i] for i in chunk.tolist()]), norms)
 
         for chunk in chunks(self.problem, self.train, ids, steps):
             try:
                 work(chunk, task(chunk))
             except Exception as error:
-                for client in chunk:
+                for client in chunk.tolist():
                     alone = np.array([client])
                     try:
                         work(alone, task(alone))
                     except Exception as cause:
-                        if parts is None or not isinstance(cause, MalformedUpdate):
-                            raise ClientFailure(int(client), f"{type(cause).__name__}: {cause}") from cause
-                        parts.append((alone, np.full(1, np.nan), torch.tensor([guided[int(client)]]), {int(client): str(cause)}))
+                        if malformed is None or not isinstance(cause, MalformedUpdate):
+                            raise ClientFailure(client, f"{type(cause).__name__}: {cause}") from cause
+                        malformed(client, planned[client], str(cause))
                 if not isinstance(error, MalformedUpdate):
                     raise ClientFailure(int(chunk[0]), f"{type(error).__name__}: {error}") from error
 
@@ -278,16 +291,16 @@ class Client:
         return torch.from_numpy(np.searchsorted(self.ids, ids))
 
     def _recall(self, ids: Ids) -> State:
-        return {name: value[self._places(ids)] for name, value in self.memory.items()}
+        return {name: value[self._places(ids)] for name, value in self.state.items()}
 
     def _remember(self, ids: Ids, kept: State, good: NDArray[np.bool_]) -> None:
         for name, value in kept.items():
-            self.memory[name][self._places(ids[good])] = value if good.all() else value[torch.from_numpy(good)]
+            self.state[name][self._places(ids[good])] = value if good.all() else value[torch.from_numpy(good)]
 
 
 _EVALUATED_BYTES = 64 << 20
 
 
-def _as_tensors(server: Any) -> Any:
-    """A broadcast state as tensors that share its arrays; guidance as it is."""
-    return server if isinstance(server, Guidance) else {name: torch.as_tensor(value) for name, value in server.items()}
+def _reported(models: Mapping[str, Tensor]) -> Tensor | None:
+    """The rows that are reported: personal ones where there are any."""
+    return models.get("personal", models.get("global"))

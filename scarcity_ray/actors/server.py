@@ -1,9 +1,9 @@
-"""Server: plays the rounds. Broadcast, local work, gather, aggregate; it holds no training data."""
+"""Server: runs the rounds. Broadcast, local work, gather, aggregate; it holds no training data."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,28 +15,29 @@ from numpy.typing import NDArray
 from scarcity_ray.actors.by_hand import default_model
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
+from scarcity_ray.actors.gathering import aggregate
 from scarcity_ray.actors.meta_learner import MetaLearner
-from scarcity_ray.actors.report import Ids, Report, RoundResult, joined
+from scarcity_ray.actors.report import Ids, Report, RoundResult, report_of
 from scarcity_ray.core import insights, metrics
+from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
 from scarcity_ray.core.insights import Rejection, Sent
 from scarcity_ray.core.schedule import RoundInput, RoundPlan
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, State, Strategy, WeightStrategy
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
-from scarcity_ray.training.evaluate import Stats, merge_metrics
+from scarcity_ray.training.evaluate import merge_metrics
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
-from scarcity_ray.training.sums import Sums
 
 
 class Server:
     """Drives Client actors through rounds, with a MetaLearner and Experts where a strategy has insights.
 
     By hand, `Server(num_clients=5)` makes its own five clients and learns a linear model; or give it `clients`, `model`
-    (a torch module), `local` (how clients train) and `strategy`. In a run it is handed fleets of actors, each of which
-    can read any client's shard.
+    (a torch module), `local` (how clients train) and `strategy`. In a run it gets fleets of actors, each of which can read any
+    client's shard.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Server:
             meta_learner = MetaLearner()
         self.meta: Fleet | None = LocalFleet([meta_learner]) if isinstance(meta_learner, MetaLearner) else meta_learner
         self.experts: Fleet | None = LocalFleet(experts) if isinstance(experts, Sequence) else experts
-        self.anywhere, self.run = not by_hand, ""
+        self.any_actor, self.run = not by_hand, ""
         if by_hand:
             assert isinstance(clients, Sequence)
             if len(clients) != num_clients:
                 raise ValueError(f"num_clients is {num_clients}, but there are {len(clients)} clients")
-            self.open()
+            self.load_federation()
             first = clients[0].federation
             problem = make_problem(
                 model or default_model(first.shape, first.outputs, seed),
@@ -76,267 +77,285 @@ class Server:
                 samples=self.samples,
                 seed=seed,
             )
-            self.begin(strategy or FedAvg(), problem)
+            self.set_strategy(strategy or FedAvg(), problem)
 
-    # -- beginnings --------------------------------------------------------------------------------------------------
+    # -- what it works with ------------------------------------------------------------------------------------------
 
-    def open(self, clients: Fleet | None = None, meta_learner: Fleet | None = None, experts: Fleet | None = None) -> None:
-        """Meets the clients of a federation: who is at home where, and how many rows each holds. Not the rows.
+    def load_federation(self, clients: Fleet | None = None, meta_learner: Fleet | None = None, experts: Fleet | None = None) -> None:
+        """Asks the Client actors which clients each has, and how many rows each client holds. It does not get the rows.
 
-        clients, meta_learner, experts: whom it works with from now on; those it has if no clients are given.
+        clients, meta_learner, experts: the actors that it works with from now on; those it has if no clients are given.
         """
         if clients is not None:
             self.clients, self.meta, self.experts = clients, meta_learner, experts
-        found = self.clients.map(Client.samples, self._everyone())
+        found = self.clients.map(Client.samples, self._all_actors())
         population = max(int(part["ids"].max(initial=-1)) for part in found.values()) + 1
-        self.home = np.full(population, -1, dtype=np.int64)
+        self.actor_of = np.full(population, -1, dtype=np.int64)  # -1: no actor has a client of that id
         self.samples, self.tests = np.zeros(population, dtype=np.int64), np.zeros(population, dtype=np.int64)
         for actor, part in found.items():
-            self.home[part["ids"]], self.samples[part["ids"]], self.tests[part["ids"]] = actor, part["train"], part["test"]
+            self.actor_of[part["ids"]], self.samples[part["ids"]], self.tests[part["ids"]] = actor, part["train"], part["test"]
 
-    def begin(
+    def set_strategy(
         self, strategy: Strategy, problem: Problem, run: str = "", setup: tuple[Ids, Ids] | None = None, drift: int | None = None
     ) -> None:
-        """Starts a strategy from round 1, with its rounds of weights where it prepares itself by some.
+        """Starts a strategy before round 1, with the rounds of another that prepares it where it has any.
 
         setup: bytes up and down of each client before it (preparing the data). drift: the round before which clients' data
         change.
         """
         self.run, self.round, self._over, self._drift, self._forgets = run, 0, False, drift, False
-        up, down = setup or (np.zeros(len(self.home), dtype=np.int64),) * 2
+        up, down = setup or (np.zeros(len(self.actor_of), dtype=np.int64),) * 2
         self.uplink, self.downlink = up.copy(), down.copy()
         self._counted = 0, 0  # so that round 1 counts what came before it
-        preparation = strategy.preparation(problem) if isinstance(strategy, InsightStrategy) else None
-        self._later = None if preparation is None else (strategy, problem, preparation[2])
+        preparation = strategy.preparation(problem)
+        self._next = None if preparation is None else (strategy, problem, preparation[2])
         self._start(*(preparation[:2] if preparation else (strategy, problem)))
 
-    def _start(self, strategy: Strategy, problem: Problem, guidance: Guidance | None = None) -> None:
+    def _start(self, strategy: Strategy, problem: Problem, prepared: ServerState | None = None) -> None:
         self.strategy, self.problem = strategy, problem
-        self._older: list[State] = []  # states of earlier rounds, newest first, as far back as the schedule may go; weights alone have any
-        self.clients.map(Client.begin, self._everyone(), shared=(strategy, self.clients.put(problem), self.run))
-        if isinstance(strategy, InsightStrategy):
+        self.state = strategy.init_server(problem, prepared)
+        self._older: list[ServerState] = []  # states of earlier rounds, newest first, as far back as the schedule may go
+        # Bytes that states have brought so far, and how many of them each client has received.
+        self._released, self._received = self.state.new_bytes or 0, np.zeros(len(self.actor_of), dtype=np.int64)
+        self._keeps = bool(strategy.first_client_state(problem, self.state))
+        self._put: tuple[ServerState, Any] | None = None
+        shared = (strategy, self.clients.put(problem), self._sent(self.state), self.run)
+        self.clients.map(Client.set_strategy, self._all_actors(), shared=shared)
+        if strategy.sends_insights:
             if self.meta is None:
-                raise ValueError(f"{strategy.title} exchanges insights: the server needs a MetaLearner")
-            self.meta.map(MetaLearner.begin, {0: (strategy, problem, self.run)})
-            self.guidance = strategy.open(problem) if guidance is None else guidance
-            # Bytes of guidance so far, and how much of it has gone down to each client.
-            self._released, self._received = self.guidance.size, np.zeros(len(self.home), dtype=np.int64)
-        elif isinstance(strategy, WeightStrategy):
-            self.state: State = strategy.start(problem)
+                raise ValueError(f"clients of {strategy.title} send insights: the server needs a MetaLearner")
+            self.meta.map(MetaLearner.set_strategy, {0: (strategy, problem, self.run)})
 
-    def play(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
-        """A round of whichever kind the strategy has; None, and nothing done, once it has diverged, failed, or has nothing to
-        learn. keep: the result says what it takes to go on from there."""
-        if self._over:
-            return None
-        self._over = True  # should the round fail, those that are ordered already must not be played without it
-        if round == self._drift:
-            self.clients.map(Client.drift, self._everyone())
-        if self._later is not None and round > self._later[2]:
-            strategy, problem, _ = self._later
-            assert isinstance(strategy, InsightStrategy)
-            self._later = None
-            self._start(strategy, problem, strategy.open(problem, self.state))
-        run = self.run_insight_round if isinstance(self.strategy, InsightStrategy) else self.run_round
-        result = run(round, evaluated, test)
-        self._over = result.diverged or result.done
-        if keep and not self._forgets:
-            began = time.perf_counter()
-            result.held, result.memory = self.held(), self._memory()
-            result.kept_seconds = time.perf_counter() - began
-        return result
+    # -- what a checkpoint keeps -------------------------------------------------------------------------------------
 
-    # -- what survives -----------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """What the server half must know to continue after this round, plain values and arrays."""
+        return {
+            "round": self.round,
+            "uplink": self.uplink.copy(),
+            "downlink": self.downlink.copy(),
+            "counted": self._counted,
+            "prepared": self._next is None,
+            "state": self.state.as_arrays(),
+            "older": [state.as_arrays() for state in self._older],
+            "released": self._released,
+            "received": self._received.copy(),
+        }
 
-    def held(self) -> dict[str, Any]:
-        """What the server half must know to go on after this round, plain values and arrays; `restore` takes it."""
-        held = {"round": self.round, "uplink": self.uplink.copy(), "downlink": self.downlink.copy()}
-        held |= {"counted": self._counted, "prepared": self._later is None}
-        if isinstance(self.strategy, InsightStrategy):
-            return {**held, "guidance": vars(self.guidance), "released": self._released, "received": self._received.copy()}
-        return {**held, "state": _as_arrays(self.state), "older": [_as_arrays(state) for state in self._older]}
+    def current_state(self) -> ServerState:
+        """What the strategy's server half holds now."""
+        return self.state
 
-    def restore(self, held: Mapping[str, Any], memory: Mapping[str, NDArray[Any]], history: Mapping[int, pa.RecordBatch]) -> None:
-        """Goes on from what `held` said, after `begin`. memory: what every client kept then, rows by rising id. history:
-        the insights of each round so far."""
-        guidance = Guidance(**held["guidance"]) if "guidance" in held else None
-        if self._later is not None and held["prepared"]:
-            strategy, problem, _ = self._later
-            self._later = None
-            self._start(strategy, problem, guidance)
-        if guidance is not None:
-            assert self.meta is not None
-            self.guidance, self._released, self._received = guidance, held["released"], np.array(held["received"])
-            self.meta.map(MetaLearner.restore, {0: (dict(history),)})
-        else:
-            self.state, self._older = _as_tensors(held["state"]), [_as_tensors(state) for state in held["older"]]
-        self.round, self._counted = held["round"], tuple(held["counted"])
-        self.uplink, self.downlink = np.array(held["uplink"]), np.array(held["downlink"])
+    def load_state_dict(
+        self, server: Mapping[str, Any], clients: Mapping[str, NDArray[Any]], history: Mapping[int, pa.RecordBatch]
+    ) -> None:
+        """Continues from what `state_dict` returned, after `set_strategy`. clients: what every client kept then, rows by rising id.
+        history: the insights of each round so far."""
+        state = ServerState.of_arrays(server["state"])
+        if self._next is not None and server["prepared"]:
+            strategy, problem, _ = self._next
+            self._next = None
+            self._start(strategy, problem, self.state)
+        self.state, self._older = state, [ServerState.of_arrays(older) for older in server["older"]]
+        self._released, self._received = server["released"], np.array(server["received"])
+        self.round, self._counted = server["round"], tuple(server["counted"])
+        self.uplink, self.downlink = np.array(server["uplink"]), np.array(server["downlink"])
+        if self.strategy.sends_insights and self.meta is not None:
+            self.meta.map(MetaLearner.load_state_dict, {0: (dict(history),)})
         if self._drift is not None and self.round >= self._drift:
-            self.clients.map(Client.drift, self._everyone())
-        if memory:
-            self.clients.map(Client.restore, self._everyone(), shared=(self.clients.put(dict(memory)),))
+            self.clients.map(Client.drift, self._all_actors())
+        if clients:
+            self.clients.map(Client.load_state_dict, self._all_actors(), shared=(self.clients.put(dict(clients)),))
 
-    def _memory(self) -> dict[str, NDArray[Any]]:
+    def _client_state(self) -> dict[str, NDArray[Any]]:
         """What every client keeps, `[clients, ...]` by rising id; empty where they keep nothing."""
-        if not self.strategy.memory(self.problem):
+        if not self._keeps:
             return {}
-        parts = list(self.clients.map(Client.remembered, self._everyone()).values())
+        parts = list(self.clients.map(Client.state_dict, self._all_actors()).values())
         order = np.argsort(np.concatenate([ids for ids, _ in parts]))
         return {name: np.concatenate([kept[name] for _, kept in parts])[order] for name in parts[0][1]}
 
-    # -- a round of weights ------------------------------------------------------------------------------------------
+    # -- a round -----------------------------------------------------------------------------------------------------
+
+    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
+        """A round of a run, which may have been ordered before the last one ended: None, and nothing done, once the strategy has
+        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs."""
+        if self._over:
+            return None
+        self._over = True  # should this round fail, those that are ordered already must not be run without it
+        if round == self._drift:
+            self.clients.map(Client.drift, self._all_actors())
+        if self._next is not None and round > self._next[2]:
+            strategy, problem, _ = self._next
+            self._next = None
+            self._start(strategy, problem, self.state)
+        result = self.run_round(round, evaluated, test)
+        self._over = result.diverged or result.done
+        if keep and not self._forgets:
+            began = time.perf_counter()
+            result.server, result.client_state = self.state_dict(), self._client_state()
+            result.kept_seconds = time.perf_counter() - began
+        return result
 
     def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True) -> RoundResult:
-        """Broadcast, local training, aggregation. test: whether the clients `evaluated` (all if left out) are tested after it."""
-        strategy = self.strategy
-        assert isinstance(strategy, WeightStrategy), f"{strategy.title} exchanges insights: call run_insight_round"
+        """Broadcast, local work, aggregation. round: the next one if left out. test: whether the clients `evaluated` (all if left
+        out) are tested after it; after the last round of a strategy that ends they are in any case."""
         self.round = self.round + 1 if round is None else round
-        samples, plan = self.problem.samples, self.plan_round()
-        total = strategy.total_weight(samples[plan.ids[~plan.lost]])
-        reports: list[Report] = []
-        for age in np.unique(plan.staleness[~plan.lost]).tolist():
-            chosen = ~plan.lost & (plan.staleness == age)
-            model = self.broadcast_model(age)
-            orders = self._assign(plan.ids[chosen], plan.steps[chosen], at_home=bool(strategy.memory(self.problem)))
-            reports += self.clients.map(Client.local_train, orders, shared=(self.round, model, total)).values()
-        report = joined(reports)
-        diverged = 0 < len(report.ids) == len(report.rejected)
-        self._older = [self.state, *self._older][: strategy.schedule.max_staleness]
-        if not diverged:
-            self.aggregate_models(reports)
-        up, down = strategy.traffic(self.problem)
-        if len(samples) == len(self.home):
-            self._count_bytes(plan, up, np.full(len(plan.ids), down))
-        else:  # one virtual client that holds the rows of all
-            self.uplink += up
-            self.downlink += down
-        heard = ~np.isin(report.ids, list(report.rejected))
-        result = self._result(report, heard, list(report.rejected.items()), self.state, evaluated, test)
-        result.diverged = diverged
+        plan = self.plan_round()
+        down = self._down_bytes(plan.ids)
+        reports, sent = self._local_work(plan)
+        report = report_of(reports)
+        in_meta = self.strategy.server_half == "meta_learner"
+        update, accepted, rejections = ServerUpdate(self.state), insights.merge([]), list[Rejection]()
+        if self.strategy.sends_insights:
+            assert self.meta is not None
+            half = (self.state, self._aggregate(reports), plan) if in_meta else ()
+            update, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round, *half)})[0]
+        heard = np.isin(report.ids, accepted["client_id"].to_numpy()) if in_meta else ~np.isin(report.ids, list(report.rejected))
+        diverged = len(report.ids) > 0 and not heard.any()
+        if in_meta or diverged:
+            self._set_state(update)
+        else:
+            update = self.aggregate_models(reports, plan)
+        self._count_bytes(plan, report, down)
+        if update.done or update.deliver:  # to all clients, whether in this round or not
+            self._deliver()
+        result = self._result(report, heard, [*report.rejected.items(), *rejections])
+        if test or update.done:
+            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients)
+        result.learned, result.diverged, result.done = update.learned, diverged, update.done
+        # Where the payload is too large to be written down, a later process could not read it back.
+        if self.strategy.sends_insights:
+            result.insights = accepted
+            self._forgets |= not set(self.strategy.payload(self.problem, self.round)) <= set(accepted.schema.names)
         return result
 
     def broadcast_model(self, age: int = 0) -> Any:
         """The server's state as one reference for all clients; age: that of so many rounds ago, the oldest at most."""
         versions = [self.state, *self._older]
-        return self.clients.put(_as_arrays(versions[min(age, len(versions) - 1)]))
+        return self._sent(versions[min(age, len(versions) - 1)])
 
-    def aggregate_models(self, reports: Iterable[Report]) -> State:
-        """The new server state from the clients' sums: the same bits for any grouping of the clients."""
-        strategy = self.strategy
-        assert isinstance(strategy, WeightStrategy)
-        sums = Sums()
-        for report in reports:
-            sums += report.sums
-        self.state = strategy.aggregate(self.state, sums.means(self.state))
-        return self.state
-
-    # -- a round of insights -----------------------------------------------------------------------------------------
+    def aggregate_models(self, reports: Sequence[Report], plan: RoundPlan | None = None) -> ServerUpdate:
+        """The server half of a round, and its new state, from what clients sent: the same bits for any grouping of the clients."""
+        context = RoundContext(self.problem, self.round, plan)
+        update = self.strategy.server_update(context, self.state, self._aggregate(reports))
+        self._set_state(update)
+        return update
 
     def run_insight_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True) -> RoundResult:
-        """Guidance down, guided local work, one insight up from each client; then the MetaLearner learns.
-
-        test, evaluated: as for `run_round`; a strategy that is done with this round is tested in any case.
-        """
-        if not isinstance(self.strategy, InsightStrategy):
-            self._exchange_insights()
-        strategy = self.strategy
-        assert isinstance(strategy, InsightStrategy)
-        assert self.meta is not None
-        self.round = self.round + 1 if round is None else round
-        plan = self.plan_round()
-        if plan.staleness.any():
-            raise ValueError(f"{strategy.title} exchanges insights: its clients start from the newest guidance, not from an older one")
-        present = ~plan.lost
-        orders = self._at_home(plan.ids[present], plan.steps[present])
-        down = self._deliver(plan.ids)
-        reports = self.clients.map(Client.generate_insight, orders, shared=(self.round, self.clients.put(self.guidance.sent())))
-        report = joined(list(reports.values()))
-        sent = [Sent(orders[actor][0], one.insights) for actor, one in reports.items() if one.insights is not None]
-        lesson, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round)})[0]
-        heads = {}
-        if lesson.experts:
-            assert self.experts is not None
-            self.experts.resize([(expert,) for expert in range(len(lesson.experts))])
-            heads = self.experts.map(Expert.fit, lesson.experts)
-        self.guidance = strategy.instruct(lesson, heads, self.guidance)
-        self._released += self.guidance.size
-        self._count_bytes(plan, insights.wire_bytes(strategy.payload(self.problem, self.round)), down)
-        if lesson.done or lesson.deliver:  # to everybody, whether in this round or not
-            everyone = np.flatnonzero(self.home >= 0)
-            self.clients.map(Client.receive, self._at_home(everyone), shared=(self.round, self.clients.put(self.guidance.sent())))
-            self.downlink[everyone] += self._deliver(everyone)
-        heard = np.isin(report.ids, accepted["client_id"].to_numpy())
-        rejected = [*report.rejected.items(), *rejections]
-        result = self._result(report, heard, rejected, self.guidance, evaluated, test or lesson.done)
-        if result.clients is not None:
-            result.clients |= {name: values[result.clients["client_id"]] for name, values in lesson.clients.items()}
-        result.insights, result.learned = accepted, lesson.learned
-        # Where the payload is too large to be written down, no later driver could give it back.
-        self._forgets |= not set(strategy.payload(self.problem, self.round)) <= set(accepted.schema.names)
-        result.diverged, result.done = len(accepted) == 0 < len(report.ids), lesson.done
-        return result
+        """A round whose clients send insights. By hand, a strategy that sends none is followed by insight_exchange, which starts from
+        the model learned so far."""
+        if not self.strategy.sends_insights:
+            row = self.state.broadcast.get("x", self.problem.row)
+            self.set_strategy(InsightExchange(), replace(self.problem, row=row), self.run)
+        return self.run_round(round, evaluated, test)
 
     @property
     def memory(self) -> Any:
-        """The insights learned from so far: the MetaLearner's history (by hand; its length is their number)."""
+        """The insights so far: the MetaLearner's history (by hand; its length is their number)."""
         assert isinstance(self.meta, LocalFleet)
         return self.meta.workers[0].insight_history
 
-    def _exchange_insights(self) -> None:
-        """By hand: goes on from rounds of weights to rounds of insights, from the model learned so far."""
-        row = self.state.get("x", self.problem.row)
-        self.begin(InsightExchange(), replace(self.problem, row=row), self.run)
-
-    # -- what both share ---------------------------------------------------------------------------------------------
-
-    def answer(self) -> State | Guidance:
-        """What the strategy's server half holds now."""
-        return self.guidance if isinstance(self.strategy, InsightStrategy) else self.state
-
-    def _everyone(self) -> dict[int, tuple[Any, ...]]:
-        return dict.fromkeys(range(self.clients.size), ())
+    # -- the parts of a round ----------------------------------------------------------------------------------------
 
     def plan_round(self) -> RoundPlan:
         """What the round is to be, by the strategy's schedule: before any work, from what the server holds."""
-        samples, strategy = self.problem.samples, self.strategy
-        clients = np.flatnonzero(self.home >= 0) if len(samples) == len(self.home) else np.arange(len(samples))
-        steps, count = strategy.planned_steps(self.problem, self.answer()), strategy.sampled(len(clients))
+        samples, strategy, clients = self.problem.samples, self.strategy, self._clients()
+        steps, count = strategy.planned_steps(self.problem, self.state), strategy.sampled(len(clients))
         known = RoundInput(self.problem.seed, self.round, clients, samples, steps, count, oldest=len(self._older))
         return strategy.schedule.next(known)
 
-    def _at_home(self, ids: Ids, *each: NDArray[Any]) -> dict[int, tuple[Any, ...]]:
-        """The clients of each actor, and their part of arrays `[n]` that say something of each."""
-        homes = self.home[ids]
-        return {int(actor): tuple(values[homes == actor] for values in (ids, *each)) for actor in np.unique(homes)}
+    def _local_work(self, plan: RoundPlan) -> tuple[list[Report], list[Sent]]:
+        """The reports of the Client actors, and the insights in them, each with the clients whose they may be."""
+        totals = self._totals(plan.ids[~plan.lost])
+        reports, sent = [], []
+        for age in np.unique(plan.staleness[~plan.lost]).tolist():
+            chosen = ~plan.lost & (plan.staleness == age)
+            orders = self._assign(plan.ids[chosen], plan.steps[chosen])
+            shared = (self.round, self.broadcast_model(age), totals)
+            for actor, report in self.clients.map(Client.local_train, orders, shared=shared).items():
+                reports.append(report)
+                if report.insights is not None:
+                    sent.append(Sent(orders[actor][0], report.insights))
+        return reports, sent
 
-    def _assign(self, ids: Ids, steps: Ids, at_home: bool) -> dict[int, tuple[Any, ...]]:
-        """Which actor works for which clients, with how many steps: at home where clients keep memory, else dealt out by the work."""
-        if at_home or not self.anywhere:
-            return self._at_home(ids, steps)
+    def _aggregate(self, reports: Sequence[Report]) -> Aggregate:
+        report, weights = report_of(reports), self.strategy.client_weights
+        heard = np.setdiff1d(report.ids, list(report.rejected))
+        share = float(weights(self.problem.samples[heard]).sum()) / (float(weights(self.problem.samples[self._clients()]).sum()) or 1.0)
+        return aggregate(self.strategy, self.problem, self.state, self.round, reports, self._totals(report.ids), (share, len(heard)))
+
+    def _set_state(self, update: ServerUpdate) -> None:
+        """Takes the state of an update, once the Experts have fitted what it asks for."""
+        state = update.state
+        if update.experts:
+            assert self.experts is not None
+            self.experts.resize([(expert,) for expert in range(len(update.experts))])
+            state = self.strategy.with_experts(update, self.experts.map(Expert.fit, update.experts))
+        self._older = [self.state, *self._older][: self.strategy.schedule.max_staleness]
+        if state is not self.state:
+            self._released += state.new_bytes or 0
+        self.state = state
+
+    def _deliver(self) -> None:
+        everyone = np.flatnonzero(self.actor_of >= 0)
+        self.clients.map(Client.receive, self._by_actor(everyone), shared=(self.round, self.broadcast_model()))
+        self.downlink[everyone] += self._down_bytes(everyone)
+
+    # -- clients, actors and bytes -----------------------------------------------------------------------------------
+
+    def _clients(self) -> Ids:
+        """The clients that may take part, by rising id: those of the actors, or of the strategy's own making."""
+        mine = self.problem.population == len(self.actor_of)
+        return np.flatnonzero(self.actor_of >= 0) if mine else np.arange(self.problem.population)
+
+    def _all_actors(self) -> dict[int, tuple[Any, ...]]:
+        return dict.fromkeys(range(self.clients.size), ())
+
+    def _by_actor(self, ids: Ids, *each: NDArray[Any]) -> dict[int, tuple[Any, ...]]:
+        """The clients of each actor, and their part of arrays `[n]` that say something of each."""
+        actors = self.actor_of[ids]
+        return {int(actor): tuple(values[actors == actor] for values in (ids, *each)) for actor in np.unique(actors)}
+
+    def _assign(self, ids: Ids, steps: Ids) -> dict[int, tuple[Any, ...]]:
+        """Which actor works for which clients, with how many steps: the one that keeps a client's state, else dealt out by the work."""
+        if self.strategy.server_half == "meta_learner" or self._keeps or not self.any_actor:
+            return self._by_actor(ids, steps)
         parts = deal(ids, steps, self.clients.size)
         return {actor: (part, steps[np.searchsorted(ids, part)]) for actor, part in enumerate(parts) if len(part)}
 
-    def _deliver(self, ids: Ids) -> Ids:
-        """Bytes of guidance that go down to each of the clients: what it has not got yet."""
+    def _totals(self, ids: Ids) -> dict[str, float]:
+        """The most that clients may weigh together in each upload."""
+        samples, strategy = self.problem.samples[ids], self.strategy
+        return {name: float(strategy.weight_limit(name, samples).sum()) or 1.0 for name in strategy.uploads(self.problem, self.state)}
+
+    def _sent(self, state: ServerState) -> Any:
+        """A reference to what clients see of a state: testing it and the next round share one."""
+        if self._put is None or self._put[0] is not state:
+            self._put = state, self.clients.put(state.sent())
+        return self._put[1]
+
+    def _down_bytes(self, ids: Ids) -> Ids:
+        """Bytes that go down to each of the clients now: the whole broadcast, or what it has not received yet."""
+        if self.state.new_bytes is None:
+            return np.full(len(ids), self.state.down_bytes(self.problem.layout))
         down: Ids = self._released - self._received[ids]
         self._received[ids] = self._released
         return down
 
-    def _count_bytes(self, plan: RoundPlan, up: int, down: Ids) -> None:
-        """Everybody of the plan downloads; what the lost ones send does not arrive, and is not counted."""
-        self.uplink[plan.ids[~plan.lost]] += up
+    def _count_bytes(self, plan: RoundPlan, report: Report, down: Ids) -> None:
+        """All clients of the plan download; what the lost ones send does not arrive, and is not counted."""
+        if self.problem.population != len(self.actor_of):
+            return  # clients of the strategy's own making: setup_traffic says what they cost the real ones
+        up = np.zeros(len(plan.ids), dtype=np.int64)
+        up[~plan.lost] = report.up_bytes
+        up, down = self.strategy.traffic(self.problem, up, down)
+        self.uplink[plan.ids[~plan.lost]] += up[~plan.lost]
         self.downlink[plan.ids] += down
 
-    def _result(
-        self,
-        report: Report,
-        heard: NDArray[np.bool_],
-        rejected: Sequence[Rejection],
-        answer: State | Guidance,
-        evaluated: Ids | None,
-        test: bool,
-    ) -> RoundResult:
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def _result(self, report: Report, heard: NDArray[np.bool_], rejected: list[Rejection]) -> RoundResult:
         """heard: which of the report's clients entered the round."""
         sent = int(self.uplink.sum()), int(self.downlink.sum())
         row: dict[str, Any] = {
@@ -348,37 +367,31 @@ class Server:
             "downlink_bytes": sent[1] - self._counted[1],
         }
         self._counted = sent
-        result = RoundResult(row, int(report.steps.sum()), rejected=list(rejected))
-        if test:
-            result.clients, stats = self._evaluate(np.flatnonzero(self.home >= 0) if evaluated is None else evaluated, answer)
-            row |= metrics.round_columns(stats, result.clients["num_test"])
-        return result
+        return RoundResult(row, int(report.steps.sum()), rejected=rejected)
 
     def _train_loss(self, report: Report, heard: NDArray[np.bool_]) -> float | None:
-        """The mean of the losses met, weighted by training rows, over the clients that trained and were heard."""
-        met = ~np.isnan(report.loss) & heard
-        weight = self.problem.samples[report.ids[met]].astype(np.float64)
-        return float((weight * report.loss[met]).sum() / weight.sum()) if weight.sum() else None
+        """The mean training loss, weighted by training rows, over the clients that trained and were heard."""
+        trained = ~np.isnan(report.loss) & heard
+        weight = self.problem.samples[report.ids[trained]].astype(np.float64)
+        return float((weight * report.loss[trained]).sum() / weight.sum()) if weight.sum() else None
 
-    def _evaluate(self, ids: Ids, answer: State | Guidance) -> tuple[dict[str, NDArray[Any]], Stats]:
-        sent: Any = answer.sent() if isinstance(answer, Guidance) else {name: value.numpy() for name, value in answer.items()}
-        parts = list(self.clients.map(Client.measure, self._at_home(ids), shared=(self.clients.put(sent),)).values())
-        columns = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]]) -> None:
+        """Tests clients and adds what was found to the result. more: columns `[clients]` of the clients table."""
+        found = list(self.clients.map(Client.measure, self._by_actor(ids), shared=(self._sent(self.state),)).values())
+        columns = {name: np.concatenate([part[0][name] for part in found]) for name in found[0][0]}
         order = np.argsort(columns["client_id"])
         columns = {name: value[order] for name, value in columns.items()}
-        stats = merge_metrics([part for _, part in parts])
-        columns |= metrics.client_columns(stats) | {
-            "num_train": self.samples[ids],
-            "num_test": self.tests[ids],
-            "uplink_bytes": self.uplink[ids],
-            "downlink_bytes": self.downlink[ids],
-        }
-        return columns, stats
-
-
-def _as_arrays(state: State) -> dict[str, NDArray[Any]]:
-    return {name: value.numpy() for name, value in state.items()}
-
-
-def _as_tensors(arrays: Mapping[str, Any]) -> State:
-    return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        stats = merge_metrics([part[1] for part in found])
+        of_global = merge_metrics([part[2] for part in found]) if found[0][2] else {}
+        columns |= (
+            metrics.client_columns(stats)
+            | metrics.client_columns(of_global, metrics.GLOBAL)
+            | {
+                "num_train": self.samples[ids],
+                "num_test": self.tests[ids],
+                "uplink_bytes": self.uplink[ids],
+                "downlink_bytes": self.downlink[ids],
+            }
+        )
+        result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
+        result.row |= metrics.round_columns(stats, columns["num_test"])

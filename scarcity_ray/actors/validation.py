@@ -1,9 +1,9 @@
-"""The gate for updates: what a client sends is checked before it may enter a sum."""
+"""The validation of updates: what a client sends is checked before it may enter a sum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.core.strategy import State, Uploads
+from scarcity_ray.core.exchange import ServerState, State
 from scarcity_ray.training.sums import magnitudes
 
 LARGEST = 1e30
@@ -35,31 +35,62 @@ class Validation:
     reasons: dict[int, str]
     largest: dict[str, Tensor]
 
+    def check_encoded(self, clients: NDArray[np.int64], values: State) -> None:
+        """Judges what transforms made of uploads: values `[k, m]` by name, which need be finite."""
+        for name, value in values.items():
+            self.largest[name] = magnitudes(value)
+            self.refuse(clients, _wild(self.largest[name]), f"{name}, encoded, is not finite, or beyond {LARGEST:g}")
 
-def validate_updates(
-    clients: NDArray[np.int64], uploads: Uploads, like: State, kept: State, mine: State, most: Tensor | None = None
-) -> Validation:
+    def refuse(self, clients: NDArray[np.int64], bad: NDArray[np.bool_], why: str) -> None:
+        """Leaves out those of the clients that are bad."""
+        for client in clients[bad & self.good].tolist():
+            self.reasons[client] = why
+        self.good[bad] = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the server asks clients for in a round.
+
+    uploads: one client's value of each upload; a value must have its shape and type. rows: how many rows the server has for each
+    upload that goes to one of several, by name. limit: `limit(name)` is the most that each of the k clients may weigh in the upload
+    of that name, float64 `[k]`.
+    """
+
+    uploads: State
+    rows: Mapping[str, int]
+    limit: Callable[[str], NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, uploads: State, state: ServerState, limit: Callable[[str], NDArray[np.float64]]) -> Wanted:
+        """The uploads that update a state."""
+        return cls(uploads, rows_of(uploads, state), limit)
+
+
+def rows_of(uploads: State, state: ServerState) -> dict[str, int]:
+    """How many rows the server has for each upload that goes to one of several, by name."""
+    held = {**state.broadcast, **state.private}
+    return {name: len(held[name]) for name, one in uploads.items() if name in held and held[name].ndim > one.ndim}
+
+
+def validate_updates(clients: NDArray[np.int64], sent: Any, wanted: Wanted, kept: Any, old: State) -> Validation:
     """Judges k clients, one by one.
 
-    uploads: name -> (value `[k, ...]`, weight). like: the server's values by the same names; a value must have their
-    shape and type. kept: new memory `[k, ...]`, in place of `mine`. most: float64 `[k, 1]`, what each client may weigh.
+    sent: name -> (value `[k, ...]`, weight), see core.exchange.Uploads. kept: new client state `[k, ...]`, in place of `old`.
     Raises MalformedUpdate for what has another form.
     """
     checked = Validation(np.ones(len(clients), dtype=np.bool_), {}, {})
 
     def refuse(bad: NDArray[np.bool_], why: str) -> None:
-        if bad.any():
-            for client in clients[bad & checked.good]:
-                checked.reasons[int(client)] = why
-            checked.good[bad] = False
+        checked.refuse(clients, bad, why)
 
-    for name, (value, weight, *to) in _triples(uploads):
-        wanted = like.get(name)
-        if wanted is not None and to:
-            _require(to[0], torch.zeros((), dtype=torch.int64), len(clients), f"whose mean {name} enters")
-            refuse(((to[0] < 0) | (to[0] >= len(wanted))).numpy(), f"{name} is for a row that the server does not have")
-            wanted = wanted[0]
-        _require(value, wanted, len(clients), name)
+    for name, (value, weight, *to) in _triples(sent):
+        if to:
+            _require(to[0], torch.zeros((), dtype=torch.int64), len(clients), f"the place of {name}")
+            refuse(((to[0] < 0) | (to[0] >= wanted.rows.get(name, 0))).numpy(), f"{name} is for a row that the server does not have")
+        elif name in wanted.rows:
+            raise MalformedUpdate(f"{name} does not say which of the server's {wanted.rows[name]} rows it is for")
+        _require(value, wanted.uploads.get(name), len(clients), name)
         checked.largest[name] = magnitudes(value)
         refuse(_wild(checked.largest[name]), f"{name} is not finite, or beyond {LARGEST:g}")
         if not isinstance(weight, Tensor) or not weight.is_floating_point() or not _fits(weight.shape, value.shape):
@@ -67,10 +98,10 @@ def validate_updates(
         weights = weight.reshape(len(weight), -1)
         unfit = _wild(magnitudes(weights)) | (weights.amin(1) < 0).numpy()
         refuse(np.broadcast_to(unfit, checked.good.shape), f"the weight of {name} is not a finite number of at least 0")
-        if most is not None:
-            refuse((weights.double() > most * _ROUNDING).any(1).numpy(), f"the weight of {name} is more than its rows are worth")
+        limit = torch.from_numpy(np.asarray(wanted.limit(name), dtype=np.float64))[:, None]
+        refuse((weights.double() > limit * _ROUNDING).any(1).numpy(), f"the weight of {name} is more than its rows are worth")
     for name, value in kept.items():
-        _require(value, mine[name][0] if name in mine else None, len(clients), f"its memory {name}")
+        _require(value, old[name][0] if name in old else None, len(clients), f"its state {name}")
         if value.is_floating_point():
             refuse(_wild(magnitudes(value)), "its model is not finite any more")
     return checked

@@ -12,15 +12,15 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-COMPUTING_VERSION = 1
-"""Raised whenever the same scenario, data and seed can give other results than before."""
+COMPUTING_VERSION = 2
+"""Raised whenever the same scenario, data and seed can give other results than before, or a checkpoint of before cannot be read."""
 
 PACKAGE = Path(__file__).parents[1]
 
 DIGEST_FILE = Path(__file__).with_name("computing.digest")
 """`digest()` as it was when somebody last decided whether COMPUTING_VERSION had to be raised."""
 
-_FOLDERS = ("actors", "core", "data", "ensemble", "models", "schedules", "strategies", "training", "uplink")
+_FOLDERS = ("actors", "aggregation", "core", "data", "ensemble", "models", "schedules", "strategies", "training", "uplink")
 """What can change a result. The others (runtime, results, report, scenario, serving) run it, write it down or show it."""
 
 

@@ -93,7 +93,7 @@ class RandomFourier(Spec):
         """As Identity.module. shared: "bandwidth", unless the settings give a number."""
         default = 1.0 if isinstance(self.bandwidth, str) else self.bandwidth
         seed = int(hash64(problem.seed, "representation"))
-        return FourierFeatures(math.prod(problem.shape), self.features, seed, shared.get("bandwidth", default))
+        return FourierFeatures(math.prod(problem.shape), self.features, seed, float(shared.get("bandwidth", default)))
 
 
 class Trunk(Spec):

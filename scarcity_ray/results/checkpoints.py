@@ -30,15 +30,15 @@ _NAME = re.compile(r"(\d{8})\.(.+)\.seed(\d+)\.round(\d+)\.safetensors")
 class Checkpoint:
     """A run at the end of a round of a strategy under a seed.
 
-    held: the Server's state (Server.held). memory: each client's state, `[clients, ...]` by rising id. tally: the summary's
-    (Tally.held). status: how the strategy ended, and then held and memory are empty; "" while it is not over.
+    server: the Server's state dict. client_state: each client's state, `[clients, ...]` by rising id. tally: the summary's state dict.
+    status: how the strategy ended, and then server and client_state are empty; "" while it is not over.
     """
 
     strategy: str
     seed: int
     round: int = 0
-    held: Mapping[str, Any] = field(default_factory=dict)
-    memory: Mapping[str, Any] = field(default_factory=dict)
+    server: Mapping[str, Any] = field(default_factory=dict)
+    client_state: Mapping[str, Any] = field(default_factory=dict)
     tally: Mapping[str, Any] = field(default_factory=dict)
     status: str = ""
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import nn
 
+from scarcity_ray.core.exchange import ServerState
 from scarcity_ray.core.federation import Encoding
 from scarcity_ray.core.spec import Spec
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Strategy
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.models import CNN, AnyModel, Linear, build
 from scarcity_ray.results.recorder import MODEL_BYTES
 from scarcity_ray.strategies import AnyStrategy
@@ -40,8 +41,7 @@ def metadata_of(strategy: Strategy, model: Spec | None, problem: Problem, encodi
 def rebuild(metadata: Mapping[str, Any]) -> nn.Module:
     """The module of a model saved with `metadata_of`; its weights are yet to be loaded. Raises KeyError for other metadata."""
     strategy, problem = of_metadata(metadata, np.ones(2, dtype=np.int64))  # no module depends on the clients' rows
-    server: Any = Guidance() if isinstance(strategy, InsightStrategy) else {}
-    return strategy.module(problem, server)
+    return strategy.module(problem, ServerState())
 
 
 def imports(data: Any) -> list[str]:

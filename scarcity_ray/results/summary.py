@@ -92,8 +92,8 @@ class Tally:
         run = self._runs[strategy][seed]
         return run.updates, run.seconds
 
-    def held(self) -> dict[str, Any]:
-        """The part that cannot be recovered from the tables, in plain values, for `restore`."""
+    def state_dict(self) -> dict[str, Any]:
+        """The part that cannot be recovered from the tables, in plain values, for `load_state_dict`."""
         return {
             "recovered": self.recovered,
             "kinds": dict(self._kinds),
@@ -106,10 +106,10 @@ class Tally:
             },
         }
 
-    def restore(self, held: Mapping[str, Any]) -> None:
-        """Continues from what `held` returned; the rows of the tables until then follow, by `round` and `evaluated`."""
-        self.recovered, self._kinds = held["recovered"], dict(held["kinds"])
-        self._runs = {name: {int(seed): _Run(**run) for seed, run in runs.items()} for name, runs in held["runs"].items()}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` returned; the rows of the tables until then follow, by `round` and `evaluated`."""
+        self.recovered, self._kinds = state["recovered"], dict(state["kinds"])
+        self._runs = {name: {int(seed): _Run(**run) for seed, run in runs.items()} for name, runs in state["runs"].items()}
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json; values that do not exist (accuracy of a regression) are None.

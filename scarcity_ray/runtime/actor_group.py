@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,8 @@ from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Strategy
+from scarcity_ray.core.exchange import ServerState
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.hashing import fingerprint
 from scarcity_ray.runtime.fleet import ActorLost, Fleet, Launcher, LocalFleet, LocalLauncher
@@ -66,26 +67,26 @@ class ActorGroup:
             self._close_fleets()
             self._launch()
 
-    def open(self, plan: RunPlan) -> None:
+    def load_federation(self, plan: RunPlan) -> None:
         """Gives all actors the federation of a seed."""
         self.plan = plan if self.nodes is None else plan.on(self.nodes)
         if self._data is None or not _same_data(self._data[0], plan):
             self._data = None  # there is never more than one copy that this group keeps
             self._data = plan, self.launcher.put(plan.federation)
-        self.clients.map(Client.open, {actor: (home,) for actor, home in enumerate(self.plan.homes)}, shared=(self._data[1],))
-        self.server.map(Server.open, {0: (self.clients, self.meta, self.experts)})
+        self.clients.map(Client.load_federation, {actor: (home,) for actor, home in enumerate(self.plan.homes)}, shared=(self._data[1],))
+        self.server.map(Server.load_federation, {0: (self.clients, self.meta, self.experts)})
 
-    def begin(self, strategy: Strategy, last: Checkpoint, history: Callable[[], Mapping[int, pa.RecordBatch]]) -> None:
+    def set_strategy(self, strategy: Strategy, last: Checkpoint, history: Callable[[], Mapping[int, pa.RecordBatch]]) -> None:
         """Starts a strategy, or continues it after the round that `last` is of. history: reads its insights until then."""
         plan = self.plan
         problem, setup = plan.problems[strategy.title], strategy.setup_traffic(plan.federation)
-        self.server.map(Server.begin, {0: (strategy, problem, plan.scenario.name, setup, plan.federation.drift_round)})
+        self.server.map(Server.set_strategy, {0: (strategy, problem, plan.scenario.name, setup, plan.federation.drift_round)})
         if last.round:
-            self.server.map(Server.restore, {0: (last.held, last.memory, history())})
+            self.server.map(Server.load_state_dict, {0: (last.server, last.client_state, history())})
 
     def start_round(self, round: int, evaluated: NDArray[np.int64], test: bool, keep: bool) -> Any:
-        """Orders a round, and returns at once a ticket for `finish_round`. See Server.play."""
-        return self.server.start(Server.play, {0: (round, evaluated, test, keep)})
+        """Orders a round, and returns at once a ticket for `finish_round`. See Server.run_ordered_round."""
+        return self.server.start(Server.run_ordered_round, {0: (round, evaluated, test, keep)})
 
     def finish_round(self, ticket: Any) -> RoundResult | None:
         """Waits for a round; None where it was not played, as the strategy was over before it. Raises WorkerError, ActorLost."""
@@ -95,17 +96,16 @@ class ActorGroup:
     def trained_models(self, strategy: Strategy) -> TrainedModels:
         """What the strategy has trained until now, from the Server and the Clients. Raises WorkerError, ActorLost."""
         problem = self.plan.problems[strategy.title]
-        answer = self.server.map(Server.answer, {0: ()})[0]
-        tensors = strategy.saved(problem, answer)
-        sent = answer.sent() if isinstance(answer, Guidance) else answer
-        parts = self.clients.map(Client.personal, dict.fromkeys(range(self.clients.size), ()), shared=(sent,))
+        state: ServerState = self.server.map(Server.current_state, {0: ()})[0]
+        tensors = strategy.saved(problem, state)
+        parts = self.clients.map(Client.personal, dict.fromkeys(range(self.clients.size), ()), shared=(state.sent(),))
         ids = np.concatenate([part[0] for part in parts.values() if part is not None] or [np.zeros(0, dtype=np.int64)])
         if len(ids):
             rows = np.concatenate([part[1] for part in parts.values() if part is not None])
             order = np.argsort(ids)
             tensors |= problem.layout.state_dicts(torch.from_numpy(rows[order]))
             tensors["client_id"] = torch.from_numpy(ids[order])
-        return TrainedModels(tensors, strategy.module(problem, answer))
+        return TrainedModels(tensors, strategy.module(problem, state))
 
     def check(self) -> None:
         """Raises ActorLost where the run must continue with other actors: Ray has died, or the cluster has room for more of them."""
@@ -118,7 +118,10 @@ class ActorGroup:
             raise ActorLost("ActorGroup", "check", "the cluster has grown")
 
     def recover(self, plan: RunPlan) -> None:
-        """Starts dead actors again, and gives all of them the federation; call `begin` next. Raises ActorLost where one dies meanwhile."""
+        """Starts dead actors again, and gives all of them the federation; call `set_strategy` next.
+
+        Raises ActorLost where one dies meanwhile.
+        """
         self._data = None  # it may be lost with what has died
         deadline = time.monotonic() + REVIVED_SECONDS
         while not (dead := self.launcher.is_dead()):
@@ -132,7 +135,7 @@ class ActorGroup:
         elif changed or not back:
             self._close_fleets()
             self._launch()
-        self.open(plan)
+        self.load_federation(plan)
 
     def leave(self) -> None:
         """Begins to end all actors, in a thread, as Ray takes a second for it. A second call does nothing."""
@@ -158,7 +161,7 @@ class ActorGroup:
         self._launched = actors, cpus, timeout_s = self._size()
         launch = self.launcher.launch
         # Ray keeps an actor's arguments for as long as it may start the actor again, and cannot start it where they are lost with a
-        # node: so they are next to nothing, and `open` sends the rest.
+        # node: so they are next to nothing, and `load_federation` sends the rest.
         nobody: list[int] = []
         self.clients: Fleet = launch(Client, [(nobody,)] * actors, cpus=cpus, timeout_s=timeout_s, nodes=self.nodes)
         self.server: Fleet = launch(Server, [(0, LocalFleet([]))], timeout_s=_CALLS * timeout_s)
@@ -171,7 +174,7 @@ class ActorGroup:
     def _launch_learners(self) -> None:
         """Starts the MetaLearner and the Experts, where the scenario's strategies need them and they are not there."""
         strategies, timeout_s = self.plan.scenario.strategies, self.plan.scenario.execution.give_up_after
-        if self.meta is None and any(exchanges_insights(strategy) for strategy in strategies):
+        if self.meta is None and any(strategy.sends_insights for strategy in strategies):
             self.meta = self.launcher.launch(MetaLearner, [(None, None, "", *self.launcher.store)], timeout_s=timeout_s)
         if self.experts is None and any(strategy.most_experts for strategy in strategies):
             self.experts = self.launcher.launch(Expert, [(0,)], timeout_s=timeout_s)
@@ -186,11 +189,6 @@ class ActorGroup:
     def _close_fleets(self) -> None:
         for fleet in self._fleets():
             fleet.close()
-
-
-def exchanges_insights(strategy: Strategy) -> TypeGuard[InsightStrategy]:
-    """Whether a strategy needs the MetaLearner and leaves rows in the insight table."""
-    return isinstance(strategy, InsightStrategy)
 
 
 def _same_data(one: RunPlan, other: RunPlan) -> bool:

@@ -56,7 +56,7 @@ def rounds(
 ) -> Iterator[RoundResult]:
     """The rounds of a strategy under the seed of a plan, from the one after `start` to its end, or to `last` if that comes first.
 
-    It ends early after a round that diverged, or left nothing more to learn. group: has the plan's federation (`open`). history: reads
+    It ends early after a round that diverged, or left nothing more to learn. group: has loaded the plan's federation. history: reads
     the insights until `start`. keep: whether the result of a round is to hold what a checkpoint needs; asked before the round is ordered.
     Nothing is written. Raises ActorLost where the rounds must be started again, from a checkpoint, after `recover`; WorkerError.
     """
@@ -69,7 +69,7 @@ def rounds(
         for round in islice(ahead, count):
             tickets.append(group.start_round(round, evaluated, round == end or round % every == 0, keep(round)))
 
-    group.begin(strategy, start, history)
+    group.set_strategy(strategy, start, history)
     order(_AHEAD)
     began = time.perf_counter()
     while tickets:
@@ -151,7 +151,7 @@ class Driver:
     def _seed(self, plan: RunPlan) -> None:
         left = [strategy for strategy in self.scenario.strategies if (strategy.title, plan.seed) not in self.ended]
         if left:
-            self._retried("the clients' data", plan, lambda: self.group.open(plan))
+            self._retried("the clients' data", plan, lambda: self.group.load_federation(plan))
         for strategy in left:
             self._strategy(plan, strategy)
 

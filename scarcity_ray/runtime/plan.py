@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scarcity_ray.actors.validation import rows_of
 from scarcity_ray.core import insights
+from scarcity_ray.core.aggregation import Aggregator
+from scarcity_ray.core.exchange import ServerState, State, packed_bytes
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import InsightStrategy, Strategy, WeightStrategy
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data import deal, describe
 from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
@@ -105,10 +108,12 @@ class RunPlan:
         shards = sum(
             part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.unseen)
         )
-        models = max(
-            sum(value.nbytes for value in strategy.memory(self.problems[strategy.title]).values()) for strategy in self.scenario.strategies
-        )
+        models = max(sum(value.nbytes for value in self._client_state(strategy).values()) for strategy in self.scenario.strategies)
         return shards + models * sum(len(home) for home in homes) + (processes * ACTOR_BYTES if self.scenario.execution.ray else 0)
+
+    def _client_state(self, strategy: Strategy) -> State:
+        problem = self.problems[strategy.title]
+        return strategy.first_client_state(problem, strategy.init_server(problem) if strategy.uplink else ServerState())
 
     def _refuse_more_than(self, available: int, needed: int, actors: int, cpus: int, where: str) -> None:
         if needed <= available:
@@ -164,19 +169,27 @@ class RunPlan:
 
     def _traffic(self, strategy: Strategy) -> str:
         problem, rounds = self.problems[strategy.title], self.rounds(strategy)
-        if isinstance(strategy, InsightStrategy):
-            up = insights.wire_bytes(strategy.payload(problem, rounds))
+        population = len(problem.samples)
+        sampled, insight = strategy.sampled(population), insights.wire_bytes(strategy.payload(problem, rounds))
+        if strategy.server_half == "meta_learner":
             prepared = strategy.preparation(problem)
             weights = "no weights up" if prepared is None else f"after {prepared[2]} rounds of {prepared[0].title}, whose weights travel"
-            return f"at most {rounds} rounds; an insight of up to {up:,} bytes from each client, {weights}"
-        assert isinstance(strategy, WeightStrategy)
-        population = len(problem.samples)
-        sampled = strategy.sampled(population)
-        up, down = strategy.traffic(problem)
+            return f"at most {rounds} rounds; an insight of up to {insight:,} bytes from each client, {weights}"
         before = sum(int(part.sum()) for part in strategy.setup_traffic(self.federation))
+        up, down = (int(part[0]) for part in strategy.traffic(problem, *_packed(strategy, problem)))
+        up += insight * strategy.insights
         each = ((up + down) * rounds * sampled + before) / self.federation.clients
         model = f"a model of {problem.layout.num_parameters:,} parameters"
-        return f"{rounds} rounds of {sampled:,} of {population:,} clients, {model}; {each / 1024:,.1f} KiB a client in all"
+        most = "at most " if strategy.uplink else ""
+        return f"{rounds} rounds of {sampled:,} of {population:,} clients, {model}; {most}{each / 1024:,.1f} KiB a client in all"
+
+
+def _packed(strategy: Strategy, problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bytes up and down of one client in a round, without what transforms save, `[1]` each."""
+    state, layout = strategy.init_server(problem), problem.layout
+    uploads = strategy.uploads(problem, state)
+    up = sum(packed_bytes(value, layout) for value in uploads.values()) + 4 * len(rows_of(uploads, state))
+    return np.array([up]), np.array([state.down_bytes(layout)])
 
 
 def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunPlan:
@@ -196,7 +209,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
             problems[strategy.title] = _problem(scenario, strategy, place, federation, seed)
         except SpecError as error:
             errors.append(error)
-    errors += _impossible(scenario, federation)
+    errors += _impossible(scenario, federation, problems)
     if errors:
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
     if cluster:
@@ -237,10 +250,13 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
         raise SpecError(("strategies", place, *error.field) if own else error.field, error.value, error.message) from None
 
 
-def _impossible(scenario: Scenario, federation: Federation) -> list[SpecError]:
+def _impossible(scenario: Scenario, federation: Federation, problems: Mapping[str, Problem]) -> list[SpecError]:
     """What only shows once the number of clients is known."""
     clients, found = federation.clients, []
     for place, strategy in enumerate(scenario.strategies):
+        if strategy.title in problems:
+            unsuited = _unsuited(strategy, problems[strategy.title])
+            found += [SpecError(("strategies", place, *error.field), error.value, error.message) for error in unsuited]
         sampled = getattr(strategy, "clients_per_round", None)
         if sampled is not None and sampled > clients:
             found.append(
@@ -251,6 +267,29 @@ def _impossible(scenario: Scenario, federation: Federation) -> list[SpecError]:
         found.append(SpecError(("evaluation", "clients"), sample, f"there are {clients:,} clients; allowed: all, or at most that many"))
     if actors != "auto" and actors > clients:
         found.append(SpecError(("execution", "actors"), actors, f"there are {clients:,} clients; allowed: auto, or at most one actor each"))
+    return found
+
+
+def _unsuited(strategy: Strategy, problem: Problem) -> list[SpecError]:
+    """Settings that do not suit the strategy."""
+    found = []
+    in_meta, staleness = strategy.server_half == "meta_learner", strategy.schedule.max_staleness
+    if in_meta and staleness:
+        message = f"clients of {strategy.title} start from the newest state, and with this schedule from one of {staleness} rounds ago"
+        found.append(SpecError(("schedule",), strategy.schedule.kind_title, message))
+    if in_meta and strategy.uplink:
+        message = f"clients of {strategy.title} send insights and no updates, so there is nothing to transform: leave it out"
+        found.append(SpecError(("uplink",), [one.kind_title for one in strategy.uplink], message))
+    aggregator = strategy.aggregation
+    if isinstance(aggregator, Aggregator):
+        sizes = (value.nbytes for value in strategy.uploads(problem, strategy.init_server(problem)).values())
+        needed = strategy.sampled(problem.population) * sum(sizes) / 2**20
+        if needed > aggregator.memory_mb:
+            message = f"the updates of a round take {needed:,.1f} MiB: allow as much, sample fewer clients, or take a smaller model"
+            found.append(SpecError(("aggregation", "memory_mb"), aggregator.memory_mb, message))
+        elif in_meta:
+            message = f"clients of {strategy.title} send insights and no updates, so there is nothing to aggregate: leave it out"
+            found.append(SpecError(("aggregation",), aggregator.kind_title, message))
     return found
 
 

@@ -99,7 +99,7 @@ def _repeated(before: Results, actor_group: ActorGroup, plan: RunPlan, last: Che
     strategy = next(one for one in plan.scenario.strategies if one.title == last.strategy)
     run = StrategyRun(plan, strategy, last.round + 1)
     who = [("strategy", "=", run.name), ("seed", "=", run.seed)]
-    actor_group.open(plan)
+    actor_group.load_federation(plan)
 
     def history() -> History:
         return history_of(lambda: before.table("insights", filters=who), strategy, run.problem, last.round)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from scarcity_ray.actors.expert import Expert
-from scarcity_ray.actors.meta_learner import History
+from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState
+from scarcity_ray.core.history import History
 from scarcity_ray.core.insights import schema
-from scarcity_ray.core.strategy import Guidance
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.heads import head_state
 from scarcity_ray.results.files import to_json, write_whole
@@ -79,10 +79,9 @@ def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor
     strategy, problem = of_metadata(metadata, np.broadcast_to(np.int64(1), int(ensemble.client_id.max()) + 1))
     if not isinstance(strategy, SfHfe):
         raise TypeError(f"an ensemble is sf_hfe's, and this is {strategy.kind}'s")
-    lesson = strategy.learn(problem, history, round)
-    heads = {k: Expert(k).fit(*order) for k, order in lesson.experts.items()}
-    kept = strategy.instruct(lesson, heads, Guidance()).kept
-    made = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in kept.items()}
+    update = strategy.server_update(RoundContext(problem, round), ServerState(), Aggregate(history=history))
+    heads = {k: Expert(k).fit(*order) for k, order in update.experts.items()}
+    made = {key: value.reshape(value.shape or (1,)).contiguous() for key, value in strategy.with_experts(update, heads).private.items()}
     stays = ensemble.client_id[ensemble.client_id != client]
     made |= {"client_id": stays, "expert_id": made["expert_id"][stays]}
     saved = {key: value for key, value in tensors.items() if key.startswith("representation.")}

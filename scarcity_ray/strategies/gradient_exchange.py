@@ -1,16 +1,15 @@
 """Gradient exchange: what clients' training changes, seen in a few random directions that are new in every round.
 
-Random bases drawn anew each step: Gressmann, Eaton-Rosen and Luschi, "Improving neural network training in low dimensional
+New random bases in each step: Gressmann, Eaton-Rosen and Luschi, "Improving neural network training in low dimensional
 random bases", NeurIPS 2020. The basis is a count sketch with buckets of one size, as FetchSGD's (Rothchild et al., ICML
-2020) but for its rows and its memory of errors.
+2020), without its several rows and its memory of errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.randomness import stream
-from scarcity_ray.core.strategy import STRATEGIES, Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.problem import Problem
@@ -59,8 +59,8 @@ def basis(layout: Layout, dimensions: int, seed: int, round: int) -> Basis:
 
 
 @STRATEGIES.register
-class GradientExchange(InsightStrategy):
-    """FedAvg through a keyhole. All clients hold one model x, at first that of the seed. A round: each trains from x, to y,
+class GradientExchange(Strategy):
+    """FedAvg on a random projection. All clients hold one model x, at first that of the seed. A round: each trains from x, to y,
     and sends `B^T (x - y)`, B the basis of the round; the MetaLearner averages these by training rows, the mean m goes
     down, and everybody takes the same step `x <- x - step * B m`. So no weights move, either way.
 
@@ -69,10 +69,10 @@ class GradientExchange(InsightStrategy):
     mostly do not matter. Where training diverges, that is too far: take more dimensions or a smaller step.
 
     Bytes: up the scalar part and 4 a dimension; down the seed (8) in round 1, then the last round's mean, 4 a dimension. The
-    guidance holds x as well and counts no bytes for it: any client can work it out from the seed and the means it was told,
-    as all take part in every round. Nobody keeps anything else.
+    broadcast holds x as well and counts no bytes for it: any client can compute it from the seed and the means it has received,
+    as all take part in every round. Clients keep nothing else.
 
-    An insight's two losses are both of x, before the round's step: there is no improvement until all have spoken.
+    An insight's two losses are both of x, before the round's step: the improvement is 0, as the step needs the messages of all.
 
     On digits, 100 clients of 8 or 9 images with Dirichlet 0.3, an MLP of 2,410 parameters, 60 rounds of 5 epochs, 5 seeds: mean
     accuracy of the clients 0.945 with 256 dimensions (125 KB a client), 0.941 with 64 (34 KB), 0.924 with 32; FedAvg 0.944
@@ -90,47 +90,38 @@ class GradientExchange(InsightStrategy):
     dimensions: Annotated[int, Field(ge=1, description="numbers a client sends in a round; no more than the model has parameters")] = 256
     step: Annotated[float, Field(gt=0, description="how far the model goes, times the clients' mean change")] = 1.0
 
-    def open(self, problem: Problem, prepared: State | None = None) -> Guidance:
-        """The seed."""
-        return self._guidance(problem, {"x": problem.row.numpy()}, 8)
+    server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
+
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+        """The seed's model: the seed goes down, 8 bytes."""
+        return ServerState({"x": problem.row}, new_bytes=8)
 
     def payload(self, problem: Problem, round: int) -> dict[str, int]:
         return {"gradient": self._size(problem)}
 
-    def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
-        x = torch.from_numpy(guidance.shared["x"])
-        change = x - task.local_sgd(x[None])
-        seen = self._basis(task.problem, task.round)
-        return {"gradient": torch.from_numpy(np.stack([seen.coordinates(row) for row in change]))}, mine
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        x = broadcast["x"][None]
+        change, seen = x - task.local_sgd(x), self._basis(task.problem, task.round)
+        message = torch.from_numpy(np.stack([seen.coordinates(row) for row in change]))
+        return ClientResult(payload={"gradient": message}, models=(x, x))
 
-    def learn(self, problem: Problem, history: Any, round: int) -> Lesson:
-        """The mean of the messages by training rows, and what everybody makes of it: `B m`."""
-        _, samples, rows = messages(history, round, "gradient")
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        """The step `B m`, m the mean of the messages by training rows; none where no message could be used."""
+        _, samples, rows = messages(aggregate.history, context.round, "gradient")
         if not len(rows):
-            return Lesson({}, self._guidance(problem, {}, 0))
+            return ServerUpdate(replace(state, new_bytes=0))
         mean = ((samples / samples.sum())[:, None] * rows).sum(0).astype(np.float32)
-        return Lesson({}, self._guidance(problem, {"move": self._basis(problem, round).row(mean)}, mean.nbytes))
+        move = torch.from_numpy(self._basis(context.problem, context.round).row(mean))
+        return ServerUpdate(ServerState({"x": state.broadcast["x"] - self.step * move}, new_bytes=mean.nbytes))
 
-    def instruct(self, lesson: Lesson, heads: Mapping[int, Any], before: Guidance) -> Guidance:
-        """The step; none where nobody was heard."""
-        x = before.shared["x"]
-        if "move" in lesson.guidance.shared:
-            x = x - np.float32(self.step) * lesson.guidance.shared["move"]
-        return replace(lesson.guidance, shared={"x": x})
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"global": broadcast["x"][None]}
 
-    def answer(self, guidance: Guidance, mine: State) -> Tensor:
-        """The common model."""
-        return torch.from_numpy(guidance.shared["x"])[None]
-
-    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
-        return problem.layout.state_dict(torch.from_numpy(server.shared["x"]))
+    def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
+        return problem.layout.state_dict(state.broadcast["x"])
 
     def _size(self, problem: Problem) -> int:
         return min(self.dimensions, problem.layout.num_parameters)
 
     def _basis(self, problem: Problem, round: int) -> Basis:
         return basis(problem.layout, self._size(problem), problem.seed, round)
-
-    def _guidance(self, problem: Problem, shared: Mapping[str, Any], size: int) -> Guidance:
-        """The steps of local training's own settings are known to all, and need not travel."""
-        return Guidance(shared, {"steps": problem.local.steps_for(problem.samples)}, shared_bytes=size)

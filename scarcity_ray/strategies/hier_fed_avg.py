@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, State, Uploads
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
+from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -30,39 +33,39 @@ class HierFedAvg(SampledStrategy):
     rounds, one up and one down an edge, are shared out evenly over clients and rounds, rounded up.
     """
 
-    adapts: ClassVar[bool] = True
     kind: Literal["hier_fed_avg"] = "hier_fed_avg"
     period: Annotated[int, Field(ge=1, description="rounds of edges between two averages over all edges")] = 5
 
-    def start(self, problem: Problem) -> State:
-        held = np.bincount(problem.groups, weights=problem.samples if self.weighted else None).astype(np.float64)
-        share, round = torch.from_numpy(held / held.sum()), torch.zeros(1, dtype=torch.int64)
-        return {"edges": problem.row.repeat(len(held), 1), "share": share, "round": round}
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+        return ServerState({"edges": problem.row.repeat(int(problem.groups.max()) + 1, 1)})
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         edge = torch.from_numpy(task.problem.groups[task.ids])
-        return {"edges": (task.local_sgd(server["edges"][edge]), self.weights(task), edge)}, mine
+        return ClientResult({"edges": (task.local_sgd(broadcast["edges"][edge]), self.weights(task), edge)})
 
-    def aggregate(self, server: State, mean: State) -> State:
-        state = {**server, "edges": mean["edges"], "round": server["round"] + 1}
-        if int(state["round"]) % self.period:
-            return state
-        cloud = (server["share"] @ mean["edges"].double()).to(mean["edges"].dtype)
-        return state | {"edges": cloud.expand_as(mean["edges"])}
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        edges = aggregate.mean["edges"]
+        if context.round % self.period == 0:
+            held = np.bincount(context.problem.groups, weights=self.client_weights(context.problem.samples))
+            edges = (torch.from_numpy(held / held.sum()) @ edges.double()).to(edges.dtype).expand_as(edges)
+        return ServerUpdate(ServerState({"edges": edges}))
 
-    def adapt(self, task: Task, server: State, mine: State) -> State:
+    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.zeros_like(samples)
+
+    def adapt(self, task: Task, broadcast: State, client: State) -> State:
         return {"expert": torch.from_numpy(task.problem.groups[task.ids])}
 
-    def experts_of(self, mine: State) -> Tensor:
-        return mine["expert"]
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"personal": broadcast["edges"][client["expert"]]}
 
-    def answer(self, server: State, mine: State) -> Tensor:
-        return server["edges"][mine["expert"]]
+    def uploads(self, problem: Problem, state: ServerState) -> State:
+        return {"edges": problem.row}
 
-    def traffic(self, problem: Problem) -> tuple[int, int]:
+    def traffic(self, problem: Problem, up: NDArray[np.int64], down: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         edges, shared = len(np.unique(problem.groups)), self.period * self.sampled(problem.population)
         each = problem.bytes + -(-edges * problem.bytes // shared)
-        return each, each
+        return np.full_like(up, each), np.full_like(down, each)
 
-    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
-        return problem.layout.constants | problem.layout.state_dicts(server["edges"])
+    def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
+        return problem.layout.constants | problem.layout.state_dicts(state.broadcast["edges"])

@@ -6,15 +6,18 @@ Algorithm 1 with model averaging.
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.randomness import hash64
-from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, State, Uploads
+from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
+from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -29,43 +32,42 @@ class Ifca(SampledStrategy):
     client without training rows is of cluster 0. A model that nobody chose stays as it is.
     """
 
-    adapts: ClassVar[bool] = True
     kind: Literal["ifca"] = "ifca"
     experts: Annotated[int, Field(ge=1, description="number of clusters, each with a model of its own")] = 3
 
-    def start(self, problem: Problem) -> State:
-        return {"experts": _starts(problem, self.experts)}
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+        return ServerState({"experts": _starts(problem, self.experts)})
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        chosen = self._choice(task, server)
-        return {"experts": (task.local_sgd(server["experts"][chosen]), self.weights(task), chosen)}, mine
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        chosen = self._choice(task, broadcast)
+        return ClientResult({"experts": (task.local_sgd(broadcast["experts"][chosen]), self.weights(task), chosen)})
 
-    def aggregate(self, server: State, mean: State) -> State:
-        return mean
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        return ServerUpdate(ServerState({"experts": aggregate.mean["experts"]}))
 
-    def adapt(self, task: Task, server: State, mine: State) -> State:
-        return {"expert": self._choice(task, server)}
+    def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.zeros_like(samples)
 
-    def experts_of(self, mine: State) -> Tensor:
-        return mine["expert"]
+    def adapt(self, task: Task, broadcast: State, client: State) -> State:
+        return {"expert": self._choice(task, broadcast)}
 
-    def answer(self, server: State, mine: State) -> Tensor:
-        return server["experts"][mine["expert"]]
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"personal": broadcast["experts"][client["expert"]]}
 
-    def traffic(self, problem: Problem) -> tuple[int, int]:
-        return problem.bytes + 4, self.experts * problem.bytes
+    def uploads(self, problem: Problem, state: ServerState) -> State:
+        return {"experts": problem.row}
 
-    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
-        return problem.layout.constants | problem.layout.state_dicts(server["experts"])
+    def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
+        return problem.layout.constants | problem.layout.state_dicts(state.broadcast["experts"])
 
-    def _choice(self, task: Task, server: State) -> Tensor:
+    def _choice(self, task: Task, broadcast: State) -> Tensor:
         """The expert of lowest loss, int64 `[k]`; the first of equals, and never one whose loss is no number."""
-        losses = np.stack([task.loss(row[None]) for row in server["experts"]])
+        losses = np.stack([task.loss(row[None]) for row in broadcast["experts"]])
         return torch.from_numpy(np.where(np.isnan(losses), np.inf, losses).argmin(0))
 
 
 def _starts(problem: Problem, experts: int) -> Tensor:
-    """Rows to start from, `[experts, P]`: the problem's, then its layers drawn anew, by the seed alone.
+    """Rows to start from, `[experts, P]`: the problem's, then those of its layers drawn again, by the seed alone.
 
     Raises ValueError where they are alike, because no layer can draw its weights: clients could not choose between them.
     """

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import STRATEGIES, Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -56,11 +57,11 @@ def appetite(steps: NDArray[Any], improvement: NDArray[Any]) -> NDArray[np.float
 
 
 @STRATEGIES.register
-class InsightExchange(InsightStrategy):
+class InsightExchange(Strategy):
     """The seed's Stage 3. A round: each client's number of local steps goes down (4 bytes), it trains its own model that
     much, and one insight, its scalar part, goes up. No weights move either way.
 
-    Guidance: next round's steps of each client follow its appetite, a mean over its last `window` insights, under a
+    Next round's steps of each client follow its appetite, a mean over its last `window` insights, under a
     fixed total: the steps that all clients would take by the local training's own settings. The losses of an insight
     are over validation rows where a client has some, so that an overfit client falls back to one step.
     """
@@ -69,33 +70,35 @@ class InsightExchange(InsightStrategy):
     guide: Annotated[bool, Field(description="deal out the steps by what each client gains; false: as local training says")] = True
     window: Annotated[int, Field(ge=1, description="rounds of a client's own history that its steps follow")] = 3
 
-    def memory(self, problem: Problem) -> State:
+    server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
+
+    def init_client(self, problem: Problem) -> State:
         """A personal model, from the common initial one."""
         return {"row": problem.row}
 
-    def open(self, problem: Problem, prepared: State | None = None) -> Guidance:
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         """The steps of local training's own settings."""
-        return _guidance(problem.local.steps_for(problem.samples))
+        return _state(problem.local.steps_for(problem.samples))
 
-    def payload(self, problem: Problem, round: int) -> Mapping[str, int]:
-        """None: the scalar part is all that goes up."""
-        return {}
+    def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
+        return state.each["steps"].numpy()
 
-    def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
-        """Local steps from the client's own model; the scalar part alone goes up."""
-        return {}, {"row": task.local_sgd(mine["row"])}
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        """Local steps from the client's own model; the scalar part of the insight alone goes up."""
+        return ClientResult(state={"row": task.local_sgd(client["row"])})
 
-    def learn(self, problem: Problem, history: Any, round: int) -> Lesson:
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """Next round's steps; the summary gains `steps`: the fewest and most of a client, and their total."""
-        steps = problem.local.steps_for(problem.samples)
+        steps = context.problem.local.steps_for(context.problem.samples)
         if self.guide:
-            steps = _guided(steps, history.query(rounds=(round - self.window + 1, round), columns=_READ))
+            assert aggregate.history is not None
+            recent = (context.round - self.window + 1, context.round)
+            steps = _guided(steps, aggregate.history.query(rounds=recent, columns=_READ))
         summary = {"steps": {"fewest": int(steps.min()), "most": int(steps.max()), "total": int(steps.sum())}}
-        return Lesson(summary, _guidance(steps))
+        return ServerUpdate(_state(steps), summary=summary)
 
-    def answer(self, guidance: Guidance, mine: State) -> Tensor:
-        """Each client's own model."""
-        return mine["row"]
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"personal": client["row"]}
 
 
 _READ = ("client_id", "steps", "loss_improvement")
@@ -108,10 +111,10 @@ def _guided(uniform: NDArray[np.int64], recent: Any) -> NDArray[np.int64]:
     insights = np.bincount(ids, minlength=len(uniform))
     gains = np.bincount(ids, weights=appetite(taken, improvement), minlength=len(uniform))
     heard = insights > 0
-    steps: NDArray[np.int64] = uniform.copy()  # who was not heard of (its insights were refused) goes on as it would
+    steps: NDArray[np.int64] = uniform.copy()  # a client whose insights were refused keeps its own
     steps[heard] = allocate(int(uniform[heard].sum()), gains[heard] / insights[heard])
     return steps
 
 
-def _guidance(steps: NDArray[np.int64]) -> Guidance:
-    return Guidance(each={"steps": steps}, each_bytes=_BYTES)
+def _state(steps: NDArray[np.int64]) -> ServerState:
+    return ServerState(each={"steps": torch.from_numpy(steps)}, new_bytes=_BYTES)

@@ -8,35 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.federation import Federation
-from scarcity_ray.core.strategy import STRATEGIES, State, Uploads, WeightStrategy
+from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
 @STRATEGIES.register
-class LocalOnly(WeightStrategy):
-    """Each client goes on with its own model, from the common initial one."""
+class LocalOnly(Strategy):
+    """Each client trains its own model, from the common initial one."""
 
     kind: Literal["local_only"] = "local_only"
 
-    def start(self, problem: Problem) -> State:
-        return {}
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+        return ServerState()
 
-    def memory(self, problem: Problem) -> State:
+    def init_client(self, problem: Problem) -> State:
         return {"v": problem.row}
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        return {}, {"v": task.local_sgd(mine["v"])}
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        return ClientResult(state={"v": task.local_sgd(client["v"])})
 
-    def aggregate(self, server: State, mean: State) -> State:
-        return server
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        return ServerUpdate(state)
 
-    def answer(self, server: State, mine: State) -> Tensor:
-        return mine["v"]
-
-    def traffic(self, problem: Problem) -> tuple[int, int]:
-        return 0, 0
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"personal": client["v"]}
 
     def setup_traffic(self, federation: Federation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return np.zeros(federation.clients, dtype=np.int64), np.zeros(federation.clients, dtype=np.int64)

@@ -12,13 +12,14 @@ with skewed classes it took Per-FedAvg's accuracy from 0.93 to 0.78.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import SampledStrategy, State, Uploads
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.strategy import SampledStrategy
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -32,37 +33,35 @@ class OuterStep(SampledStrategy):
     The saved model is x.
     """
 
-    adapts: ClassVar[bool] = True
     outer: Annotated[
         Literal["auto"] | Annotated[float, Field(gt=0)],
         Field(description="the server's step size, times the clients' mean move; auto: learned from round to round, from 1"),
     ] = "auto"
 
-    def start(self, problem: Problem) -> State:
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         size = 1.0 if self.outer == "auto" else self.outer
-        return {"x": problem.row, "move": torch.zeros_like(problem.row), "outer": torch.tensor([size], dtype=torch.float64)}
+        private = {"move": torch.zeros_like(problem.row), "outer": torch.tensor([size], dtype=torch.float64)}
+        return ServerState({"x": problem.row}, private=private)
 
     def trained(self, task: Task, x: Tensor) -> Tensor:
         """Each client's own model after its training from `x [1, P]`: `[k, P]`."""
         raise NotImplementedError
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        return {"x": (self.trained(task, server["x"][None]), self.weights(task))}, mine
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        return ClientResult({"x": (self.trained(task, broadcast["x"][None]), self.weights(task))})
 
-    def aggregate(self, server: State, mean: State) -> State:
-        x, before, outer = server["x"].double(), server["move"].double(), server["outer"]
-        move = mean["x"].double() - x
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        mean, x, before = aggregate.mean["x"], state.broadcast["x"].double(), state.private["move"].double()
+        move, outer = mean.double() - x, state.private["outer"]
         if self.outer == "auto":
             lengths = move.norm() * before.norm()
             agreement = move @ before / lengths if lengths > 0 else torch.zeros(())  # a cosine: no unit, and bounded
             outer = outer * (1 + BETA * agreement)
-        return {"x": (x + outer * move).to(mean["x"].dtype), "move": move.to(mean["x"].dtype), "outer": outer}
+        private = {"move": move.to(mean.dtype), "outer": outer}
+        return ServerUpdate(ServerState({"x": (x + outer * move).to(mean.dtype)}, private=private))
 
-    def answer(self, server: State, mine: State) -> Tensor:
-        return mine["adapted"]
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"personal": client["adapted"]}
 
-    def traffic(self, problem: Problem) -> tuple[int, int]:
-        return problem.bytes, problem.bytes
-
-    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
-        return problem.learner.layout.state_dict(server["x"])
+    def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
+        return problem.layout.state_dict(state.broadcast["x"])

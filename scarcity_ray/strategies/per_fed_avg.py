@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import STRATEGIES, State
+from scarcity_ray.core.exchange import State
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.strategies.outer_step import OuterStep
 from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.evaluate import mean_over_rows
@@ -59,14 +60,14 @@ class PerFedAvg(OuterStep):
             losses[: batch.active] += np.where(real, met, 0.0).sum(1)
             rows[: batch.active] += batch.sizes
         optimizer.finish(x, task.steps)
-        task.train_loss = mean_over_rows(losses, rows)
+        task.train_loss, task.models = mean_over_rows(losses, rows), (x, y)
         return y
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         return -(-samples // local.batch_size)  # an epoch: its minibatches together are all rows
 
-    def adapt(self, task: Task, server: State, mine: State) -> State:
-        x = server["x"].expand(task.k, -1)
+    def adapt(self, task: Task, broadcast: State, client: State) -> State:
+        x = broadcast["x"].expand(task.k, -1)
         gradient = torch.zeros_like(x)
         for batch in task.batches():
             share = torch.from_numpy(batch.sizes).to(x.dtype)[:, None] / task.samples[: batch.active]

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.exchange import ServerState, ServerUpdate, State
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import STRATEGIES, Guidance, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.ensemble.class_means import ClassMeans, class_means, credible, linear_head, together
 from scarcity_ray.ensemble.heads import as_rows, head_state
-from scarcity_ray.strategies.represented import Represented
+from scarcity_ray.strategies.represented import Represented, extended
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -55,7 +56,7 @@ class Prototypes(Represented):
             raise SpecError(("kind",), self.kind, "prototypes are means of classes, and a regression has none: try sf_hfe")
         return super().problem(problem)
 
-    def memory(self, problem: Problem) -> State:
+    def init_client(self, problem: Problem) -> State:
         return {"row": torch.zeros_like(problem.row)} if self.personal else {}
 
     def numbers(self, problem: Problem) -> int:
@@ -64,41 +65,43 @@ class Prototypes(Represented):
     def message(self, problem: Problem, f: Tensor, y: Tensor) -> Tensor:
         return class_means(f, y, problem.outputs).flatten().float()
 
-    def lesson(self, problem: Problem, ids: NDArray[np.int64], samples: NDArray[np.int64], rows: NDArray[np.float32]) -> Lesson:
+    def learned(
+        self, problem: Problem, state: ServerState, ids: NDArray[np.int64], samples: NDArray[np.int64], rows: NDArray[np.float32]
+    ) -> ServerUpdate:
         sent = torch.from_numpy(rows).reshape(len(rows), problem.outputs, -1)
         good = credible(sent, torch.from_numpy(samples))
-        told: dict[str, Any] = {"left_out": ids[~good.numpy()].tolist()}
+        learned: dict[str, Any] = {"left_out": ids[~good.numpy()].tolist()}
         if not good.any():
-            return Lesson({}, Guidance(), learned=told, done=True)
+            return ServerUpdate(extended(state, {}, 0), learned=learned, done=True)
         known = together(sent[good], self.personal)
-        means, shares = known.means.float().numpy(), known.shares.float().numpy()
         numbers = {"temperature": known.temperature} | ({"differ": known.differ, "loyalty": known.loyalty} if self.personal else {})
-        shared = {"means": means, "shares": shares, **numbers}
-        return Lesson({}, Guidance(shared, shared_bytes=4 * (means.size + shares.size + len(numbers))), learned=told | numbers, done=True)
+        broadcast = {"means": known.means.float(), "shares": known.shares.float()}
+        broadcast |= {name: torch.tensor(value, dtype=torch.float32) for name, value in numbers.items()}
+        size = 4 * sum(value.numel() for value in broadcast.values())
+        return ServerUpdate(extended(state, broadcast, size), learned=learned | numbers, done=True)
 
-    def receive(self, task: Task, guidance: Guidance, mine: State) -> State:
-        if "means" not in guidance.shared or not mine:
-            return mine
-        known, to_features, heads = _known(guidance), self.mapping(task.problem, guidance), []
+    def receive(self, task: Task, broadcast: State, client: State) -> State:
+        if "means" not in broadcast or not client:
+            return client
+        known, to_features, heads = _known(broadcast), self.mapping(task.problem, broadcast), []
         for i in range(task.k):
             x, y = task.rows(i)
             heads.append(linear_head(known, class_means(to_features(x), y, task.problem.outputs)))
         return {"row": as_rows(torch.stack(heads))}
 
-    def answer(self, guidance: Guidance, mine: State) -> Tensor | None:
-        if "means" not in guidance.shared:
-            return None
-        return mine["row"] if mine else as_rows(linear_head(_known(guidance))[None])
-
-    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
-        if "means" not in server.shared:
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        if "means" not in broadcast:
             return {}
-        return {**self.module(problem, server).state_dict(), **head_state(linear_head(_known(server)))}
+        return {"personal": client["row"]} if client else {"global": as_rows(linear_head(_known(broadcast))[None])}
+
+    def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
+        if "means" not in state.broadcast:
+            return {}
+        return {**self.module(problem, state).state_dict(), **head_state(linear_head(_known(state.broadcast)))}
 
 
-def _known(guidance: Guidance) -> ClassMeans:
-    """What clients were told, as they read it."""
-    told = guidance.shared
-    means, shares = (torch.from_numpy(told[name]).double() for name in ("means", "shares"))
-    temperature, differ, loyalty = (float(np.float32(told.get(name, 0.0))) for name in ("temperature", "differ", "loyalty"))
+def _known(broadcast: State) -> ClassMeans:
+    """What clients have received, as they read it."""
+    means, shares = (broadcast[name].double() for name in ("means", "shares"))
+    temperature, differ, loyalty = (float(broadcast.get(name, 0.0)) for name in ("temperature", "differ", "loyalty"))
     return ClassMeans(means, shares, temperature, differ, loyalty)

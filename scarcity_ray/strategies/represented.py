@@ -7,9 +7,8 @@ two (then a pilot, see ensemble.pilot), a trunk may be trained by rounds of FedA
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.federation import Shards
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State, WeightStrategy
+from scarcity_ray.core.history import History
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import linear_head, represented
 from scarcity_ray.ensemble.representation import RandomFourier, Representation, Trunk, bandwidth, features, survey
@@ -27,13 +28,14 @@ from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
 
 
-class Represented(InsightStrategy):
-    """What a message is, how long, and what is learned from all of them, each such strategy says itself.
+class Represented(Strategy):
+    """Each such strategy defines the message, its length, and what is learned from all messages.
 
-    Guidance by name, 4 bytes a number: bandwidth (after a survey, with the seed: 8 and 4 bytes), or trunk (its weights, where
-    they are not the seed's); then what the strategy adds. What a client was told before is not sent again.
+    The broadcast by name, 4 bytes a number: bandwidth (after a survey, with the seed: 8 and 4 bytes), or trunk (its weights, where
+    they are not the seed's); then what the strategy adds. What a client has received before is not sent again.
     """
 
+    server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
     column: ClassVar[str]
     """The payload column of its message."""
 
@@ -47,7 +49,9 @@ class Represented(InsightStrategy):
         """What a client with features `[n, width]` says of its rows: float32 `[numbers]`."""
         raise NotImplementedError
 
-    def lesson(self, problem: Problem, ids: NDArray[np.int64], samples: NDArray[np.int64], rows: NDArray[np.float32]) -> Lesson:
+    def learned(
+        self, problem: Problem, state: ServerState, ids: NDArray[np.int64], samples: NDArray[np.int64], rows: NDArray[np.float32]
+    ) -> ServerUpdate:
         """What is learned from the messages `[k, numbers]`, k at least 1, of clients `ids [k]` with `samples [k]` training rows."""
         raise NotImplementedError
 
@@ -72,29 +76,33 @@ class Represented(InsightStrategy):
         """Features of a row."""
         return int(problem.layout.slices[0].shape[1])
 
-    def known(self, guidance: Guidance) -> bool:
+    def known(self, broadcast: State) -> bool:
         """Whether the representation is."""
-        return not self.representation.asked or "bandwidth" in guidance.shared
+        return not self.representation.asked or "bandwidth" in broadcast
 
-    def mapping(self, problem: Problem, guidance: Guidance) -> nn.Module:
+    def mapping(self, problem: Problem, broadcast: State) -> nn.Module:
         """The representation, `[n, *shape] -> [n, width]`, which is not trained."""
         assert problem.base is not None
-        return self.representation.module(problem.base, guidance.shared).requires_grad_(False)
+        return self.representation.module(problem.base, broadcast).requires_grad_(False)
 
-    def view(self, problem: Problem, server: Any, shards: Shards) -> Shards:
+    def view(self, problem: Problem, state: ServerState, shards: Shards) -> Shards:
         """Each row's features; zeros while the representation is not yet known (the head is zero then as well)."""
         width = self.width(problem)
-        if not self.known(server):
+        if not self.known(state.broadcast):
             return Shards(np.broadcast_to(np.float32(0), (len(shards.x), width)), shards.y, shards.starts)
-        return features(self.mapping(problem, server), shards, width)
+        return features(self.mapping(problem, state.broadcast), shards, width)
 
-    def module(self, problem: Problem, server: Any) -> nn.Module:
+    def module(self, problem: Problem, state: ServerState) -> nn.Module:
         """Representation and head, `[n, *shape] -> [n, outputs]`."""
-        return represented(self.mapping(problem, server), self.width(problem), problem.outputs)
+        return represented(self.mapping(problem, state.broadcast), self.width(problem), problem.outputs)
 
     # -- rounds ------------------------------------------------------------------------------------------------------
 
-    def preparation(self, problem: Problem) -> tuple[WeightStrategy, Problem, int] | None:
+    def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
+        """No training."""
+        return np.zeros_like(problem.samples)
+
+    def preparation(self, problem: Problem) -> tuple[Strategy, Problem, int] | None:
         """FedAvg on the whole model, where the trunk is to be trained."""
         rounds = self.representation.rounds
         if not rounds:
@@ -102,18 +110,18 @@ class Represented(InsightStrategy):
         assert problem.base is not None
         return FedAvg(schedule=self.schedule), problem.base, rounds
 
-    def open(self, problem: Problem, prepared: State | None = None) -> Guidance:
-        """A trunk's weights, or a seed (8 bytes); nothing has to be said of the others before the first messages.
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+        """A trunk's weights, or a seed (8 bytes); the others need nothing before the first messages.
 
         Raises SpecError for weights that cannot be read.
         """
         if not isinstance(self.representation, Trunk):
-            return Guidance(shared_bytes=8 if isinstance(self.representation, RandomFourier) and not self.representation.asked else 0)
+            return ServerState(new_bytes=8 if isinstance(self.representation, RandomFourier) and not self.representation.asked else 0)
         assert problem.base is not None
         if self.representation.weights is None and prepared is None:
-            return Guidance(shared_bytes=8)
-        row = self.representation.load(problem.base) if prepared is None else prepared["x"]
-        return Guidance({"trunk": row.numpy()}, shared_bytes=problem.base.bytes)
+            return ServerState(new_bytes=8)
+        row = self.representation.load(problem.base) if prepared is None else prepared.broadcast["x"]
+        return ServerState({"trunk": row}, new_bytes=problem.base.bytes)
 
     def payload(self, problem: Problem, round: int) -> dict[str, int]:
         """First what the representation needs to know (a survey, a pilot), then the message."""
@@ -122,40 +130,48 @@ class Represented(InsightStrategy):
             return {self.column: self.numbers(problem)}
         return {"survey": {"survey": math.prod(problem.shape) + 1}, "pilot": {"pilot": pilot.numbers(problem)}}[asked[round - 1]]
 
-    def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
-        """Sums over each client's rows (as they are, not their features); no training."""
-        if not self.known(guidance):
-            spread = guidance.shared.get("spread")
-            if spread is None:
-                return {"survey": torch.stack([survey(task.rows(i)[0]) for i in range(task.k)])}, mine
-            return {"pilot": torch.stack([pilot.message(task.problem, spread, *task.rows(i)) for i in range(task.k)])}, mine
-        to_features, rows = self.mapping(task.problem, guidance), []
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        """Sums over each client's rows (as they are, not their features)."""
+        if not self.known(broadcast):
+            if "spread" not in broadcast:
+                return ClientResult(payload={"survey": torch.stack([survey(task.rows(i)[0]) for i in range(task.k)])})
+            spread = float(broadcast["spread"])
+            return ClientResult(payload={"pilot": torch.stack([pilot.message(task.problem, spread, *task.rows(i)) for i in range(task.k)])})
+        to_features, rows = self.mapping(task.problem, broadcast), []
         for i in range(task.k):
             x, y = task.rows(i)
             rows.append(self.message(task.problem, to_features(x), y))
-        return {self.column: torch.stack(rows)}, mine
+        return ClientResult(payload={self.column: torch.stack(rows)})
 
-    def learn(self, problem: Problem, history: Any, round: int) -> Lesson:
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """From surveys the representation, from messages what the strategy makes of them."""
-        (column,) = self.payload(problem, round)
-        ids, samples, rows = messages(history, round, column)
+        problem, history = context.problem, aggregate.history
+        (column,) = self.payload(problem, context.round)
+        ids, samples, rows = messages(history, context.round, column)
         if not len(rows):
-            return Lesson({}, Guidance())
+            return ServerUpdate(replace(state, new_bytes=0))
         if column == "survey":
             name = "bandwidth" if self.representation.asked[-1] == "survey" else "spread"
-            return Lesson({}, Guidance({name: bandwidth(rows, samples)}, shared_bytes=8 + 4))
+            return ServerUpdate(extended(state, {name: _scalar(bandwidth(rows, samples))}, 8 + 4))
         if column == "pilot":
-            _, surveyed, surveys = messages(history, round - 1, "survey")
-            return Lesson({}, Guidance({"bandwidth": pilot.best(problem, bandwidth(surveys, surveyed), rows, samples)}, shared_bytes=4))
-        return self.lesson(problem, ids, samples, rows)
-
-    def instruct(self, lesson: Lesson, heads: Mapping[int, Any], before: Guidance) -> Guidance:
-        """What is known so far."""
-        return replace(lesson.guidance, shared={**before.shared, **lesson.guidance.shared})
+            _, surveyed, surveys = messages(history, context.round - 1, "survey")
+            best = pilot.best(problem, bandwidth(surveys, surveyed), rows, samples)
+            return ServerUpdate(extended(state, {"bandwidth": _scalar(best)}, 4))
+        return self.learned(problem, state, ids, samples, rows)
 
 
-def messages(history: Any, round: int, column: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def extended(state: ServerState, broadcast: State, new_bytes: int) -> ServerState:
+    """A state whose broadcast has more, or newer, values: new_bytes of them go down."""
+    return ServerState({**state.broadcast, **broadcast}, state.each, state.private, new_bytes)
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def messages(history: History | None, round: int, column: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Of a round's messages by rising client id: who `[k]`, training rows of each `[k]`, and the payload `[k, size]`."""
+    assert history is not None
     table = history.query(rounds=round, columns=["client_id", "num_samples", column])
     ids, samples = (table[name].to_numpy().astype(np.int64) for name in ("client_id", "num_samples"))
     values = table[column].combine_chunks().flatten().to_numpy()

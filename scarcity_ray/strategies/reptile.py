@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.strategy import STRATEGIES, State
+from scarcity_ray.core.exchange import State
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.strategies.outer_step import OuterStep
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.task import Task
@@ -35,5 +36,5 @@ class Reptile(OuterStep):
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         return local.steps_for(samples) if self.adapt_steps is None else np.where(samples > 0, self.adapt_steps, 0)
 
-    def adapt(self, task: Task, server: State, mine: State) -> State:
-        return {"adapted": task.local_sgd(server["x"][None])}
+    def adapt(self, task: Task, broadcast: State, client: State) -> State:
+        return {"adapted": task.local_sgd(broadcast["x"][None])}

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.history import History
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import STRATEGIES, Guidance, Lesson, State
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.ensemble.heads import as_rows, head_state
 from scarcity_ray.ensemble.learning import Learned, learn
 from scarcity_ray.ensemble.moments import Moments, Packing, targets, with_constant
@@ -35,18 +37,18 @@ class SfHfe(Represented):
 
     What comes before: a representation that needs a bandwidth takes a round (a survey up, a seed and the bandwidth down),
     a trunk may be trained by rounds of FedAvg. Then moments go up and the MetaLearner learns from them (see
-    ensemble.learning), by how well clients foretell a client left out and never by test rows: who belongs to which expert
-    and how many there are, the strength of each expert's ridge, and how far clients' heads may differ from it. The head of
-    its expert goes down to each client, which makes its own, and the strategy ends: the same rows would only say the same
-    again. With `forgetting` clients send anew each round, for data that change, and the ensemble follows.
+    ensemble.learning), by how well the others' moments predict a client that is left out, and never by test rows: who belongs
+    to which expert and how many there are, the strength of each expert's ridge, and how far clients' heads may differ from it. The head of
+    its expert goes down to each client, which makes its own, and the strategy ends: the same rows would give the same
+    moments again. With `forgetting` clients send moments in every round, for data that change, and the ensemble follows.
 
     For classes the head's scores s estimate one-hot codes, and outputs are `s / scale` (see ensemble.calibration). The
     greatest score stays the greatest.
 
-    Guidance by name, 4 bytes a number and each client that of its own expert alone: bandwidth (after a survey, with the
-    seed: 8 and 4 bytes), or trunk (its weights, where they are not the seed's); heads float32 `[experts, width, outputs]`,
-    scale (for classes), scatters (for personal heads: see RandomCoefficients.pack), and the expert's number (1 byte, where
-    there are several). What a client was told before is not sent again.
+    The broadcast by name, 4 bytes a number, of which a client counts those of its own expert alone: bandwidth (after a survey, with
+    the seed: 8 and 4 bytes), or trunk (its weights, where they are not the seed's); heads float32 `[experts, width, outputs]`,
+    scale float64 `[experts]` (4 bytes, for classes), `scatter.k` of each expert k (for personal heads: see RandomCoefficients.pack).
+    Each client gets the number of its expert (1 byte, where there are several). What a client has received is not sent again.
     """
 
     kind: Literal["sf_hfe"] = "sf_hfe"
@@ -66,7 +68,7 @@ class SfHfe(Represented):
     ] = "density"
     forgetting: Annotated[
         float | None,
-        Field(ge=0, le=1, description="what a message counts a round later, where clients send anew each round; null: they send once"),
+        Field(ge=0, le=1, description="what a message counts a round later, where clients send in every round; null: they send once"),
     ] = None
 
     @property
@@ -85,18 +87,18 @@ class SfHfe(Represented):
             raise SpecError(("data", "clients"), problem.population, "sf_hfe chooses its strengths by leaving one client out: 2 at least")
         return super().problem(problem)
 
-    def memory(self, problem: Problem) -> State:
+    def init_client(self, problem: Problem) -> State:
         """A client's own head as a row, where heads may differ."""
         return {"row": torch.zeros_like(problem.row)} if self.personal or self.experts != 1 else {}
 
-    def saved(self, problem: Problem, server: Any) -> dict[str, Tensor]:
+    def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
         """The representation and, where clients have none of their own, the head by the names of `module`; then what
         `Ensemble.of` reads."""
-        if "heads" not in server.shared:
+        if "heads" not in state.broadcast:
             return {}
-        head = torch.from_numpy(server.kept["heads"][0] / server.kept["scale"][0])
-        kept = {f"ensemble.{name}": torch.from_numpy(np.ascontiguousarray(value)) for name, value in server.kept.items()}
-        return {**self.module(problem, server).state_dict(), **head_state(head), **kept}
+        head = state.private["heads"][0] / state.private["scale"][0]
+        ensemble = {f"ensemble.{name}": value.reshape(value.shape or (1,)).contiguous() for name, value in state.private.items()}
+        return {**self.module(problem, state).state_dict(), **head_state(head), **ensemble}
 
     # -- what travels, and what is made of it ------------------------------------------------------------------------
 
@@ -106,18 +108,27 @@ class SfHfe(Represented):
     def message(self, problem: Problem, f: Tensor, y: Tensor) -> Tensor:
         return self.packing(problem).pack(Moments.of(f, y, problem.task, problem.outputs))
 
-    def learn(self, problem: Problem, history: Any, round: int) -> Lesson:
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """From surveys the representation; from moments the ensemble, and what each Expert is to fit."""
-        if not self.forgetting or self.column not in self.payload(problem, round):
-            return super().learn(problem, history, round)
+        history, round = aggregate.history, context.round
+        if not self.forgetting or self.column not in self.payload(context.problem, round):
+            return super().server_update(context, state, aggregate)
         ids, samples, rows = messages(history, round, self.column)
         if not len(rows):
-            return Lesson({}, Guidance())
-        return self.lesson(problem, ids, samples, self._remembered(history, ids, rows, round), times=len(history.rounds))
+            return ServerUpdate(replace(state, new_bytes=0))
+        assert history is not None
+        rows = self._remembered(history, ids, rows, round)
+        return self.learned(context.problem, state, ids, samples, rows, times=len(history.rounds))
 
-    def lesson(
-        self, problem: Problem, ids: NDArray[np.int64], samples: NDArray[np.int64], rows: NDArray[np.float32], times: int = 1
-    ) -> Lesson:
+    def learned(
+        self,
+        problem: Problem,
+        state: ServerState,
+        ids: NDArray[np.int64],
+        samples: NDArray[np.int64],
+        rows: NDArray[np.float32],
+        times: int = 1,
+    ) -> ServerUpdate:
         """times: how many messages may be in one, see ensemble.learning."""
         learned = learn(
             self.packing(problem),
@@ -130,9 +141,8 @@ class SfHfe(Represented):
             seed=problem.seed,
             times=times,
         )
-        return Lesson(
-            {},
-            self._guidance(problem, ids, learned),
+        return ServerUpdate(
+            self._state(problem, state, ids, learned),
             {k: (group.fitted, group.strength, group.scale) for k, group in enumerate(learned.groups)},
             clients=_of_clients(problem, ids, learned),
             learned=_summary(learned, samples),
@@ -140,41 +150,36 @@ class SfHfe(Represented):
             done=self.forgetting is None,
         )
 
-    def instruct(self, lesson: Lesson, heads: Mapping[int, Tensor], before: Guidance) -> Guidance:
-        """What is known so far, with the experts' heads once they have fitted them."""
-        guidance = super().instruct(lesson, heads, before)
+    def with_experts(self, update: ServerUpdate, heads: Mapping[int, Tensor]) -> ServerState:
+        """The same with the experts' heads."""
         if not heads:
-            return guidance
-        fitted = torch.stack([heads[k] for k in sorted(heads)]).numpy()
-        down = fitted.astype(np.float32)
-        return replace(
-            guidance,
-            shared={**guidance.shared, "heads": down},
-            shared_bytes=guidance.shared_bytes + down[0].nbytes,
-            kept={**guidance.kept, "heads": fitted},
-        )
+            return update.state
+        fitted = torch.stack([heads[k] for k in sorted(heads)])
+        down, state = fitted.float(), update.state
+        new_bytes = (state.new_bytes or 0) + down[0].numel() * down.element_size()
+        return replace(state, broadcast={**state.broadcast, "heads": down}, private={**state.private, "heads": fitted}, new_bytes=new_bytes)
 
-    def receive(self, task: Task, guidance: Guidance, mine: State) -> State:
+    def receive(self, task: Task, broadcast: State, client: State) -> State:
         """Each client's own head, from its own rows and its expert's head."""
-        if "row" not in mine or "heads" not in guidance.shared:
-            return mine
-        told, problem, rows = guidance.shared, task.problem, []
-        to_features, width = self.mapping(problem, guidance), self.packing(problem).width
-        for i, k in enumerate(guidance.each["expert"][task.ids].tolist()):
-            head = torch.from_numpy(told["heads"][k]).double()
+        if "row" not in client or "heads" not in broadcast:
+            return client
+        problem, rows = task.problem, []
+        to_features, width = self.mapping(problem, broadcast), self.packing(problem).width
+        for i, k in enumerate(broadcast["expert"].tolist()):
+            head = broadcast["heads"][k].double()
             if self.personal:
                 x, y = task.rows(i)
                 f = with_constant(to_features(x).double())
-                head = personal_head(f, targets(y, problem.task, problem.outputs), head, unpack(told["scatters"][k], width))
-            rows.append(head / told["scale"][k])
+                scatter = unpack(broadcast[f"scatter.{k}"].numpy(), width)
+                head = personal_head(f, targets(y, problem.task, problem.outputs), head, scatter)
+            rows.append(head / broadcast["scale"][k])
         return {"row": as_rows(torch.stack(rows))}
 
-    def answer(self, guidance: Guidance, mine: State) -> Tensor | None:
-        """Each client's own head, or the one expert's for all; None before there is one."""
-        told = guidance.shared
-        if "heads" not in told:
-            return None
-        return mine["row"] if mine else as_rows(torch.from_numpy(told["heads"]).double() / told["scale"][0])
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        """Each client's own head, or the one expert's for all; none before there is one."""
+        if "heads" not in broadcast:
+            return {}
+        return {"personal": client["row"]} if client else {"global": as_rows(broadcast["heads"].double() / broadcast["scale"][0])}
 
     # -- what the halves share ---------------------------------------------------------------------------------------
 
@@ -182,7 +187,7 @@ class SfHfe(Represented):
         """How a client's moments travel."""
         return Packing(self.width(problem) + 1, problem.outputs, problem.task)
 
-    def _remembered(self, history: Any, ids: NDArray[np.int64], rows: NDArray[np.float32], round: int) -> NDArray[np.float32]:
+    def _remembered(self, history: History, ids: NDArray[np.int64], rows: NDArray[np.float32], round: int) -> NDArray[np.float32]:
         """Each client's messages so far as one: their mean, one of s rounds ago counting forgetting ** s.
 
         What has not changed is the same message again, and counts once.
@@ -201,26 +206,27 @@ class SfHfe(Represented):
             weights[here] += weight
         return (total / weights[:, None]).astype(np.float32)
 
-    def _guidance(self, problem: Problem, ids: NDArray[np.int64], learned: Learned) -> Guidance:
-        """All but the heads. A client of whom there is no message is told the first expert, which is the largest."""
+    def _state(self, problem: Problem, state: ServerState, ids: NDArray[np.int64], learned: Learned) -> ServerState:
+        """All but the heads. A client without a message belongs to the first expert, which is the largest."""
         groups, width = learned.groups, self.packing(problem).width
-        expert = np.zeros(problem.population, dtype=np.int64)
-        expert[ids] = learned.members
-        scale = np.array([group.scale for group in groups], dtype=np.float32).astype(np.float64)
-        scatters = [np.zeros(2, dtype=np.float32) if group.scatter is None else group.scatter.pack() for group in groups]
-        told = 4 * (problem.task == "classification") + (max(part.nbytes for part in scatters) if self.personal else 0)
-        kept = {
-            "client_id": np.arange(problem.population),
+        expert = torch.zeros(problem.population, dtype=torch.int64)
+        expert[torch.from_numpy(ids)] = torch.from_numpy(learned.members)
+        scale = torch.tensor([group.scale for group in groups], dtype=torch.float32).double()
+        packed = [np.zeros(2, dtype=np.float32) if group.scatter is None else group.scatter.pack() for group in groups]
+        down = 4 * (problem.task == "classification") + (max(part.nbytes for part in packed) if self.personal else 0)
+        private = {
+            "client_id": torch.arange(problem.population),
             "expert_id": expert,
-            "whole": learned.whole.numpy(),
+            "whole": learned.whole,
             "scale": scale,
-            "noise": np.array([group.noise for group in groups]),
-            "scatters": _together([unpack(scatter, width) for scatter in scatters]).numpy(),
-            "covariances": torch.stack([group.covariance for group in groups]).numpy(),
-            **{name: value.numpy() for name, value in learned.router.tensors().items()},
+            "noise": torch.tensor([group.noise for group in groups], dtype=torch.float64),
+            "scatters": _together([unpack(scatter, width) for scatter in packed]),
+            "covariances": torch.stack([group.covariance for group in groups]),
+            **learned.router.tensors(),
         }
-        shared = {"scale": scale, "scatters": scatters}
-        return Guidance(shared, {"expert": expert}, shared_bytes=told, each_bytes=int(len(groups) > 1), kept=kept)
+        known = {name: value for name, value in state.broadcast.items() if not name.startswith("scatter.")}  # there may be fewer now
+        scatters = {f"scatter.{k}": torch.from_numpy(scatter) for k, scatter in enumerate(packed)}
+        return ServerState({**known, "scale": scale, **scatters}, {"expert": expert}, private, down + int(len(groups) > 1))
 
 
 def _summary(learned: Learned, samples: NDArray[np.int64]) -> dict[str, Any]:
@@ -253,8 +259,8 @@ def _of_clients(problem: Problem, ids: NDArray[np.int64], learned: Learned) -> d
         "contribution": learned.contribution,
         "contribution_whole": learned.contribution_whole,
     }
-    told = {}
+    whole = {}
     for name, values in columns.items():
-        told[name] = np.full(problem.population, np.nan)
-        told[name][ids] = values
-    return told
+        whole[name] = np.full(problem.population, np.nan)
+        whole[name][ids] = values
+    return whole

@@ -99,6 +99,29 @@ class Sums:
     def __bool__(self) -> bool:
         return bool(self._weights)
 
+    @property
+    def names(self) -> list[str]:
+        """The names that values were added under."""
+        return list(self._weights)
+
+    def total(self, name: str) -> tuple[Tensor, Tensor]:
+        """`sum(w v)` and `sum(w)` of a name: float64 `[height, n]` and `[height, 1 or n]`."""
+        weight = self._weights[name]
+        places = sorted((key for key in self._values if key[0] == name), reverse=True)
+        total = torch.zeros_like(self._values[places[0]])
+        for place in places:
+            total += self._values[place]
+        return total, weight
+
+    def weights(self) -> dict[str, Tensor]:
+        """`sum(w)` of each name, float64 `[height, 1 or n]`."""
+        return dict(self._weights)
+
+    def mean(self, name: str) -> Tensor:
+        """`sum(w v) / sum(w)` of a name, float64 `[height, n]`; 0 where all weights are 0."""
+        total, weight = self.total(name)
+        return torch.where(weight > 0, total / weight, torch.zeros_like(total))
+
     def means(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`sum(w v) / sum(w)` of each name, elementwise, with the shape and type of `like[name]`.
 
@@ -109,10 +132,7 @@ class Sums:
             if name not in self._weights:
                 means[name] = old
                 continue
-            weight = self._weights[name]
-            total = torch.zeros(len(weight), old.numel() // len(weight), dtype=torch.float64)
-            for _, place in sorted((key for key in self._values if key[0] == name), reverse=True):
-                total += self._values[name, place]
+            total, weight = self.total(name)
             mean = torch.where(weight > 0, total / weight, old.reshape(total.shape).double())
             means[name] = mean.to(old.dtype).reshape(old.shape)
         return means

@@ -30,6 +30,7 @@ class Task:
     for a client without steps.
     grad_norms: mean and standard deviation, float64 `[k]` each, of the gradient's norm over the local steps. NaN for a
     client without steps, or if `norms` is false.
+    models: the rows that the last local training started from, and those that it returned; None without one.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Task:
         self.plan = BatchPlan(problem.seed, round, self.ids, starts, counts, taken, problem.local.batch_size, width)
         self.train_loss = np.full(self.k, np.nan)
         self.grad_norms = (np.full(self.k, np.nan), np.full(self.k, np.nan))
+        self.models: tuple[Tensor, Tensor] | None = None
 
     def rows(self, i: int) -> tuple[Tensor, Tensor]:
         """The i-th client's training rows (x `[n, *shape]`, y), in the order of the shard. A copy."""
@@ -112,5 +114,5 @@ class Task:
             rows += np.bincount(block.client, minlength=self.k)
         optimizer.finish(x, self.steps)
         self.train_loss = mean_over_rows(losses, rows)
-        self.grad_norms = optimizer.norms(self.k)
+        self.grad_norms, self.models = optimizer.norms(self.k), (x, y)
         return y

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import scarcity_ray
 from scarcity_ray import Client, Expert, MetaLearner, Router, Server
-from scarcity_ray.core.strategy import State, Uploads
+from scarcity_ray.core.exchange import ClientResult, State
 from scarcity_ray.runtime.fleet import WorkerError
 from scarcity_ray.strategies import FedAvg, Ifca
 from scarcity_ray.training.local import Local
@@ -68,7 +68,7 @@ def test_one_step_of_fed_avg_is_the_weighted_mean_of_gradient_steps(weighted: bo
         share = count / sum(counts) if weighted else 1 / 3
         for name, value in own.named_parameters():
             expected[name] += share * (value.detach() - lr * value.grad)
-    found = server.problem.layout.state_dict(server.state["x"])
+    found = server.problem.layout.state_dict(server.state.broadcast["x"])
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
@@ -78,13 +78,14 @@ class Hostile(FedAvg):
 
     attack: Any = None
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        uploads, kept = super().update(task, server, mine)
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
         value, weight = uploads["x"]
         for place, client in enumerate(task.ids.tolist()):
             if client in self.attack["clients"]:
                 value, weight = self.attack["how"](value.clone(), weight.clone(), place)
-        return {self.attack.get("name", "x"): (value, weight)}, kept
+        return ClientResult({self.attack.get("name", "x"): (value, weight)}, kept)
 
 
 def put(number: float, weight: bool = False) -> Any:
@@ -116,7 +117,7 @@ def test_a_hostile_update_is_rejected_and_the_round_goes_on(how: Any, reason: st
     assert reason in why
     assert result.row["rejected"] == 1
     assert not result.diverged
-    assert torch.isfinite(server.state["x"]).all()
+    assert torch.isfinite(server.state.broadcast["x"]).all()
 
 
 @pytest.mark.parametrize(
@@ -131,20 +132,20 @@ def test_a_hostile_update_is_rejected_and_the_round_goes_on(how: Any, reason: st
 )
 def test_a_round_without_one_good_update_is_marked_and_leaves_the_model(attack: Mapping[str, Any]) -> None:
     server = Server(3, clients_with_rows([5, 6, 7]), model=torch.nn.Linear(4, 1), strategy=Hostile(attack=attack))
-    before = server.state["x"].clone()
+    before = server.state.broadcast["x"].clone()
     result = server.run_round()
     assert result.diverged
     assert [client for client, _ in result.rejected] == [0, 1, 2]
-    assert torch.equal(server.state["x"], before)
+    assert torch.equal(server.state.broadcast["x"], before)
 
 
 class Failing(FedAvg):
     """Raises for one client."""
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         if 1 in task.ids:
             raise ZeroDivisionError("a bug in the strategy")
-        return super().update(task, server, mine)
+        return super().client_update(task, broadcast, client)
 
 
 def test_an_exception_names_the_client_and_the_cause() -> None:
@@ -165,10 +166,11 @@ def test_a_client_says_what_is_wrong_with_its_data() -> None:
 class Astray(Ifca):
     """IFCA with a client that speaks of an expert that there is not."""
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        uploads, kept = super().update(task, server, mine)
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
         value, weight, chosen = uploads["experts"]
-        return {"experts": (value, weight, torch.where(torch.from_numpy(task.ids) == 1, 3, chosen))}, kept
+        return ClientResult({"experts": (value, weight, torch.where(torch.from_numpy(task.ids) == 1, 3, chosen))}, kept)
 
 
 def test_an_update_for_an_expert_that_there_is_not_is_rejected() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,39 +15,46 @@ from torch import Tensor
 
 from scarcity_ray.actors.report import Report
 from scarcity_ray.core import insights
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson, State
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.training.task import Task
 
 
-class Telling(InsightStrategy):
-    """Clients send three numbers each; the lesson is who was heard."""
+class Telling(Strategy):
+    """Clients send three numbers each; the server learns who was heard."""
 
     kind: Literal["telling"] = "telling"
     lies: Mapping[int, Any] = {}
 
-    def memory(self, problem: Any) -> State:
+    server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
+
+    def init_client(self, problem: Any) -> State:
         return {"row": problem.row}
 
-    def open(self, problem: Any, prepared: State | None = None) -> Guidance:
-        return Guidance(each={"steps": np.ones(CLIENTS, dtype=np.int64)})
+    def init_server(self, problem: Any, prepared: ServerState | None = None) -> ServerState:
+        return ServerState(new_bytes=0)
+
+    def planned_steps(self, problem: Any, state: ServerState) -> Any:
+        return np.ones(CLIENTS, dtype=np.int64)
 
     def payload(self, problem: Any, round: int) -> Mapping[str, int]:
         return {"moments": 3}
 
-    def act(self, task: Task, guidance: Guidance, mine: State) -> tuple[Mapping[str, Tensor], State]:
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         payload: Any = {"moments": torch.from_numpy(task.ids).float()[:, None].expand(-1, 3).clone()}
-        for place, client in enumerate(task.ids.tolist()):
-            if client in self.lies and isinstance(payload, dict):
-                payload = self.lies[client](payload, place)
-        return payload, {"row": task.local_sgd(mine["row"])}
+        for place, liar in enumerate(task.ids.tolist()):
+            if liar in self.lies and isinstance(payload, dict):
+                payload = self.lies[liar](payload, place)
+        return ClientResult(state={"row": task.local_sgd(client["row"])}, payload=payload)
 
-    def learn(self, problem: Any, history: Any, round: int) -> Lesson:
-        heard = history.query(rounds=round, columns=["client_id"])["client_id"].to_pylist()
-        return Lesson({}, self.open(problem), learned={"heard": heard})
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        assert aggregate.history is not None
+        heard = aggregate.history.query(rounds=context.round, columns=["client_id"])["client_id"].to_pylist()
+        return ServerUpdate(state, learned={"heard": heard})
 
-    def answer(self, guidance: Guidance, mine: State) -> Tensor:
-        return mine["row"]
+    def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
+        return {"personal": client["row"]}
 
 
 def one(value: float, column: int) -> Lie:

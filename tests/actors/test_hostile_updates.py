@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scarcity_ray import Server, simulate
-from scarcity_ray.actors.report import Report
-from scarcity_ray.core.strategy import State, Uploads
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, State, Uploads
 from scarcity_ray.scenario import parse
-from scarcity_ray.strategies import FedAvg, HierFedAvg, Ifca, LocalOnly
+from scarcity_ray.strategies import FedAvg, Ifca, LocalOnly, Reptile
+from scarcity_ray.training.sums import Sums
 from scarcity_ray.training.task import Task
 
 
@@ -95,9 +95,10 @@ class Lying(FedAvg):
 
     lies: Mapping[int, Any] = {}
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Any, State]:
-        uploads, kept = super().update(task, server, mine)
-        return told(uploads, task, self.lies), kept
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
+        return ClientResult(told(uploads, task, self.lies), kept)
 
 
 def told(uploads: Uploads, task: Task, lies: Mapping[int, Lie]) -> Any:
@@ -114,17 +115,14 @@ def told(uploads: Uploads, task: Task, lies: Mapping[int, Lie]) -> Any:
 def of_the_honest(server: Server, liars: Iterable[int]) -> dict[str, Tensor]:
     """What the server would hold after the round of the others alone, under the weights that they have in the whole."""
     strategy, state = server.strategy, server.state
-    total, sent = strategy.total_weight(np.array(ROWS)), {name: value.numpy() for name, value in state.items()}
+    totals = {name: float(strategy.weight_limit(name, np.array(ROWS)).sum()) for name in state.broadcast}
     honest = np.setdiff1d(np.arange(CLIENTS), list(liars))
-    reports = [client.local_train(1, sent, total, np.intersect1d(honest, client.ids)) for client in server.clients.workers]
-    return dict(strategy.aggregate(state, _sums(reports).means(state)))
-
-
-def _sums(reports: list[Report]) -> Any:
-    total = type(reports[0].sums)()
+    reports = [client.local_train(1, state, totals, np.intersect1d(honest, client.ids)) for client in server.clients.workers]
+    sums = Sums()
     for report in reports:
-        total += report.sums
-    return total
+        sums += report.sums
+    aggregate = Aggregate(sums.means(state.broadcast))
+    return dict(strategy.server_update(RoundContext(server.problem, 1), state, aggregate).state.broadcast)
 
 
 @pytest.mark.parametrize("place", range(len(LIES)))
@@ -136,7 +134,7 @@ def test_a_lie_is_rejected_and_the_round_is_that_of_the_others(place: int, liar:
     assert [client for client, why in result.rejected if why] == [liar]
     assert result.row["rejected"] == 1
     assert not result.diverged
-    assert torch.equal(server.state["x"], expected["x"])
+    assert torch.equal(server.state.broadcast["x"], expected["x"])
 
 
 def test_there_are_many_lies() -> None:
@@ -150,7 +148,7 @@ def test_any_clients_may_lie_in_any_company(lies: dict[int, Lie], actors: int) -
     expected = of_the_honest(server_of(FedAvg(), 1), lies)
     result = server.run_round()
     assert sorted(client for client, _ in result.rejected) == sorted(lies)
-    assert torch.equal(server.state["x"], expected["x"])
+    assert torch.equal(server.state.broadcast["x"], expected["x"])
 
 
 def test_weights_without_rows_are_held_to_one_a_client() -> None:
@@ -163,12 +161,13 @@ class Astray(Ifca):
 
     to: Any = None
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Any, State]:
-        uploads, kept = super().update(task, server, mine)
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
         value, weight, chosen = uploads["experts"]
         if 3 not in task.ids:
-            return uploads, kept
-        return {"experts": (value, weight, self.to(chosen, torch.from_numpy(task.ids == 3)))}, kept
+            return result
+        return ClientResult({"experts": (value, weight, self.to(chosen, torch.from_numpy(task.ids == 3)))}, kept)
 
 
 @pytest.mark.parametrize("to", [
@@ -181,24 +180,22 @@ def test_an_update_for_no_expert_is_rejected(to: Any) -> None:
     expected = of_the_honest(server_of(Ifca(experts=3)), [3])
     result = server.run_round()
     assert [client for client, _ in result.rejected] == [3]
-    assert torch.equal(server.state["experts"], expected["experts"])
+    assert torch.equal(server.state.broadcast["experts"], expected["experts"])
 
 
-class Meddling(HierFedAvg):
+class Meddling(Reptile):
     """A client that names what the server keeps to itself."""
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Any, State]:
-        uploads, kept = super().update(task, server, mine)
-        extra = {} if 3 not in task.ids else {"share": (server["share"].float().expand(task.k, -1) * 9, torch.ones(task.k, 1))}
-        return {**uploads, **extra}, kept
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
+        extra = {} if 3 not in task.ids else {"move": (broadcast["x"].expand(task.k, -1) * 9, torch.ones(task.k, 1))}
+        return ClientResult({**uploads, **extra}, kept)
 
 
 def test_what_the_server_keeps_to_itself_is_nobodys_to_send() -> None:
-    server, other = server_of(Meddling()), server_of(HierFedAvg())
-    for _ in range(2):
-        server.run_round()
-        other.run_round()
-    assert torch.equal(server.state["share"], other.state["share"])
+    server = server_of(Meddling())
+    assert server.run_round().rejected == [(3, "move is float32 [1, 32], and the server has nothing of that name")]
 
 
 class Forgetful(LocalOnly):
@@ -206,9 +203,10 @@ class Forgetful(LocalOnly):
 
     kept: Any = None
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Any, State]:
-        uploads, kept = super().update(task, server, mine)
-        return uploads, self.kept(kept["v"]) if 4 in task.ids else kept
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
+        return ClientResult(uploads, self.kept(kept["v"]) if 4 in task.ids else kept)
 
 
 @pytest.mark.parametrize("kept", [
@@ -217,10 +215,10 @@ class Forgetful(LocalOnly):
 ])  # fmt: skip
 def test_a_memory_of_another_form_is_not_kept(kept: Any) -> None:
     server, other = server_of(Forgetful(kept=kept)), server_of(LocalOnly())
-    before = server._memory()["v"][4]
+    before = server._client_state()["v"][4]
     assert [client for client, _ in server.run_round().rejected] == [4]
     other.run_round()
-    found, expected = server._memory()["v"], other._memory()["v"]
+    found, expected = server._client_state()["v"], other._client_state()["v"]
     assert np.array_equal(found[4], before)
     assert np.array_equal(np.delete(found, 4, 0), np.delete(expected, 4, 0))
 
@@ -234,15 +232,16 @@ class Counting(FedAvg):
     liars: tuple[int, ...] = ()
     silent: bool = False
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        uploads, kept = super().update(task, server, mine)
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        result = super().client_update(task, broadcast, client)
+        uploads, kept = result.sums, result.state
         value, weight = (part.clone() for part in uploads["x"])
         here = torch.from_numpy(np.isin(task.ids, self.liars))
         if self.silent:
             weight[here] = 0
         else:
             value[here, task.round % 5] = (math.nan, math.inf, 1e38)[task.round % 3]
-        return {"x": (value, weight)}, kept
+        return ClientResult({"x": (value, weight)}, kept)
 
 
 def test_a_run_with_liars_is_the_run_in_which_they_count_nothing(tmp_path: Path) -> None:

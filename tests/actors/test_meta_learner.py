@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from scarcity_ray.actors import meta_learner as module
-from scarcity_ray.actors.meta_learner import History, MetaLearner, describe
+from scarcity_ray.actors.meta_learner import MetaLearner, describe
+from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
+from scarcity_ray.core.history import History
 from scarcity_ray.core.insights import SCHEMA, make
-from scarcity_ray.core.strategy import Guidance, InsightStrategy, Lesson
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 
@@ -163,13 +165,13 @@ def test_by_hand_five_rounds_of_five_clients_are_25_insights(caplog: pytest.LogC
     meta = MetaLearner()
     with caplog.at_level(logging.INFO, "scarcity_ray"):
         for _ in range(5):
-            lesson = meta.aggregate(batch_of(1).to_pylist())  # whatever round they say
+            update = meta.aggregate(batch_of(1).to_pylist())  # whatever round they say
     assert len(meta.insight_history) == 25
     assert meta.insight_history.rounds == [1, 2, 3, 4, 5]
     assert meta.insight_history.query(rounds=4)["round"].to_pylist() == [4] * 5
-    assert (lesson.summary["round"], lesson.summary["insights"], lesson.summary["rejected"]) == (5, 5, 0)
-    assert lesson.guidance == Guidance()
-    assert not lesson.done
+    assert (update.summary["round"], update.summary["insights"], update.summary["rejected"]) == (5, 5, 0)
+    assert update.state == ServerState()
+    assert not update.done
     assert len(caplog.records) == 5  # one line a round
     assert caplog.records[0].name == "scarcity_ray.actors.meta_learner.MetaLearner"
 
@@ -179,10 +181,10 @@ def test_malformed_insights_are_counted_and_logged_with_the_client(caplog: pytes
     rows[1]["uncertainty"] = float("nan")
     rows[3]["steps"] = "many"
     with caplog.at_level(logging.INFO, "scarcity_ray"):
-        lesson = MetaLearner().aggregate([*rows, None, dict(rows[0])])
-    assert lesson.summary["insights"] == 3
-    assert lesson.summary["rejected"] == 4
-    assert sorted(str(client) for client, _ in lesson.summary["rejections"]) == ["0", "1", "3", "None"]
+        update = MetaLearner().aggregate([*rows, None, dict(rows[0])])
+    assert update.summary["insights"] == 3
+    assert update.summary["rejected"] == 4
+    assert sorted(str(client) for client, _ in update.summary["rejections"]) == ["0", "1", "3", "None"]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 4
     assert any("client 3 is rejected: steps is str, not a number" in line for line in warnings)
@@ -192,9 +194,9 @@ def test_malformed_insights_are_counted_and_logged_with_the_client(caplog: pytes
 @pytest.mark.parametrize("insights", [[], [None], "nothing", None, 7])
 def test_a_round_without_a_single_good_insight_goes_on(insights: Any) -> None:
     meta = MetaLearner()
-    lesson = meta.aggregate(insights)
-    assert lesson.summary["insights"] == 0
-    assert lesson.summary["uncertainty"]["mean"] is None
+    update = meta.aggregate(insights)
+    assert update.summary["insights"] == 0
+    assert update.summary["uncertainty"]["mean"] is None
     assert len(meta.insight_history) == 0
     assert meta.aggregate(batch_of(2)).summary["round"] == 2
 
@@ -207,17 +209,24 @@ def test_insights_of_another_round_run_or_client_are_refused() -> None:
     assert len(meta.insight_history) == 5
 
 
-class Asking(InsightStrategy):
+class Asking(Strategy):
     """Keeps one number of each insight, and says what it read."""
 
     kind: Literal["asking"] = "asking"
+    server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
 
     def payload(self, problem: Problem, round: int) -> Mapping[str, int]:
         return {"gradient": 2} if round == 1 else {}
 
-    def learn(self, problem: Problem, history: History, round: int) -> Lesson:
-        read = history.query(columns=["round"]).num_rows
-        return Lesson({"read": read, "seen": history.rounds}, Guidance(each={"steps": np.full(problem.population, round)}), done=round == 2)
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+        return ServerState(new_bytes=0)
+
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        assert aggregate.history is not None
+        read = aggregate.history.query(columns=["round"]).num_rows
+        steps = torch.full((context.problem.population,), context.round)
+        summary = {"read": read, "seen": aggregate.history.rounds}
+        return ServerUpdate(ServerState(each={"steps": steps}, new_bytes=0), summary=summary, done=context.round == 2)
 
 
 def problem() -> Problem:
@@ -230,7 +239,7 @@ def test_a_strategy_learns_from_the_history(store: Store, monkeypatch: pytest.Mo
     first, kept, rejections = meta.learn(batch_of(1, gradient=np.ones((5, 2))), 1)
     assert first.summary["read"] == 5
     assert first.summary["insights"] == 5  # beside the strategy's own
-    assert first.guidance.each["steps"].tolist() == [1] * 5
+    assert first.state.each["steps"].tolist() == [1] * 5
     assert kept.schema.names == [*SCHEMA.names, "gradient"]
     monkeypatch.setattr(module, "KEPT_BYTES", 100)
     assert meta.learn(batch_of(1, gradient=np.ones((5, 2))), 1)[1].schema.names == SCHEMA.names  # too large to be written down
@@ -239,7 +248,7 @@ def test_a_strategy_learns_from_the_history(store: Store, monkeypatch: pytest.Mo
     assert second.summary["seen"] == [1, 2]
     assert second.done
     assert meta.aggregate(batch_of(3, gradient=np.ones((5, 2))), 3).summary["rejected"] == 5  # no payload is expected in round 3
-    meta.begin(Asking(), problem(), "noniid")
+    meta.set_strategy(Asking(), problem(), "noniid")
     assert len(meta.insight_history) == 0
 
 

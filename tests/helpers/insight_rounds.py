@@ -16,7 +16,7 @@ from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.insights import make
-from scarcity_ray.core.strategy import InsightStrategy
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import make_problem
@@ -43,17 +43,17 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
 
 
-def insight_server(strategy: InsightStrategy, held: Federation, module: nn.Module, company: int = 99) -> Server:
+def insight_server(strategy: Strategy, held: Federation, module: nn.Module, company: int = 99) -> Server:
     """A server before round 1, with actors of `company` clients each."""
     clients = [Client(part) for part in np.split(np.arange(held.clients), range(company, held.clients, company))]
     for client in clients:
-        client.open(held)
+        client.load_federation(held)
     made = Server(clients=LocalFleet(clients), meta_learner=LocalFleet([MetaLearner()]))
-    made.open()
+    made.load_federation()
     problem = make_problem(
         module, local=LOCAL, task=held.task, outputs=held.outputs, shape=held.shape, samples=held.train.counts, seed=1, groups=held.group
     )
-    made.begin(strategy, strategy.problem(problem))
+    made.set_strategy(strategy, strategy.problem(problem))
     return made
 
 
@@ -66,18 +66,17 @@ def sent(result: RoundResult, column: str) -> np.ndarray:
 def personal(made: Server) -> torch.Tensor:
     """Every client's own row."""
     actors: Any = made.clients
-    return torch.cat([torch.from_numpy(client.personal(made.guidance)[1]) for client in actors.workers])
+    return torch.cat([torch.from_numpy(client.personal(made.state)[1]) for client in actors.workers])
 
 
-def by_hand(strategy: InsightStrategy, held: Federation, module: nn.Module, spoil: Any) -> Any:
-    """One round through a MetaLearner, after `spoil` has had its way with the payload `[clients, numbers]`; its lesson, and
-    what clients were told before."""
+def by_hand(strategy: Strategy, held: Federation, module: nn.Module, spoil: Any) -> Any:
+    """One round through a MetaLearner, after `spoil` has changed the payload `[clients, numbers]`; its update, and the state before."""
     made = insight_server(strategy, held, module)
     problem, ids = made.problem, np.arange(held.clients)
-    task = Task(problem, held.train, ids, 1, made.guidance.each.get("steps", np.zeros(len(ids), dtype=np.int64)))
-    ((name, value),) = strategy.act(task, made.guidance, {})[0].items()
+    task = Task(problem, held.train, ids, 1, strategy.planned_steps(problem, made.state))
+    ((name, value),) = strategy.client_update(task, made.state.received(ids), {}).payload.items()
     scalars: dict[str, Any] = dict.fromkeys(("expert_id", "steps", "lr", "epochs", "mean_grad", "std_grad", "uncertainty"), 0)
     scalars |= {"client_id": ids, "num_samples": held.train.counts}
     scalars |= dict.fromkeys(("loss_before", "loss_after", "train_seconds"), 0.0)
     batch = make("", 1, scalars, {name: spoil(value.numpy().copy())})
-    return MetaLearner(strategy, problem).aggregate(batch, 1), made.guidance
+    return MetaLearner(strategy, problem).aggregate(batch, 1), made.state

@@ -47,10 +47,10 @@ def server_of(strategy: Strategy, actors: int = 2, fleet: type[LocalFleet] = Loc
     """A server and so many actors, that share out the seven clients."""
     clients = [Client(block) for block in np.array_split(np.arange(CLIENTS), actors)]
     for client in clients:
-        client.open(federation())
+        client.load_federation(federation())
     server = Server(CLIENTS, fleet(clients), LocalFleet([MetaLearner()]))
-    server.open()
-    server.begin(strategy, problem(), "run")
+    server.load_federation()
+    server.set_strategy(strategy, problem(), "run")
     return server
 
 

@@ -12,7 +12,7 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.federation import Federation, Shards
-from scarcity_ray.core.strategy import WeightStrategy
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import make_problem
@@ -33,16 +33,16 @@ def federation(train: Shards, test: Shards | None = None, group: NDArray[np.int6
     )  # fmt: skip
 
 
-def server(strategy: WeightStrategy, held: Federation, module: nn.Module, local: Local, seed: int = 1) -> Server:
+def server(strategy: Strategy, held: Federation, module: nn.Module, local: Local, seed: int = 1) -> Server:
     """A server before round 1."""
     client = Client(np.arange(held.clients))
-    client.open(held)
+    client.load_federation(held)
     made = Server(clients=LocalFleet([client]))
-    made.open()
+    made.load_federation()
     problem = make_problem(
         module, local=local, task=held.task, outputs=held.outputs, shape=held.shape, samples=held.train.counts, seed=seed, groups=held.group
     )
-    made.begin(strategy, problem)
+    made.set_strategy(strategy, problem)
     return made
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scarcity_ray.core.strategy import State, Uploads
+from scarcity_ray.core.exchange import ClientResult, State
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.task import Task
 
@@ -16,6 +16,6 @@ class FedProx(FedAvg):
 
     mu: Annotated[float, Field(ge=0, description="weight of the proximal term")] = 0.1
 
-    def update(self, task: Task, server: State, mine: State) -> tuple[Uploads, State]:
-        x = server["x"][None]
-        return {"x": (task.local_sgd(x, prox_weight=self.mu, prox_center=x), self.weights(task))}, mine
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        x = broadcast["x"][None]
+        return ClientResult({"x": (task.local_sgd(x, prox_weight=self.mu, prox_center=x), self.weights(task))})

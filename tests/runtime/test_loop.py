@@ -58,15 +58,15 @@ def test_rounds_are_a_generator_that_writes_nothing(group: ActorGroup, tmp_path:
     """The state in a result is all that the rounds after it need, and one round alone comes out as among the others."""
     monkeypatch.chdir(tmp_path)
     plan, start = planned(), Checkpoint("fed_avg", 3)
-    group.open(plan)
+    group.load_federation(plan)
     whole = list(rounds(plan, group, start, dict, keep=lambda round: round == 2))
     assert [result.row["round"] for result in whole] == [1, 2, 3]
-    assert [result.held is not None for result in whole] == [False, True, False]
-    middle = Checkpoint("fed_avg", 3, 2, whole[1].held or {}, whole[1].memory)
+    assert [result.server is not None for result in whole] == [False, True, False]
+    middle = Checkpoint("fed_avg", 3, 2, whole[1].server or {}, whole[1].client_state)
     (third,) = rounds(plan, group, middle, dict)
     assert third.row == whole[2].row
     first = next(rounds(plan, group, start, dict, keep=lambda round: True, last=1))
-    (second,) = rounds(plan, group, Checkpoint("fed_avg", 3, 1, first.held or {}), dict, last=2)
+    (second,) = rounds(plan, group, Checkpoint("fed_avg", 3, 1, first.server or {}), dict, last=2)
     assert second.row == whole[1].row
     assert not list(tmp_path.iterdir())
 

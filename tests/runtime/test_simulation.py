@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results, simulate
+from scarcity_ray.core.exchange import ClientResult
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.runtime.ray_fleet import RayLauncher
@@ -147,13 +149,12 @@ def too_heavy(sent: dict[str, Any]) -> dict[str, Any]:
 def test_a_strategy_whose_updates_have_another_form_is_told_so_and_not_to_learn_slower(
     spoil: Callable[[dict[str, Any]], dict[str, Any]], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = FedAvg.update
+    right = FedAvg.client_update
 
-    def update(strategy: FedAvg, *args: Any) -> Any:
-        sent, mine = right(strategy, *args)
-        return spoil(dict(sent)), mine
+    def client_update(strategy: FedAvg, *args: Any) -> Any:
+        return ClientResult(spoil(dict(right(strategy, *args).sums)))
 
-    monkeypatch.setattr(FedAvg, "update", update)
+    monkeypatch.setattr(FedAvg, "client_update", client_update)
     with pytest.raises(RunFailed) as failed:
         simulate(scenario(strategies=[{"kind": "fed_avg", "name": "mine"}, {"kind": "local_only"}]), out=tmp_path / "run")
     told = f"mine: every update of round 1 was rejected: {why}"
@@ -162,13 +163,13 @@ def test_a_strategy_whose_updates_have_another_form_is_told_so_and_not_to_learn_
 
 
 def test_a_strategy_whose_insights_have_another_form_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = GradientExchange.act
+    right = GradientExchange.client_update
 
-    def act(strategy: GradientExchange, *args: Any) -> Any:
-        payload, mine = right(strategy, *args)
-        return {name: value[:, :3] for name, value in payload.items()}, mine
+    def client_update(strategy: GradientExchange, *args: Any) -> Any:
+        result = right(strategy, *args)
+        return replace(result, payload={name: value[:, :3] for name, value in result.payload.items()})
 
-    monkeypatch.setattr(GradientExchange, "act", act)
+    monkeypatch.setattr(GradientExchange, "client_update", client_update)
     with pytest.raises(RunFailed, match=r"^gradient_exchange: every insight of round 1 was rejected: .* not 20 numbers for each client$"):
         simulate(scenario(strategies=[{"kind": "gradient_exchange", "dimensions": 20}]), out=tmp_path / "run")
 

@@ -90,14 +90,13 @@ def test_the_lost_count_nothing() -> None:
         here = np.flatnonzero(~plan_lost)
         server.run_round()
         if not len(here):
-            assert torch.equal(server.state["x"], before["x"])
+            assert torch.equal(server.state.broadcast["x"], before.broadcast["x"])
             continue
         other = made(FedAvg())
         other.state = before
-        total = float(other.problem.samples[here].sum())
-        sent = {"x": before["x"].numpy()}
-        reports = [other.clients.workers[i].local_train(round, sent, total, np.array([i])) for i in here]
-        assert torch.equal(server.state["x"], other.aggregate_models(reports)["x"])
+        totals = {"x": float(other.problem.samples[here].sum())}
+        reports = [other.clients.workers[i].local_train(round, before, totals, np.array([i])) for i in here]
+        assert torch.equal(server.state.broadcast["x"], other.aggregate_models(reports).state.broadcast["x"])
 
 
 def test_a_late_client_starts_from_the_model_of_the_round_before() -> None:
@@ -113,8 +112,8 @@ def test_a_late_client_starts_from_the_model_of_the_round_before() -> None:
             start = states[max(round - 2, 0)] if client % 2 else states[round - 1]
             steps = np.array([1 if client % 2 else 3])
             worker = other.clients.workers[client]
-            reports.append(worker.local_train(round, {"x": start["x"].numpy()}, 25.0, np.array([client]), steps))
-        assert torch.equal(states[round]["x"], other.aggregate_models(reports)["x"])
+            reports.append(worker.local_train(round, start, {"x": 25.0}, np.array([client]), steps))
+        assert torch.equal(states[round].broadcast["x"], other.aggregate_models(reports).state.broadcast["x"])
 
 
 def test_a_plan_is_a_pure_function_of_what_the_server_holds() -> None:

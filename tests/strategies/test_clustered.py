@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from scarcity_ray import simulate
 from scarcity_ray.actors.server import Server
+from scarcity_ray.core.exchange import ServerState
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.strategy import SampledStrategy
 from scarcity_ray.runtime.plan import prepare
@@ -55,7 +56,7 @@ def trained(w: NDArray[Any], x: NDArray[Any], y: NDArray[Any], steps: int, lr: f
 
 def models(made: Server) -> Tensor:
     """The row of each expert, or edge."""
-    return made.state["experts" if "experts" in made.state else "edges"]
+    return made.state.broadcast["experts" if "experts" in made.state.broadcast else "edges"]
 
 
 def learned(made: Server) -> NDArray[np.float64]:
@@ -113,9 +114,9 @@ def test_ifca_finds_planted_clusters(seed: int) -> None:
 def test_an_expert_that_nobody_chose_stays_and_one_that_diverged_is_not_chosen() -> None:
     held, _ = mixture(COUNTS, GROUPS, 3, 0.1)
     made = server(Ifca(experts=3), held, line(3), Local(epochs=1, batch_size=100, lr=0.1))
-    before = made.state["experts"] + torch.tensor([[torch.nan], [0], [1e6]])
-    made.state = {"experts": before}
-    result, after = made.run_round(), made.state["experts"]
+    before = made.state.broadcast["experts"] + torch.tensor([[torch.nan], [0], [1e6]])
+    made.state = ServerState({"experts": before})
+    result, after = made.run_round(), made.state.broadcast["experts"]
     assert result.clients is not None
     assert set(result.clients["expert_id"]) == {1}
     assert torch.equal(after[2], before[2])
@@ -129,7 +130,7 @@ def test_with_one_cluster_both_are_fed_avg_to_the_bit(strategy: SampledStrategy)
     local = Local(epochs=2, batch_size=4, lr=0.05)
     a, b = server(strategy, held, line(3), local), server(FedAvg(fraction=0.5), held, line(3), local)
     ours, theirs = play(a, 7)[-1], play(b, 7)[-1]
-    assert torch.equal(models(a)[0], b.state["x"])
+    assert torch.equal(models(a)[0], b.state.broadcast["x"])
     assert ours.row["test_loss"] == theirs.row["test_loss"]
 
 
@@ -210,7 +211,7 @@ def test_hier_fed_avg_that_meets_every_round_is_fed_avg(weighted: bool) -> None:
     b = server(FedAvg(weighted=weighted), held, line(3), local)
     ours, theirs = play(a, 5)[-1], play(b, 5)[-1]
     for row in models(a):
-        torch.testing.assert_close(row, b.state["x"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(row, b.state.broadcast["x"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours.row["test_loss"], theirs.row["test_loss"], rtol=1e-5)
 
 

@@ -67,18 +67,16 @@ def test_a_round_is_one_step_along_the_mean_of_the_projected_changes() -> None:
     made = insight_server(strategy, held, mlp())
     problem = made.problem
     for round in (1, 2):
-        x = made.guidance.shared["x"].astype(np.float64)
+        x = made.state.broadcast["x"].double().numpy()
         matrix = np.zeros((len(x), 11))
         found = basis(problem.layout, 11, problem.seed, round)
         matrix[np.arange(len(x)), found.bucket] = found.sign
-        alone = [
-            Task(problem, held.train, np.array([i]), round).local_sgd(torch.from_numpy(made.guidance.shared["x"])[None]) for i in range(5)
-        ]
+        alone = [Task(problem, held.train, np.array([i]), round).local_sgd(made.state.broadcast["x"][None]) for i in range(5)]
         wanted = np.stack([matrix.T @ (x - y[0].double().numpy()) for y in alone])
         result = made.run_insight_round()
         assert sent(result, "gradient") == pytest.approx(wanted, abs=1e-6)
         step = matrix @ (wanted * np.array(COUNTS)[:, None] / sum(COUNTS)).sum(0)
-        assert made.guidance.shared["x"] == pytest.approx(x - 0.5 * step, abs=1e-6)
+        assert made.state.broadcast["x"] == pytest.approx(x - 0.5 * step, abs=1e-6)
         assert not result.done
     assert made.uplink.tolist() == [2 * (52 + 44)] * 5
     assert made.downlink.tolist() == [8 + 44] * 5  # the seed, and the first round's mean
@@ -91,7 +89,7 @@ def test_with_a_dimension_for_each_parameter_it_is_fed_avg() -> None:
         made.run_insight_round()
         other.run_round()
     assert made.strategy.payload(made.problem, 1) == {"gradient": 92}
-    assert made.guidance.shared["x"] == pytest.approx(other.state["x"].numpy(), abs=1e-5)
+    assert made.state.broadcast["x"] == pytest.approx(other.state.broadcast["x"].numpy(), abs=1e-5)
 
 
 def test_clients_keep_nothing_and_any_company_gives_the_same_bits() -> None:
@@ -100,18 +98,17 @@ def test_clients_keep_nothing_and_any_company_gives_the_same_bits() -> None:
         made = insight_server(GradientExchange(dimensions=16), classes(), mlp(), company)
         for _ in range(3):
             made.run_insight_round()
-        models.append(made.guidance.shared["x"])
-        assert made.strategy.memory(made.problem) == {}
+        models.append(made.state.broadcast["x"])
+        assert made.strategy.init_client(made.problem) == {}
     assert np.array_equal(models[0], models[1])
     assert np.array_equal(models[0], models[2])
 
 
 def test_where_nobody_is_heard_the_model_stays() -> None:
     strategy = GradientExchange(dimensions=10)
-    lesson, before = by_hand(strategy, classes([9, 9]), mlp(), lambda rows: rows * np.nan)
-    assert lesson.summary["insights"] == 0
-    after = strategy.instruct(lesson, {}, before)
-    assert np.array_equal(after.shared["x"], before.shared["x"])
+    update, before = by_hand(strategy, classes([9, 9]), mlp(), lambda rows: rows * np.nan)
+    assert update.summary["insights"] == 0
+    assert torch.equal(update.state.broadcast["x"], before.broadcast["x"])
 
 
 def test_a_regression_is_learned_in_few_dimensions() -> None:

@@ -41,9 +41,9 @@ def test_one_full_step_is_the_proximal_gradient_step() -> None:
     def weights(strategy: Strategy, lr: float = 0.1) -> torch.Tensor:
         clients = [Client(client_id=i, data=data) for i, data in enumerate(rows)]
         server = Server(2, clients, model=torch.nn.Linear(3, 1), local=Local(steps=2, batch_size=50, lr=lr), strategy=strategy, seed=0)
-        start = server.state["x"].clone()
+        start = server.state.broadcast["x"].clone()
         server.run_round()
-        return server.state["x"] - start
+        return server.state.broadcast["x"] - start
 
     torch.manual_seed(0)
     without = weights(FedAvg())

@@ -99,29 +99,29 @@ def insights_of(round: int, steps: Any, gains: dict[int, float], seconds: float 
     return make("r", round, numbers)
 
 
-def test_guidance_follows_each_clients_own_history_under_a_fixed_total() -> None:
+def test_steps_follow_each_clients_own_history_under_a_fixed_total() -> None:
     problem, _ = problem_of([4, 4, 4, 4])
     meta = MetaLearner(InsightExchange(window=2), problem, "r")
     strategy = InsightExchange(window=2)
-    first = strategy.open(problem)
+    first = strategy.init_server(problem)
     assert first.each["steps"].tolist() == [4, 4, 4, 4]
-    assert first.size == 4
-    lesson = meta.aggregate(insights_of(1, [4, 4, 4, 4], {0: 1.0, 1: 0.5, 2: 0.5, 3: -1.0}), 1)
+    assert first.new_bytes == 4
+    update = meta.aggregate(insights_of(1, [4, 4, 4, 4], {0: 1.0, 1: 0.5, 2: 0.5, 3: -1.0}), 1)
     # 16 - 4 = 12 in proportion 2 : 1 : 1 : 0.
-    assert lesson.guidance.each["steps"].tolist() == [7, 4, 4, 1]
-    assert lesson.summary["steps"] == {"fewest": 1, "most": 7, "total": 16}
+    assert update.state.each["steps"].tolist() == [7, 4, 4, 1]
+    assert update.summary["steps"] == {"fewest": 1, "most": 7, "total": 16}
     # Client 2 is not heard of in round 2 (its insight of round 1 counts); then only rounds 2 and 3 do, and it is dealt its own 4.
     meta.aggregate(insights_of(2, [7, 4, 4, 1], {0: 0.0, 1: 0.0, 3: 1.0}), 2)
-    lesson = meta.aggregate(insights_of(3, [7, 4, 4, 1], {0: 0.0, 1: 0.0, 3: 1.0}), 3)
-    assert lesson.guidance.each["steps"].tolist() == [1, 1, 4, 10]
-    assert lesson.guidance.each["steps"].sum() == 16
+    update = meta.aggregate(insights_of(3, [7, 4, 4, 1], {0: 0.0, 1: 0.0, 3: 1.0}), 3)
+    assert update.state.each["steps"].tolist() == [1, 1, 4, 10]
+    assert update.state.each["steps"].sum() == 16
 
 
-def test_guidance_does_not_depend_on_wall_clock_or_on_other_data() -> None:
+def test_steps_do_not_depend_on_wall_clock_or_on_other_data() -> None:
     problem, _ = problem_of([4, 4, 4])
     gains = {0: 1.0, 1: 0.3, 2: 0.2}
     steps = [
-        MetaLearner(InsightExchange(), problem, "r").aggregate(insights_of(1, [4, 4, 4], gains, seconds), 1).guidance.each["steps"].tolist()
+        MetaLearner(InsightExchange(), problem, "r").aggregate(insights_of(1, [4, 4, 4], gains, seconds), 1).state.each["steps"].tolist()
         for seconds in (0.0, 1e6)
     ]
     assert steps[0] == steps[1]
@@ -132,11 +132,10 @@ def test_uniform_steps_for_comparison_and_where_nobody_gains() -> None:
     own = [2, 6, 4]
     gains = {0: 1.0, 1: 0.0, 2: 0.0}
     assert (
-        MetaLearner(InsightExchange(guide=False), problem, "r").aggregate(insights_of(1, own, gains), 1).guidance.each["steps"].tolist()
-        == own
+        MetaLearner(InsightExchange(guide=False), problem, "r").aggregate(insights_of(1, own, gains), 1).state.each["steps"].tolist() == own
     )
     nobody = MetaLearner(InsightExchange(), problem, "r").aggregate(insights_of(1, own, dict.fromkeys(range(3), -1.0)), 1)
-    assert nobody.guidance.each["steps"].tolist() == [4, 4, 4]
+    assert nobody.state.each["steps"].tolist() == [4, 4, 4]
 
 
 def test_a_guided_round_trains_each_clients_own_model_and_sends_the_scalar_part_alone() -> None:
@@ -145,26 +144,27 @@ def test_a_guided_round_trains_each_clients_own_model_and_sends_the_scalar_part_
     assert dict(strategy.payload(problem, 1)) == {}
     assert wire_bytes(strategy.payload(problem, 1)) == 52
     meta = MetaLearner(strategy, problem, "r")
-    models = strategy.memory(problem)["row"].expand(3, -1).clone()
-    guidance = strategy.open(problem)
+    models = strategy.init_client(problem)["row"].expand(3, -1).clone()
+    state = strategy.init_server(problem)
     for round in (1, 2):
-        steps = guidance.each["steps"]
+        steps = strategy.planned_steps(problem, state)
         batches = []
         for chunk in chunks(problem, shards, np.arange(3), steps):
             task = Task(problem, shards, chunk, round, steps[chunk], norms=True)
             mine = {"row": models[chunk]}
-            payload, kept = strategy.act(task, guidance, mine)
-            assert payload == {}
-            batches.append(make("r", round, scalar_columns(task, mine["row"], strategy.answer(guidance, kept), 0.0)))
-            models[chunk] = kept["row"]
+            result = strategy.client_update(task, state.received(chunk), mine)
+            assert result.payload == {}
+            batches.append(make("r", round, scalar_columns(task, mine["row"], result.state["row"], 0.0)))
+            models[chunk] = result.state["row"]
         taken = {row["client_id"]: row["steps"] for batch in batches for row in batch.to_pylist()}
         assert [taken[i] for i in range(3)] == steps.tolist()
         for batch in batches:
             assert np.all(batch["loss_improvement"].to_numpy() > 0)
         table = [row for batch in batches for row in batch.to_pylist()]
-        lesson = meta.aggregate(table, round)
-        assert lesson.summary["rejected"] == 0
-        guidance = lesson.guidance
-        assert guidance.each["steps"].sum() == 12
+        update = meta.aggregate(table, round)
+        assert update.summary["rejected"] == 0
+        state = update.state
+        assert state.each["steps"].sum() == 12
     alone = Task(problem, shards, np.array([1]), 1, np.array([6]))
-    assert torch.equal(strategy.act(alone, guidance, {"row": problem.row[None]})[1]["row"], alone.local_sgd(problem.row[None]))
+    found = strategy.client_update(alone, state.received(alone.ids), {"row": problem.row[None]}).state["row"]
+    assert torch.equal(found, alone.local_sgd(problem.row[None]))

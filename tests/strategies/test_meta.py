@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from scarcity_ray.core.exchange import Aggregate, ServerState
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.strategies import FedAvg, PerFedAvg, Reptile
 from scarcity_ray.strategies.outer_step import BETA, OuterStep
@@ -90,8 +91,8 @@ def test_reptile_is_its_formula_written_as_a_loop(outer: Any, weighted: bool) ->
         if outer == "auto" and before.any():
             size *= 1 + BETA * move @ before / (np.linalg.norm(move) * np.linalg.norm(before))
         x, before = x + size * move, move
-        np.testing.assert_allclose(weights(made.problem, made.state["x"]), x, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(float(made.state["outer"]), size, rtol=1e-5)
+        np.testing.assert_allclose(weights(made.problem, made.state.broadcast["x"]), x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(float(made.state.private["outer"]), size, rtol=1e-5)
         adapted = []
         for own_x, own_y in rows(held):
             w = x
@@ -108,7 +109,7 @@ def test_reptile_with_an_outer_step_of_1_and_no_adaptation_is_fed_avg(sampling: 
     a = server(Reptile(outer=1.0, adapt_steps=0, **sampling), held, mlp(), local)
     b = server(FedAvg(**sampling), held, mlp(), local)
     ours, theirs = play(a, 4)[-1], play(b, 4)[-1]
-    torch.testing.assert_close(a.state["x"], b.state["x"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(a.state.broadcast["x"], b.state.broadcast["x"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours.row["test_loss"], theirs.row["test_loss"], rtol=1e-5)
     assert (ours.row["uplink_bytes"], ours.row["downlink_bytes"]) == (theirs.row["uplink_bytes"], theirs.row["downlink_bytes"])
 
@@ -181,7 +182,7 @@ def test_on_full_batches_per_fed_avg_without_adaptation_is_fed_avg() -> None:
     held, local = classes(), Local(epochs=3, batch_size=100, lr=0.2)
     a, b = server(PerFedAvg(alpha=0.0, outer=1.0), held, mlp(), local), server(FedAvg(), held, mlp(), local)
     ours, theirs = play(a, 3)[-1], play(b, 3)[-1]
-    torch.testing.assert_close(a.state["x"], b.state["x"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(a.state.broadcast["x"], b.state.broadcast["x"], rtol=1e-5, atol=1e-6)
     for name in ("train_loss", "test_loss"):
         np.testing.assert_allclose(ours.row[name], theirs.row[name], rtol=1e-5)
 
@@ -191,7 +192,7 @@ def test_per_fed_avg_tests_after_one_step_on_all_training_rows() -> None:
     held = targets([23, 9, 5, 0])
     made = server(PerFedAvg(alpha=0.1), held, line(), Local(batch_size=4, lr=0.05))
     result = play(made, 2)[-1]
-    x = weights(made.problem, made.state["x"])
+    x = weights(made.problem, made.state.broadcast["x"])
     adapted = [x - 0.1 * gradient(x, own_x, own_y) for own_x, own_y in rows(held)[:3]]
     expected = [np.mean((own_x @ w - own_y) ** 2) for w, (own_x, own_y) in zip(adapted, rows(held), strict=False)]
     assert result.clients is not None
@@ -206,10 +207,12 @@ moves = st.lists(st.floats(-5, 5, width=32), min_size=4, max_size=4).filter(lamb
 
 def stepped(strategy: OuterStep, *means: np.ndarray) -> float:
     """The outer step size after rounds whose clients moved by `means` from wherever x was."""
-    state: Any = {"x": torch.zeros(4), "move": torch.zeros(4), "outer": torch.ones(1, dtype=torch.float64)}
+    state = ServerState({"x": torch.zeros(4)}, private={"move": torch.zeros(4), "outer": torch.ones(1, dtype=torch.float64)})
+    context: Any = None  # not read
     for mean in means:
-        state = strategy.aggregate(state, state | {"x": state["x"] + torch.from_numpy(mean).float()})
-    return float(state["outer"])
+        aggregate = Aggregate({"x": state.broadcast["x"] + torch.from_numpy(mean).float()})
+        state = strategy.server_update(context, state, aggregate).state
+    return float(state.private["outer"])
 
 
 @given(moves, moves, st.floats(0.1, 10))
@@ -233,7 +236,7 @@ def test_the_saved_model_is_the_common_one(strategy: OuterStep) -> None:
     module = strategy.module(made.problem, made.state)
     module.load_state_dict(strategy.saved(made.problem, made.state))
     x = torch.from_numpy(classes().train.x)
-    torch.testing.assert_close(module(x), made.problem.learner.scores(made.state["x"][None], x[None])[0])
+    torch.testing.assert_close(module(x), made.problem.learner.scores(made.state.broadcast["x"][None], x[None])[0])
 
 
 @pytest.mark.parametrize("strategy", [Reptile(), PerFedAvg(alpha=0.3)])
@@ -242,7 +245,6 @@ def test_a_client_is_tested_the_same_in_any_company(strategy: OuterStep) -> None
     made = server(strategy, classes(), mlp(), Local(epochs=2, batch_size=4))
     result = play(made, 2)[-1]
     client = made.clients.workers[0]  # type: ignore[attr-defined]
-    state = {name: value.numpy() for name, value in made.state.items()}
-    alone = np.concatenate([client.evaluate(state, np.array([i]))["test_loss"] for i in range(len(COUNTS))])
+    alone = np.concatenate([client.evaluate(made.state, np.array([i]))["test_loss"] for i in range(len(COUNTS))])
     assert result.clients is not None
     assert result.clients["test_loss"].tolist() == alone.tolist()

@@ -16,7 +16,7 @@ from torch import nn
 from scarcity_ray import simulate
 from scarcity_ray.core.insights import wire_bytes
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import InsightStrategy
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble.class_means import ClassMeans, linear_head
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import parse
@@ -40,8 +40,7 @@ def test_one_head_for_all_is_the_nearest_centroid_of_the_pooled_rows() -> None:
     made = insight_server(strategy, held, mlp())
     result = made.run_insight_round()
     assert result.done
-    row = strategy.answer(made.guidance, {})
-    assert row is not None
+    row = strategy.eval_models(made.state.broadcast, {})["global"]
     x = torch.from_numpy(held.test.x)
     scores = made.problem.learner.scores(row, x[None])[0]
     assert torch.isfinite(scores).all()
@@ -49,7 +48,7 @@ def test_one_head_for_all_is_the_nearest_centroid_of_the_pooled_rows() -> None:
     assert np.array_equal(scores.argmax(1).numpy(), centroids.predict(held.test.x))
     # Log-odds of two classes: the difference of squared distances over twice the temperature.
     distance = ((held.test.x[:, None] - centroids.centroids_) ** 2).sum(2)
-    odds = (distance[:, :1] - distance) / (2 * made.guidance.shared["temperature"])
+    odds = (distance[:, :1] - distance) / (2 * float(made.state.broadcast["temperature"]))
     assert (scores[:, :3] - scores[:, :1]).numpy() == pytest.approx(odds, rel=1e-3, abs=1e-3)
 
 
@@ -59,8 +58,7 @@ def test_a_class_that_nobody_has_is_possible_and_never_chosen() -> None:
         strategy = Prototypes.model_validate({"representation": IDENTITY, "personal": own})
         made = insight_server(strategy, held, mlp())
         made.run_insight_round()
-        theta = personal(made) if own else strategy.answer(made.guidance, {})
-        assert theta is not None
+        theta = personal(made) if own else strategy.eval_models(made.state.broadcast, {})["global"]
         stranger = shards(held.test.x, np.full(len(held.test.x), 3), COUNTS)
         loss, accuracy = evaluate(made.problem, theta, stranger, np.arange(5))
         assert np.all(loss > 50)
@@ -103,11 +101,11 @@ def test_a_trunk_may_be_trained_first() -> None:
     held, module = classes(), mlp()
     made = insight_server(strategy, held, module)
     for round in (1, 2, 3):
-        made.play(round, np.arange(5), True)
+        made.run_ordered_round(round, np.arange(5), True)
     trained = server(FedAvg(), held, module, LOCAL)
     for _ in range(2):
         trained.run_round()
-    assert np.array_equal(made.guidance.shared["trunk"], trained.state["x"].numpy())
+    assert torch.equal(made.state.broadcast["trunk"], trained.state.broadcast["x"])
     size = 4 * (6 * 8 + 8 + 8 * 4 + 4)
     assert made.uplink[0] == 2 * size + wire_bytes({"prototypes": 36})
     assert made.downlink[0] == 3 * size + 4 * (32 + 4 + 3)
@@ -173,21 +171,19 @@ def _huge(rows: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("spoil", [_not_finite, _huge])
 @pytest.mark.parametrize("strategy", [Prototypes.model_validate({"representation": IDENTITY}), GradientExchange(dimensions=10)])
-def test_the_gate_keeps_a_bad_payload_out_of_what_is_learned(strategy: InsightStrategy, spoil: Any) -> None:
+def test_the_gate_keeps_a_bad_payload_out_of_what_is_learned(strategy: Strategy, spoil: Any) -> None:
     held = classes([9, 9, 9])
-    lesson, before = by_hand(strategy, held, mlp(), spoil)
-    assert [client for client, _ in lesson.summary["rejections"]] == [1]
-    guidance = strategy.instruct(lesson, {}, before)
-    theta = strategy.answer(guidance, {})
-    assert theta is not None
+    update, _ = by_hand(strategy, held, mlp(), spoil)
+    assert [client for client, _ in update.summary["rejections"]] == [1]
+    theta = strategy.eval_models(update.state.broadcast, {})["global"]
     assert torch.isfinite(theta).all()
 
     def drop(rows: np.ndarray) -> np.ndarray:
         rows[1] = np.inf
         return rows
 
-    other = strategy.instruct(by_hand(strategy, held, mlp(), drop)[0], {}, before)
-    assert all(np.array_equal(value, other.shared[name]) for name, value in guidance.shared.items())
+    other = by_hand(strategy, held, mlp(), drop)[0].state
+    assert all(torch.equal(value, other.broadcast[name]) for name, value in update.state.broadcast.items())
 
 
 @pytest.mark.parametrize("count", [-3.0, 1.5, 40.0])
@@ -197,14 +193,14 @@ def test_numbers_of_rows_that_cannot_be_true_are_left_out(count: float) -> None:
         return rows
 
     strategy = Prototypes.model_validate({"representation": IDENTITY})
-    lesson = by_hand(strategy, classes([9, 9, 9]), mlp(), lie)[0]
-    assert lesson.learned["left_out"] == [0]
-    assert np.isfinite(lesson.guidance.shared["means"]).all()
-    assert lesson.guidance.shared["shares"].sum() == pytest.approx(1)
+    update = by_hand(strategy, classes([9, 9, 9]), mlp(), lie)[0]
+    assert update.learned["left_out"] == [0]
+    assert torch.isfinite(update.state.broadcast["means"]).all()
+    assert float(update.state.broadcast["shares"].sum()) == pytest.approx(1)
 
 
 def test_payloads_of_another_length_are_refused() -> None:
     strategy = Prototypes.model_validate({"representation": IDENTITY})
-    lesson = by_hand(strategy, classes([9, 9]), mlp(), lambda rows: rows[:, :-1])[0]
-    assert lesson.summary["rejected"] == 2
-    assert not lesson.guidance.shared
+    update = by_hand(strategy, classes([9, 9]), mlp(), lambda rows: rows[:, :-1])[0]
+    assert update.summary["rejected"] == 2
+    assert not update.state.broadcast

@@ -15,10 +15,10 @@ from torch import nn
 
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.core.exchange import ServerState
 from scarcity_ray.core.federation import Shards
 from scarcity_ray.core.insights import make, merge, wire_bytes
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.core.strategy import Guidance
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import as_rows
 from scarcity_ray.strategies.sf_hfe import SfHfe
@@ -40,7 +40,7 @@ def problem_of(strategy: SfHfe, train: Shards, task: Any, outputs: int, seed: in
 class Played:
     """What is left at the end; traffic: bytes [up, down] of a client."""
 
-    guidance: Guidance
+    state: ServerState
     memory: dict[str, torch.Tensor]
     traffic: list[int]
     summary: Mapping[str, Any]
@@ -49,8 +49,8 @@ class Played:
 def play(strategy: SfHfe, problem: Problem, train: Shards, company: int | None = None) -> Played:
     """All rounds, as actors of `company` clients each would play them."""
     ids, k = np.arange(problem.population), company or problem.population
-    memory = {name: value.expand(len(ids), -1).clone() for name, value in strategy.memory(problem).items()}
-    learner, guidance, traffic = MetaLearner(strategy, problem), strategy.open(problem), [0, 0]
+    memory = {name: value.expand(len(ids), -1).clone() for name, value in strategy.init_client(problem).items()}
+    learner, state, traffic = MetaLearner(strategy, problem), strategy.init_server(problem), [0, 0]
 
     def tasks(round: int) -> list[Task]:
         parts = []
@@ -63,23 +63,24 @@ def play(strategy: SfHfe, problem: Problem, train: Shards, company: int | None =
     for round in range(1, 4):
         batches = []
         for task in tasks(round):
-            payload, _ = strategy.act(task, guidance, {name: value[task.ids] for name, value in memory.items()})
+            mine = {name: value[task.ids] for name, value in memory.items()}
+            payload = strategy.client_update(task, state.received(task.ids), mine).payload
             scalars: dict[str, Any] = dict.fromkeys(("expert_id", "steps", "lr", "epochs", "mean_grad", "std_grad", "uncertainty"), 0)
             scalars |= {"client_id": task.ids, "num_samples": train.counts[task.ids]}
             scalars |= dict.fromkeys(("loss_before", "loss_after", "train_seconds"), 0.0)
             batches.append(make("", round, scalars, {name: value.numpy() for name, value in payload.items()}))
         traffic[0] += wire_bytes(strategy.payload(problem, round))
-        traffic[1] += guidance.size
-        lesson = learner.aggregate(merge(batches), round)
-        assert lesson.summary["rejected"] == 0
-        guidance = strategy.instruct(lesson, {i: Expert(i).fit(*order) for i, order in lesson.experts.items()}, guidance)
-        if lesson.done:
+        traffic[1] += state.new_bytes or 0
+        update, _, rejections = learner.learn(merge(batches), round, state)
+        assert rejections == []
+        state = strategy.with_experts(update, {i: Expert(i).fit(*order) for i, order in update.experts.items()})
+        if update.done:
             break
-    traffic[1] += guidance.size
+    traffic[1] += state.new_bytes or 0
     for task in tasks(round):
-        for name, value in strategy.receive(task, guidance, {n: v[task.ids] for n, v in memory.items()}).items():
+        for name, value in strategy.receive(task, state.received(task.ids), {n: v[task.ids] for n, v in memory.items()}).items():
             memory[name][task.ids] = value
-    return Played(guidance, memory, traffic, lesson.learned)
+    return Played(state, memory, traffic, update.learned)
 
 
 def digits(clients: int = 100, seed: int = 0) -> tuple[Shards, Shards]:
@@ -111,9 +112,8 @@ def test_digits_with_fourier_features() -> None:
         strategy = SfHfe(personal=personal, experts=1)
         problem = problem_of(strategy, train, "classification", 10)
         end = play(strategy, problem, train)
-        theta = strategy.answer(end.guidance, end.memory)
-        assert theta is not None
-        found = evaluate(problem, theta, strategy.view(problem, end.guidance, test), np.arange(100))
+        (theta,) = strategy.eval_models(end.state.broadcast, end.memory).values()
+        found = evaluate(problem, theta, strategy.view(problem, end.state, test), np.arange(100))
         accuracy[personal] = found[1].mean()
         # Up: two scalar parts, a survey of 64 sums and their squares, the triangle of 257 less its end and 257 x 10. Down:
         # seed and bandwidth, the head, its scale, and slope and intercept where clients need them.
@@ -136,10 +136,9 @@ def test_identity_gives_the_pooled_ridge_head() -> None:
     end = play(strategy, problem, train)
     pooled = Ridge(alpha=end.summary["experts"][0]["strength"]).fit(train.x.astype(np.float64), train.y.astype(np.float64))
     head = np.append(pooled.coef_.ravel(), pooled.intercept_)
-    assert np.linalg.norm(end.guidance.shared["heads"][0, :, 0] - head) <= 1e-5 * np.linalg.norm(head)
+    assert np.linalg.norm(end.state.broadcast["heads"][0, :, 0].numpy() - head) <= 1e-5 * np.linalg.norm(head)
     assert end.memory == {}
-    theta = strategy.answer(end.guidance, {})
-    assert theta is not None
+    theta = strategy.eval_models(end.state.broadcast, {})["global"]
     assert theta.shape == (1, problem.layout.width)
 
 
@@ -150,7 +149,7 @@ def test_the_same_bits_for_any_company(representation: dict[str, Any]) -> None:
     end = play(strategy, problem, train)
     for company in (1, 7):
         other = play(strategy, problem, train, company)
-        assert np.array_equal(end.guidance.shared["heads"], other.guidance.shared["heads"])
+        assert np.array_equal(end.state.broadcast["heads"], other.state.broadcast["heads"])
         assert torch.equal(end.memory["row"], other.memory["row"])
 
 
@@ -163,22 +162,22 @@ def test_the_saved_module_reproduces_the_answers(task: Any) -> None:
         train = Shards(train.x, np.digitize(train.y[:, 0], (-1.0, 1.0)).astype(np.int64), train.starts)
     problem = problem_of(strategy, train, task, outputs)
     end = play(strategy, problem, train)
-    guidance = end.guidance
-    saved = {name: value for name, value in strategy.saved(problem, guidance).items() if not name.startswith("ensemble.")}
-    seen, x = torch.from_numpy(strategy.view(problem, guidance, train).x), torch.from_numpy(train.x)
-    module = strategy.module(problem, Guidance())  # as somebody makes it who has the file alone
-    heads = torch.from_numpy(guidance.shared["heads"]).double() / guidance.shared["scale"][0]
-    for row, state in ((as_rows(heads), saved), (end.memory["row"][5:6], saved | problem.layout.state_dict(end.memory["row"][5]))):
-        module.load_state_dict(state)
+    state = end.state
+    saved = {name: value for name, value in strategy.saved(problem, state).items() if not name.startswith("ensemble.")}
+    seen, x = torch.from_numpy(strategy.view(problem, state, train).x), torch.from_numpy(train.x)
+    module = strategy.module(problem, ServerState())  # as it is made from the file alone
+    heads = state.broadcast["heads"].double() / state.broadcast["scale"][0]
+    for row, tensors in ((as_rows(heads), saved), (end.memory["row"][5:6], saved | problem.layout.state_dict(end.memory["row"][5]))):
+        module.load_state_dict(tensors)
         assert torch.allclose(module(x), problem.learner.scores(row, seen[None])[0], rtol=1e-4, atol=1e-4)
 
 
 def test_before_there_is_a_head_there_is_no_answer() -> None:
     strategy, train = SfHfe(), schools()
     problem = problem_of(strategy, train, "regression", 1)
-    assert strategy.answer(strategy.open(problem), {}) is None
-    assert strategy.saved(problem, strategy.open(problem)) == {}
-    view = strategy.view(problem, strategy.open(problem), train)
+    assert strategy.eval_models({}, {}) == {}
+    assert strategy.saved(problem, strategy.init_server(problem)) == {}
+    view = strategy.view(problem, strategy.init_server(problem), train)
     assert view.x.shape == (len(train.x), 256)
     assert not view.x.any()
     assert problem.shape == (5,)
@@ -196,7 +195,7 @@ def test_the_bandwidth_by_evidence_takes_a_pilot() -> None:
     end = play(strategy, problem, train)
     pilots = 52 + 4 * 5 * (33 * 34 // 2 - 1 + 33 + 1)
     assert end.traffic == [52 + 4 * 6 + pilots + 52 + 4 * (25 * 26 // 2 - 1 + 25 + 1), (8 + 4) + 4 + 4 * 25 + 8]
-    told = end.guidance.shared
+    told = end.state.broadcast
     assert told["bandwidth"] / told["spread"] == pytest.approx(
         min(pilot.MULTIPLES, key=lambda m: abs(m - told["bandwidth"] / told["spread"]))
     )

@@ -14,7 +14,6 @@ from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Status, Tally
-from scarcity_ray.runtime.actor_group import exchanges_insights
 from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
 from scarcity_ray.training.problem import Problem
 
@@ -64,13 +63,13 @@ class Checkpointer(Observer):
 
     def on_round(self, run: StrategyRun, round: Round) -> None:
         result = round.result
-        if result.held is not None and not (result.done or result.diverged):
-            point = Checkpoint(run.name, run.seed, round.number, result.held, result.memory, self.tally.held())
+        if result.server is not None and not (result.done or result.diverged):
+            point = Checkpoint(run.name, run.seed, round.number, result.server, result.client_state, self.tally.state_dict())
             self._keep(point, result.kept_seconds)
 
     def on_strategy_end(self, run: StrategyRun, last: int, status: Status) -> None:
         if status != "interrupted":
-            self._keep(Checkpoint(run.name, run.seed, last, status=status, tally=self.tally.held()))
+            self._keep(Checkpoint(run.name, run.seed, last, status=status, tally=self.tally.state_dict()))
 
     def _keep(self, checkpoint: Checkpoint, seconds: float = 0.0) -> None:
         """seconds: what it took to make."""
@@ -82,7 +81,7 @@ class Checkpointer(Observer):
 def history_of(read: Callable[[], pa.Table], strategy: Strategy, problem: Problem, until: int) -> History:
     """The insights of a strategy by round, as the MetaLearner kept them. read: gets its rows of the insight table; not called where
     the strategy has no insights."""
-    if not exchanges_insights(strategy):
+    if not strategy.sends_insights:
         return {}
     rows = read()
     rounds = sorted(round for round in set(rows["round"].to_pylist()) if round <= until)

@@ -20,7 +20,7 @@ class SummaryWriter(Observer):
     def on_run_start(self) -> None:
         if self.last is None:
             return
-        self.tally.restore(self.last.tally)
+        self.tally.load_state_dict(self.last.tally)
         for name, runs in self.last.tally["runs"].items():
             for seed in map(int, runs):
                 rows = {row["round"]: row for row in self.recorder.rows("rounds", name, seed).to_pylist()}
