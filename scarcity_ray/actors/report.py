@@ -78,7 +78,7 @@ def report_of(parts: Sequence[ChunkReport | Report], **rest: Any) -> Report:
     ids = _joined(parts, "ids", np.int64)
     order = np.argsort(ids)
     loss, steps = _joined(parts, "loss", np.float64)[order], _joined(parts, "steps", np.int64)[order]
-    rejected = {client: why for part in parts for client, why in sorted(part.rejected.items())}
+    rejected = dict(sorted((client, why) for part in parts for client, why in part.rejected.items()))
     return Report(ids[order], loss, steps, _joined(parts, "up_bytes", np.int64)[order], rejected, **rest)
 
 

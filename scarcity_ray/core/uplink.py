@@ -21,6 +21,10 @@ class UplinkTransform(Part):
         """What one client keeps for an upload of so many numbers, as it is before its first round; empty where it keeps nothing."""
         return {}
 
+    def encoded_size(self, size: int) -> int:
+        """How many numbers it makes of an upload of so many: as many, unless overridden."""
+        return size
+
     def encode(
         self, delta: Tensor, memory: Mapping[str, Tensor], rng: Sequence[np.random.Generator]
     ) -> tuple[Tensor, Mapping[str, Tensor], NDArray[np.int64] | int | None]:

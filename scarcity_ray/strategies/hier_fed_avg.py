@@ -19,6 +19,8 @@ from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
+_NUMBER = 4  # bytes of an edge's number, which a client does not send: the edge knows itself
+
 
 @STRATEGIES.register
 class HierFedAvg(SampledStrategy):
@@ -64,8 +66,8 @@ class HierFedAvg(SampledStrategy):
 
     def traffic(self, problem: Problem, up: NDArray[np.int64], down: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         edges, shared = len(np.unique(problem.groups)), self.period * self.sampled(problem.population)
-        each = problem.bytes + -(-edges * problem.bytes // shared)
-        return np.full_like(up, each), np.full_like(down, each)
+        relayed = -(-edges * problem.bytes // shared)
+        return up - _NUMBER + relayed, np.full_like(down, problem.bytes + relayed)
 
     def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
         return problem.layout.constants | problem.layout.state_dicts(state.broadcast["edges"])

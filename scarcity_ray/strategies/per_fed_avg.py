@@ -46,7 +46,7 @@ class PerFedAvg(OuterStep):
         problem, k = task.problem, task.k
         ahead = _Ahead(problem.learner, self.alpha, problem.outputs)
         y = x.expand(k, -1).clone()
-        optimizer = optimizer_for(problem.local, ahead, y, Affine(), False)
+        optimizer = optimizer_for(problem.local, ahead, y, Affine(), task.norms)
         losses, rows = np.zeros(k), np.zeros(k, dtype=np.int64)
         twice = Task(problem, task.shards, task.ids, task.round, 2 * task.plan.steps)
         batches = twice.batches()
@@ -60,7 +60,7 @@ class PerFedAvg(OuterStep):
             losses[: batch.active] += np.where(real, met, 0.0).sum(1)
             rows[: batch.active] += batch.sizes
         optimizer.finish(x, task.steps)
-        task.train_loss, task.models = mean_over_rows(losses, rows), (x, y)
+        task.train_loss, task.grad_norms, task.models = mean_over_rows(losses, rows), optimizer.norms(k), (x, y)
         return y
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:

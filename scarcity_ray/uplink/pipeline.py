@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Pipeline:
             _place(i, name, key): value
             for i, transform in enumerate(self.transforms)
             for name, packing in self.packings.items()
-            for key, value in transform.init_memory(packing.size).items()
+            for key, value in transform.init_memory(self._sizes(name)[i]).items()
         }
 
     def encode(
@@ -55,7 +56,7 @@ class Pipeline:
             delta = packing.pack(value - base)
             size: Any = delta.shape[1] * delta.element_size()
             for i, transform in enumerate(self.transforms):
-                known = {key: memory[_place(i, name, key)] for key in transform.init_memory(packing.size)}
+                known = {key: memory[_place(i, name, key)] for key in transform.init_memory(delta.shape[1])}
                 rng = [stream(self.problem.seed, f"uplink {i} {name}", client, round) for client in ids.tolist()]
                 delta, new, told = transform.encode(delta, known, rng)
                 size = size if told is None else told
@@ -66,10 +67,14 @@ class Pipeline:
 
     def decoded(self, name: str, encoded: Tensor, round: int) -> Tensor:
         """Deltas `[rows, n]` from encoded ones, or from their means, `[rows, m]`."""
-        size, seed = self.packings[name].size, self.problem.seed
+        sizes = self._sizes(name)
         for i, transform in reversed(list(enumerate(self.transforms))):
-            encoded = transform.on_sum(encoded, size, stream(seed, f"uplink {i} {name} on sum", round))
+            encoded = transform.on_sum(encoded, sizes[i], stream(self.problem.seed, f"uplink {i} {name} on sum", round))
         return encoded
+
+    def _sizes(self, name: str) -> list[int]:
+        """How many numbers of an upload come into each transform, in order; last, how many are sent."""
+        return list(accumulate(self.transforms, lambda size, one: one.encoded_size(size), initial=self.packings[name].size))
 
     def moved(self, name: str, old: Tensor, deltas: Tensor) -> Tensor:
         """The server's value plus deltas, `[rows, n]`."""

@@ -25,7 +25,7 @@ from scarcity_ray.scenario import parse
 def test_the_seconds_of_a_round_are_those_of_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray too, and from the first round on: each lasts at least as long as the server was at work on it."""
     inside: dict[int, float] = {}
-    play = Server.play
+    play = Server.run_ordered_round
 
     def timed(server: Server, round: int, *order: Any) -> Any:
         began = time.perf_counter()
@@ -34,7 +34,7 @@ def test_the_seconds_of_a_round_are_those_of_its_work(tmp_path: Path, monkeypatc
         inside[round] = time.perf_counter() - began
         return result
 
-    monkeypatch.setattr(Server, "play", timed)
+    monkeypatch.setattr(Server, "run_ordered_round", timed)
     began = time.perf_counter()
     rows = simulate(scenario(rounds=5), out=tmp_path / "run").frame("rounds").set_index("round")
     whole = time.perf_counter() - began
@@ -96,7 +96,7 @@ def test_a_round_is_recorded_before_its_checkpoint_and_models_before_the_result_
 
 @pytest.mark.parametrize(("losses", "ends"), [(4, True), (5, False)])
 def test_losses_in_a_row_are_retried_from_the_checkpoint(losses: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, play = [losses], Server.play
+    left, play = [losses], Server.run_ordered_round
 
     def dies(server: Server, round: int, *order: Any) -> Any:
         if round == 3 and left[0]:
@@ -106,7 +106,7 @@ def test_losses_in_a_row_are_retried_from_the_checkpoint(losses: int, ends: bool
 
     content = scenario(rounds=4, execution={"ray": False, "checkpoint_every": 2})
     whole = simulate(content, out=tmp_path / "whole")
-    monkeypatch.setattr(Server, "play", dies)
+    monkeypatch.setattr(Server, "run_ordered_round", dies)
     if not ends:
         with pytest.raises(RunFailed, match=r"^an actor died \(5 times in a row\) \(in Client.local_train\)\nwhere actors die"):
             simulate(content, out=tmp_path / "run")

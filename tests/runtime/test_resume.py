@@ -241,7 +241,7 @@ def test_at_most_so_many_rounds_are_repeated(every: int, tmp_path: Path) -> None
     done = rounds(tmp_path / "run")  # rounds 6 and 7 may have been played ahead and not be done
     assert 5 <= done <= 7
     assert last.round == done // every * every
-    assert set(last.memory) == {"v"}
+    assert set(last.client_state) == {"v"}
     TROUBLE.update(steps=0, error=None)
     resume(tmp_path / "run", imports=True)
     assert -TROUBLE["steps"] == pytest.approx(steps * (8 - last.round) / 8, rel=0.15)

@@ -1,0 +1,183 @@
+"""What any strategy may do: send sums and insights at once, keep state that is no model, test two models, run in the MetaLearner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.insight_rounds import insight_server
+from helpers.played import federation, server, shards
+from helpers.scenarios import scenario
+from helpers.user_strategies import Ditto, InMetaLearner, Scaffold
+
+from scarcity_ray import resume, simulate, verify
+from scarcity_ray.core.exchange import ServerState
+from scarcity_ray.core.strategy import STRATEGIES
+from scarcity_ray.runtime.observers import Plots
+from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.simulation import Interrupted
+from scarcity_ray.scenario import parse
+from scarcity_ray.strategies import FedAvg, Reptile
+from scarcity_ray.training.local import Local
+
+ON_SERVER = sorted(kind for kind, cls in STRATEGIES.classes.items() if cls.server_half == "server")
+IN_META = sorted(kind for kind, cls in STRATEGIES.classes.items() if cls.server_half == "meta_learner")
+
+
+def user(name: str, **settings: Any) -> dict[str, Any]:
+    return {"kind": "import", "path": f"helpers.user_strategies:{name}", **settings}
+
+
+# -- insights of any strategy --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ON_SERVER)
+def test_any_strategy_sends_insights_where_it_is_asked_to(kind: str, tmp_path: Path) -> None:
+    strategies = [{"kind": kind}, {"kind": kind, "name": "telling", "insights": True}]
+    results = simulate(scenario(strategies=strategies, evaluation={"every": 1}, local={"lr": 0.01}), out=tmp_path / "run")
+    insights = results.frame("insights")
+    clients = 1 if kind == "pooled" else 12
+    assert insights.groupby("round").size().tolist() == [clients] * 3
+    assert set(insights["strategy"]) == {"telling"}
+    assert (insights["loss_after"] < insights["loss_before"]).all()
+    assert (insights["mean_grad"] > 0).all()
+    rows = results.frame("rounds")
+    plain, telling = (rows[rows["strategy"] == name].reset_index() for name in (kind, "telling"))
+    np.testing.assert_allclose(telling["test_loss"], plain["test_loss"], rtol=1e-4)  # norms of gradients take other products
+    more = telling["uplink_bytes"] - plain["uplink_bytes"]
+    assert more.tolist() == [0 if kind == "pooled" else 52 * 12] * 3
+    assert telling["downlink_bytes"].equals(plain["downlink_bytes"])
+
+
+@pytest.mark.parametrize("kind", IN_META)
+def test_a_strategy_that_learns_from_insights_sends_them_in_any_case(kind: str) -> None:
+    assert STRATEGIES.classes[kind]().sends_insights
+
+
+def test_the_losses_of_an_insight_are_those_of_the_model_before_and_after_local_training(tmp_path: Path) -> None:
+    content = scenario(strategies=[{"kind": "fed_avg", "insights": True}], rounds=1)
+    results = simulate(content, out=tmp_path / "run")
+    plan = prepare(parse(content), tmp_path)
+    problem = plan.problems["fed_avg"]
+    x = torch.from_numpy(plan.federation.train.x)
+    before = torch.nn.functional.cross_entropy(problem.module(x), torch.from_numpy(plan.federation.train.y), reduction="none")
+    expected = [float(before.detach()[plan.federation.train.rows(i)].mean()) for i in range(12)]
+    np.testing.assert_allclose(results.frame("insights")["loss_before"], expected, rtol=1e-5)
+
+
+def test_insights_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategies = [{"kind": "fed_avg", "insights": True, "fraction": 0.5}, user("InMetaLearner")]
+    content = scenario(strategies=strategies, execution={"ray": False, "checkpoint_every": 1})
+    whole = simulate(content, out=tmp_path / "whole")
+
+    def interrupt(_: Plots, run: Any, round: Any) -> None:
+        if round.number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Plots, "on_round", interrupt)
+        for play in (lambda: simulate(content, out=tmp_path / "cut"), lambda: resume(tmp_path / "cut", imports=True)):
+            with pytest.raises(Interrupted):
+                play()
+    cut = resume(tmp_path / "cut", imports=True)
+    assert _hashes(cut) == _hashes(whole)
+    assert verify(tmp_path / "cut", imports=True).difference is None
+    assert _hashes(simulate(content | {"execution": {"ray": False, "actors": 3}}, out=tmp_path / "packed")) == _hashes(whole)
+
+
+def _hashes(results: Any) -> dict[str, str]:
+    return {name: entry["result_hash"] for name, entry in results.summary["strategies"].items()}
+
+
+def test_a_server_half_in_the_meta_learner_has_the_sums_and_the_history() -> None:
+    held = federation(shards(np.random.default_rng(0).standard_normal((30, 6)), np.arange(30) % 3, [4, 6, 8, 5, 7]))
+    module = torch.nn.Linear(6, 3)
+    made, other = insight_server(InMetaLearner(), held, module), server(FedAvg(), held, module, Local(epochs=2, batch_size=4, lr=0.1))
+    for round in (1, 2, 3):
+        result = made.run_round()
+        other.run_round()
+        assert result.learned == {"insights": 5 * round}
+    torch.testing.assert_close(made.state.broadcast["x"], other.state.broadcast["x"], rtol=1e-5, atol=1e-6)
+
+
+# -- state that is no model, weights of its own, two models ----------------------------------------------------------------
+
+
+def test_scaffold_keeps_the_mean_of_its_variates_and_saves_no_personal_models(tmp_path: Path) -> None:
+    held = federation(shards(np.random.default_rng(1).standard_normal((20, 6)), np.arange(20) % 3, [4, 0, 9, 7]))
+    made = server(Scaffold(clients_per_round=3), held, torch.nn.Linear(6, 3), Local(epochs=2, batch_size=4, lr=0.1))
+    for _ in range(4):
+        result = made.run_round()
+        assert result.rejected == []  # the client without rows weighs as much in c as the others
+        variates = made._client_state()["c"]
+        np.testing.assert_allclose(made.state.broadcast["c"].numpy(), variates.mean(0), rtol=1e-5, atol=1e-6)
+    assert np.abs(variates).max() > 0
+    results = simulate(scenario(strategies=[user("Scaffold")]), out=tmp_path / "run")
+    assert "client_id" not in results.tensors("scaffold")
+
+
+def test_full_batches_of_scaffold_are_gradient_descent_on_everybodys_rows() -> None:
+    """With one step a round the corrections cancel: x moves along the mean gradient."""
+    held = federation(shards(np.random.default_rng(2).standard_normal((18, 6)), np.arange(18) % 3, [4, 6, 8]))
+    local, module = Local(steps=1, batch_size=50, lr=0.2), torch.nn.Linear(6, 3)
+    one, other = server(Scaffold(), held, module, local), server(FedAvg(), held, module, local)
+    for _ in range(5):
+        one.run_round()
+        other.run_round()
+    found, wanted = one.state.broadcast["x"], other.state.broadcast["x"]
+    assert not torch.equal(found, wanted)  # c is uniformly weighted, x by rows
+    even = federation(shards(np.random.default_rng(2).standard_normal((18, 6)), np.arange(18) % 3, [6, 6, 6]))
+    one, other = server(Scaffold(), even, module, local), server(FedAvg(), even, module, local)
+    for _ in range(5):
+        one.run_round()
+        other.run_round()
+    torch.testing.assert_close(one.state.broadcast["x"], other.state.broadcast["x"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_global_model_is_tested_beside_personal_ones(tmp_path: Path) -> None:
+    strategies = [user("Ditto"), {"kind": "fed_avg"}, {"kind": "local_only"}]
+    results = simulate(scenario(strategies=strategies, evaluation={"every": 1}), out=tmp_path / "run")
+    clients = results.frame("clients")
+    ditto, fed_avg = (clients[clients["strategy"] == name].reset_index() for name in ("ditto", "fed_avg"))
+    assert ditto["test_loss_global"].equals(fed_avg["test_loss"])
+    assert ditto["test_accuracy_global"].equals(fed_avg["test_accuracy"])
+    assert not ditto["test_loss"].equals(ditto["test_loss_global"])
+    assert clients[clients["strategy"] != "ditto"]["test_loss_global"].isna().all()
+    assert len(results.tensors("ditto")["client_id"]) == 12  # personal models are what is saved
+
+
+def test_ditto_without_a_pull_is_every_client_alone_beside_fed_avg() -> None:
+    held = federation(shards(np.random.default_rng(3).standard_normal((18, 6)), np.arange(18) % 3, [4, 6, 8]))
+    made = server(Ditto(lam=0.0), held, torch.nn.Linear(6, 3), Local(epochs=1, batch_size=4, lr=0.1))
+    alone = server(STRATEGIES.classes["local_only"](), held, torch.nn.Linear(6, 3), Local(epochs=1, batch_size=4, lr=0.1))
+    alone.set_strategy(alone.strategy, made.problem)
+    for _ in range(3):
+        made.run_round()
+        alone.run_round()
+    assert np.array_equal(made._client_state()["v"], alone._client_state()["v"])
+
+
+# -- what goes down --------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_server_keeps_to_itself_does_not_go_down() -> None:
+    held = federation(shards(np.random.default_rng(4).standard_normal((12, 6)), np.arange(12) % 3, [5, 7]))
+    made = server(Reptile(), held, torch.nn.Linear(6, 3), Local(epochs=1, batch_size=4))
+    made.run_round()
+    assert set(made.state.private) == {"move", "outer"}
+    sent = made.broadcast_model()
+    assert isinstance(sent, ServerState)
+    assert (set(sent.broadcast), dict(sent.private)) == ({"x"}, {})
+
+
+def test_the_state_that_is_tested_is_not_put_again_for_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = federation(shards(np.random.default_rng(5).standard_normal((12, 6)), np.arange(12) % 3, [5, 7]))
+    made = server(FedAvg(), held, torch.nn.Linear(6, 3), Local(epochs=1, batch_size=4))
+    puts: list[Any] = []
+    monkeypatch.setattr(made.clients, "put", lambda value: puts.append(value) or value)
+    for _ in range(4):
+        made.run_round()
+    assert len(puts) == 4  # of the model after each round; the first was put when the strategy was set
