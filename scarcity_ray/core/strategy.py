@@ -51,6 +51,10 @@ class Strategy(Part):
     server_half: ClassVar[Literal["server", "meta_learner"]] = "server"
     """Where `server_update` runs. In the MetaLearner it has the history, and clients always send insights."""
 
+    sends: ClassVar[str] = ""
+    receives: ClassVar[str] = ""
+    """What goes up from a client, and what comes down to it, in words for README's table."""
+
     # -- the server half ---------------------------------------------------------------------------------------------
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 else:
     AnyStrategy = STRATEGIES.annotation()
 
-__all__ = ["AnyStrategy"]
+__all__ = ["AnyStrategy", "overview"]
+
+
+def overview() -> str:
+    """The strategies as a table in Markdown: README's."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for kind, cls in STRATEGIES.classes.items():
+        rows.setdefault((cls.sends, cls.receives), []).append(f"`{kind}`")
+    lines = [f"| {', '.join(kinds)} | {sends} | {receives} |" for (sends, receives), kinds in rows.items()]
+    return "\n".join(["| strategy | what goes up | what comes down |", "| --- | --- | --- |", *lines])
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ Networks from Decentralized Data", AISTATS 2017, Algorithm 1 (FedAvg).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -39,3 +39,5 @@ class FedAvg(SampledStrategy, OneModel):
     """One global model: w <- sum over the cohort of (n_i / n) w_i, each w_i from local SGD that starts at w."""
 
     kind: Literal["fed_avg"] = "fed_avg"
+    sends: ClassVar[str] = "a model's weights, each round"
+    receives: ClassVar[str] = "the model, each round"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class HierFedAvg(SampledStrategy):
     """
 
     kind: Literal["hier_fed_avg"] = "hier_fed_avg"
+    sends: ClassVar[str] = "a model's weights to the client's group, each round; groups average now and then"
+    receives: ClassVar[str] = "its group's model, each round"
     period: Annotated[int, Field(ge=1, description="rounds of edges between two averages over all edges")] = 5
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

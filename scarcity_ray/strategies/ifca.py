@@ -6,7 +6,7 @@ Algorithm 1 with model averaging.
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ class Ifca(SampledStrategy):
     """
 
     kind: Literal["ifca"] = "ifca"
+    sends: ClassVar[str] = "a model's weights and its number, each round"
+    receives: ClassVar[str] = "all experts' models, of which a client takes the best"
     experts: Annotated[int, Field(ge=1, description="number of clusters, each with a model of its own")] = 3
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ class LocalOnly(Strategy):
     """Each client trains its own model, from the common initial one."""
 
     kind: Literal["local_only"] = "local_only"
+    sends: ClassVar[str] = "nothing"
+    receives: ClassVar[str] = "nothing"
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         return ServerState()

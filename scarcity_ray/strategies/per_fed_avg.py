@@ -5,7 +5,7 @@ Model-Agnostic Meta-Learning Approach", NeurIPS 2020, Algorithm 1 in its first-o
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class PerFedAvg(OuterStep):
     """
 
     kind: Literal["per_fed_avg"] = "per_fed_avg"
+    sends: ClassVar[str] = "a model's weights, each round"
+    receives: ClassVar[str] = "the model, each round"
     alpha: Annotated[float, Field(ge=0, description="step size of the adaptation")] = 0.1
 
     def trained(self, task: Task, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class Pooled(OneModel):
     """
 
     kind: Literal["pooled"] = "pooled"
+    sends: ClassVar[str] = "all rows, once (what no federation may do: the upper bound)"
+    receives: ClassVar[str] = "nothing"
 
     def trains_on(self, train: Shards) -> Shards:
         return train.pooled()

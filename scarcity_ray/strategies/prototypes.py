@@ -45,6 +45,8 @@ class Prototypes(Represented):
     """
 
     kind: Literal["prototypes"] = "prototypes"
+    sends: ClassVar[str] = "the mean features of each of its classes, once"
+    receives: ClassVar[str] = "the means over all clients"
     column: ClassVar[str] = "prototypes"
     personal: Annotated[
         bool, Field(description="each client moves the means and the classes' probabilities towards its own rows'; false: one head for all")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class Reptile(OuterStep):
     """
 
     kind: Literal["reptile"] = "reptile"
+    sends: ClassVar[str] = "a model's weights, each round"
+    receives: ClassVar[str] = "the model, each round"
     adapt_steps: Annotated[
         int | None,
         Field(ge=0, description="local steps from the common model before a client is tested; as many as in a round if left out"),

@@ -52,6 +52,8 @@ class SfHfe(Represented):
     """
 
     kind: Literal["sf_hfe"] = "sf_hfe"
+    sends: ClassVar[str] = 'sums over its rows ("moments"), once; no weights'
+    receives: ClassVar[str] = "its expert's head, once"
     column: ClassVar[str] = "moments"
     experts: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=255)], Field(description="how many; auto: as many as clients' groups show")
