@@ -1,4 +1,4 @@
-"""The scenario: one YAML file that says what to simulate, and everything that is wrong with it."""
+"""The scenario: one YAML file that says what to simulate. This package reads and checks it."""
 
 from scarcity_ray.scenario.conflicts import cores, unavailable
 from scarcity_ray.scenario.diagnostics import Diagnostic, ScenarioError, SpecErrors

@@ -1,4 +1,4 @@
-"""Plain data to a scenario, or to everything that is wrong with it."""
+"""Checks plain data: makes a Scenario of it, or lists every problem."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ _Fault = tuple[FieldPath, Any]
 
 
 def check(data: Any, places: Places) -> tuple[Scenario | None, list[Diagnostic]]:
-    """The scenario of plain data, or None and every problem found, each at its place."""
+    """The scenario that the data describe, and no problems; or None and every problem, each with its place."""
     if not isinstance(data, Mapping):
         found = "it is empty" if data is None else f"it is {shown(data)}"
         return None, [
-            Diagnostic((), f"a scenario is a mapping of fields, and {found}; a first line may be `name: my_scenario`", places.get(()))
+            Diagnostic(
+                (), f"a scenario must be a mapping of fields, but {found}; start with a line like `name: my_scenario`", places.get(())
+            )
         ]
     problems = {
         path: Diagnostic(path, f"is {shown(value)}; allowed: finite numbers", nearest(places, path)) for path, value in _not_finite(data)
@@ -41,7 +43,7 @@ def check(data: Any, places: Places) -> tuple[Scenario | None, list[Diagnostic]]
 
 
 def at_its_place(error: SpecError, data: Any, places: Places) -> Diagnostic:
-    """A SpecError as a problem of the file that the setting was written in."""
+    """The SpecError as a Diagnostic, with the place where the setting was written."""
     written = look_up(data, error.field, _MISSING) is not _MISSING
     value = f"is {shown(error.value)}: " if written or error.value is not None else "is not given: "
     return Diagnostic(error.field, value + error.message, nearest(places, error.field))
@@ -53,25 +55,25 @@ def _words() -> Words:
 
 
 def _validate(data: Mapping[str, Any]) -> tuple[Scenario | None, list[_Fault]]:
-    """The scenario, or pydantic's errors with the fields they are about.
+    """The scenario, or None and pydantic's errors, each with the path of its field.
 
-    A model compares its fields with each other only once each is right in itself. So that both are told at once,
-    wrong fields are left out and what is left is compared.
+    Pydantic compares fields with each other only if each field is valid. To report both kinds of error at once, this removes
+    the invalid fields and validates the rest again.
     """
     try:
-        # As JSON, in which a list is good for a tuple even to strict models.
+        # As JSON: there, even strict models accept a list for a tuple.
         return Scenario.model_validate_json(json.dumps(data)), []
     except ValidationError as error:
         faults = [(_path(fault["loc"], data, fault["type"]), fault) for fault in error.errors(include_url=False)]
-    mended = json.loads(json.dumps(data))
+    rest = json.loads(json.dumps(data))
     for path, fault in faults:
-        parent = look_up(mended, path[:-1])
+        parent = look_up(rest, path[:-1])
         if path and isinstance(parent, dict) and "error" not in fault.get("ctx", {}):
             parent.pop(path[-1], None)
     try:
-        Scenario.model_validate_json(json.dumps(mended))
+        Scenario.model_validate_json(json.dumps(rest))
     except ValidationError as error:
-        later = [(_path(fault["loc"], mended, fault["type"]), fault) for fault in error.errors(include_url=False)]
+        later = [(_path(fault["loc"], rest, fault["type"]), fault) for fault in error.errors(include_url=False)]
         known = {path for path, fault in faults}
         faults += [(path, fault) for path, fault in later if "error" in fault.get("ctx", {}) and path not in known]
     return None, faults
@@ -81,9 +83,9 @@ def _explain(faults: list[_Fault], data: Any, places: Places) -> Iterator[Diagno
     for path, fault in faults:
         cause = fault.get("ctx", {}).get("error")
         if isinstance(cause, SpecErrors):
-            continue  # the conflicts, which `check` reports whether or not the rest is right
+            continue  # `check` reports conflicts itself, also if other fields are invalid
         if cause is None and any(other[: len(path)] == path and len(other) > len(path) for other, _ in faults):
-            continue  # of an alternative (a number, say) that the value, a mapping with faults of its own, was not meant for
+            continue  # the error of another alternative, such as a number: the value is a mapping, and its own errors are reported
         if isinstance(cause, SpecError):
             yield at_its_place(SpecError((*path, *cause.field), cause.value, cause.message), data, places)
         else:
@@ -127,7 +129,7 @@ def _did_you_mean(word: str | None) -> str:
 
 
 def _retyped(value: Any, branches: list[Mapping[str, Any]], kinds: list[str]) -> str | None:
-    """The value as it may have been meant: a kind without its braces, a number in quotes, one thing in place of a list."""
+    """What the user may have meant: a kind with its braces, a number without quotes, a list around a single item."""
     if not isinstance(value, str):
         listed = [branch for branch in branches if branch.get("type") == "array"]
         return f"[{shown(value)}]" if listed and isinstance(value, int | float | Mapping) and not isinstance(value, bool) else None
@@ -144,7 +146,7 @@ def _retyped(value: Any, branches: list[Mapping[str, Any]], kinds: list[str]) ->
 
 
 def _described(path: FieldPath, data: Any) -> str:
-    """A field's line of help."""
+    """A field's line of help, in brackets; empty if it has none."""
     words = _words()
     parents = words.at(path[:-1], data)
     described = (parent.get("properties", {}).get(path[-1], {}).get("description") for parent in parents)
@@ -153,9 +155,9 @@ def _described(path: FieldPath, data: Any) -> str:
 
 
 def _path(loc: tuple[str | int, ...], data: Any, fault: str) -> FieldPath:
-    """Pydantic's location without what it adds: the kind it chose in a union, the name of a type."""
+    """Pydantic's location as a field path: without the union kinds and type names that pydantic adds."""
     path: FieldPath = ()
-    fresh = True  # no kind taken off at this mapping yet
+    fresh = True  # no kind removed at this mapping yet
     for index, part in enumerate(loc):
         inner = look_up(data, (part,), _MISSING)
         if fresh and isinstance(data, Mapping) and data.get("kind") == part:
@@ -168,7 +170,7 @@ def _path(loc: tuple[str | int, ...], data: Any, fault: str) -> FieldPath:
 
 
 def _not_finite(data: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, float]]:
-    """NaN and infinity anywhere, in free-form arguments too."""
+    """Every NaN and infinity, with its path; also in free-form arguments."""
     if isinstance(data, float) and not math.isfinite(data):
         yield path, data
     inner = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()

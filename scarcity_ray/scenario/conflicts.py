@@ -1,4 +1,4 @@
-"""Settings that are fine alone and impossible together."""
+"""Conflicts: settings that are valid one by one but impossible together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def conflicts(data: Any) -> list[SpecError]:
-    """Every conflict in a scenario's plain data, which may have any other fault as well: what cannot be read is passed over."""
+    """Every conflict in a scenario's plain data. The data may have other errors too: what cannot be read is skipped."""
     return list(_conflicts(data)) if isinstance(data, Mapping) else []
 
 
 def unavailable(scenario: Scenario) -> list[SpecError]:
-    """What the scenario asks of this machine, if it is to run on it, and the machine does not have."""
+    """The settings that ask for more than this machine has, for a scenario that is to run on this machine."""
     asked, there = scenario.execution.cpus, cores()
     if asked == "auto" or asked <= there:
         return []
@@ -57,7 +57,7 @@ def _conflicts(data: Mapping[str, Any]) -> Iterator[SpecError]:
 
 
 def _participants(data: Mapping[str, Any]) -> int | None:
-    """How many clients take part, where that is said. Raises SpecError for so many held out that none could."""
+    """How many clients take part; None if the data do not say. Raises SpecError if held_out_clients leaves none."""
     clients, share = _count(data.get("clients")), data.get("held_out_clients")
     return participants(clients, share) if clients and isinstance(share, float) and 0 < share < 1 else clients
 
@@ -68,9 +68,9 @@ def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
         title = strategy.get("name") or strategy_name(strategy)
         if not isinstance(title, str):
             continue
-        known = first.setdefault(title.casefold(), place)  # names become files, and some disks do not tell Ditto from ditto
+        known = first.setdefault(title.casefold(), place)  # names become file names, and some disks ignore case
         if known != place:
-            message = f"strategies.{known} has that name too; give one of them a `name` of its own"
+            message = f"strategies.{known} has that name too; give one of them a different `name`"
             yield SpecError(("strategies", place, "name"), title, message)
 
 
@@ -83,13 +83,13 @@ def _models(data: Mapping[str, Any], listed: list[tuple[int, Mapping[str, Any]]]
         if strategy.get("model") is None
         and (cls := STRATEGIES.find(strategy)) is not None
         and (
-            cls.problem is Strategy.problem  # a strategy that brings a model of its own says so there
+            cls.problem is Strategy.problem  # a strategy with its own model overrides this
             or _section(strategy, "representation").get("kind") == "trunk"
         )
     ]
     if needing:
         names = ", ".join(dict.fromkeys(needing))
-        yield SpecError(("model",), None, f"{names} cannot do without; say what is trained, as `model: {{kind: linear}}`")
+        yield SpecError(("model",), None, f"needed by {names}; say what to train, for example `model: {{kind: linear}}`")
 
 
 def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | None) -> Iterator[SpecError]:
@@ -101,33 +101,33 @@ def _cohort(path: tuple[str, int], strategy: Mapping[str, Any], clients: int | N
         yield SpecError((*path, "clients_per_round"), count, f"data.clients is {clients:,}; allowed: at most {clients:,}")
 
 
-def _local(path: tuple[str, int], own: Mapping[str, Any], everybodys: Mapping[str, Any]) -> Iterator[SpecError]:
-    """A momentum where the scenario's optimizer, which is inherited, has none."""
+def _local(path: tuple[str, int], own: Mapping[str, Any], inherited: Mapping[str, Any]) -> Iterator[SpecError]:
+    """A strategy's momentum, if the optimizer that it inherits from the scenario has none."""
     momentum = own.get("momentum")
-    if isinstance(momentum, int | float) and momentum > 0 and "optimizer" not in own and everybodys.get("optimizer") == "adam":
-        message = "momentum is SGD's, and local.optimizer is adam; leave it out, or set `optimizer: sgd` beside it"
+    if isinstance(momentum, int | float) and momentum > 0 and "optimizer" not in own and inherited.get("optimizer") == "adam":
+        message = "only sgd has momentum, and local.optimizer is adam; leave momentum out, or set `optimizer: sgd` here too"
         yield SpecError((*path, "local", "momentum"), momentum, message)
 
 
-def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], everybodys: int | None) -> Iterator[SpecError]:
-    """A strategy whose rounds end before the one that it learns from: it would have no model. everybodys: the scenario's rounds."""
+def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], scenario_rounds: int | None) -> Iterator[SpecError]:
+    """A strategy whose representation takes all of its rounds: it would learn no model."""
     own, representation = strategy.get("rounds"), _representation(strategy)
-    rounds = _count(own) or everybodys
+    rounds = _count(own) or scenario_rounds
     if representation is None or rounds is None:
         return
     trained, asked = representation.rounds, representation.asked
     if trained >= rounds:
-        message = f"the strategy has {rounds:,} rounds, and after its trunk's one at least is for what it learns by; raise `rounds`"
+        message = f"the strategy has {rounds:,} rounds, and at least one must follow those that train the trunk; raise `rounds`"
         yield SpecError((*path, "representation", "rounds"), trained, message)
     elif len(asked) >= rounds:
         said = "" if _count(own) else f"the scenario's `rounds` is {rounds:,}, and "
         first = f"{len(asked)} round{'s' * (len(asked) > 1)} ({' and '.join(asked)})"
-        message = f"{said}its representation takes {first} before the one that it learns from"
+        message = f"{said}its representation takes {first} before the strategy can learn"
         yield SpecError((*path, "rounds"), own, f"{message}; allowed: at least {len(asked) + 1}, or a number as representation.bandwidth")
 
 
 def _representation(strategy: Mapping[str, Any]) -> Any:
-    """A strategy's representation; None where it has none, or one that cannot be read."""
+    """A strategy's representation; None if it has none, or an invalid one."""
     cls = STRATEGIES.find(strategy)
     field = None if cls is None else cls.model_fields.get("representation")
     try:
@@ -137,7 +137,7 @@ def _representation(strategy: Mapping[str, Any]) -> Any:
 
 
 def strategy_name(strategy: Mapping[str, Any]) -> str:
-    """What a strategy is called where it has no `name`: its kind, or the name of the class that it imports."""
+    """The default `name` of a strategy: its kind, or the name of the class that it imports."""
     kind, path = strategy.get("kind"), strategy.get("path")
     return class_title(path.rpartition(":")[2].rpartition(".")[2]) if kind == "import" and isinstance(path, str) else str(kind)
 
@@ -147,7 +147,7 @@ def _execution(execution: Mapping[str, Any], clients: int | None) -> Iterator[Sp
     if actors and each:
         yield SpecError(("execution", "clients_per_actor"), each, f"actors is given too ({actors}); keep one of them")
     if actors and clients and actors > clients:
-        yield SpecError(("execution", "actors"), actors, f"data.clients is {clients:,}; allowed: auto, or at most one actor a client")
+        yield SpecError(("execution", "actors"), actors, f"data.clients is {clients:,}; allowed: auto, or at most one actor per client")
     if execution.get("ray") is False and execution.get("address") not in (None, "local"):
         yield SpecError(("execution", "address"), execution["address"], "ray is false, so no cluster is used; leave out one of them")
 
@@ -158,5 +158,5 @@ def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _count(value: Any) -> int | None:
-    """A number of things, where the value is one; None for `auto`, `all` and anything wrong."""
+    """The value if it is an integer of at least 1; None for `auto`, `all` and anything invalid."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None

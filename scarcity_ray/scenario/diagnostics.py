@@ -1,4 +1,4 @@
-"""What is wrong with a scenario: each problem with its place, and all of them as one error."""
+"""Problems of a scenario: each with its place, and all of them as one error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from scarcity_ray.core.spec import SpecError
 
 FieldPath = tuple[str | int, ...]
-"""Where a field lies, from the scenario's root: ("strategies", 1, "fraction")."""
+"""A field's path from the scenario's root: ("strategies", 1, "fraction")."""
 
 
 def dotted(path: FieldPath) -> str:
@@ -50,7 +50,7 @@ def nearest(places: Places, path: FieldPath) -> Place | None:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One thing to put right. The message goes on from the field's name: "is 2.5; allowed: an integer of at least 1"."""
+    """One problem. The message continues after the field's name: "is 2.5; allowed: an integer of at least 1"."""
 
     path: FieldPath
     message: str
@@ -62,7 +62,7 @@ class Diagnostic:
 
 
 class ScenarioError(ValueError):
-    """A scenario that cannot run. `problems` holds everything found; `str()` is the report, one problem a line."""
+    """A scenario that cannot run. `problems` holds all that was found; `str()` is the report, one problem per line."""
 
     def __init__(self, problems: Sequence[Diagnostic], name: str = "scenario") -> None:
         super().__init__(problems, name)

@@ -1,4 +1,4 @@
-"""A scenario file to a checked scenario that knows where each field was written, and a scenario back to a file."""
+"""Reads a scenario file into a checked scenario with the place of each field, and writes a scenario as YAML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scarcity_ray.scenario.schema import Scenario
 
 @dataclass(frozen=True)
 class Loaded:
-    """A scenario and the file it came from. data: the plain data, as written and overridden; places: where each field stands."""
+    """A scenario and its file. data: the file's plain data with the overrides; places: where each field was written."""
 
     scenario: Scenario
     path: Path
@@ -31,19 +31,19 @@ class Loaded:
         return self.path.parent
 
     def explain(self, error: SpecError | SpecErrors) -> ScenarioError:
-        """What was found later, with the data or the model at hand, as an error of this file, line by line."""
+        """An error that was found after loading (in the data or the model), as a ScenarioError with the lines of this file."""
         errors = error.errors if isinstance(error, SpecErrors) else (error,)
         return ScenarioError([at_its_place(each, self.data, self.places) for each in errors], self.path.name)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Reads and checks a scenario file. overrides: `section.field=value` each, as of `--set`.
+    """Reads and checks a scenario file. overrides: `section.field=value` each, as for `--set`.
 
     Raises ScenarioError with all problems at once.
     """
     path = Path(path)
     document = _read(path)
-    if document.data is None and document.problems:  # no file, or no YAML: there is nothing to check
+    if document.data is None and document.problems:  # no file, or not YAML: there is nothing to check
         raise ScenarioError(document.problems, path.name)
     override(document, overrides)
     scenario, found = check(document.data, document.places)
@@ -55,7 +55,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def parse(data: Mapping[str, Any]) -> Scenario:
-    """The scenario of plain data (dicts, lists, numbers, text), as a file would hold it. Raises ScenarioError."""
+    """The scenario that plain data describe (dicts, lists, numbers, text, as in a file). Raises ScenarioError."""
     scenario, problems = check(data, {})
     if scenario is None:
         raise ScenarioError(problems)
@@ -63,7 +63,7 @@ def parse(data: Mapping[str, Any]) -> Scenario:
 
 
 def resolved(scenario: Scenario) -> str:
-    """The scenario as YAML with every default written out; `load` makes an equal scenario of it."""
+    """The scenario as YAML with every default written out; `load` turns it back into an equal scenario."""
     return plain_yaml.write(_kind_first(scenario.model_dump(mode="json")))
 
 
@@ -86,7 +86,7 @@ def _unreadable(path: Path, message: str) -> Document:
 
 
 def _kind_first(data: Any) -> Any:
-    """The same data with what a mapping is (its kind, its name) before what it has."""
+    """The same data, with `kind` and `name` first in every mapping."""
     if isinstance(data, list):
         return [_kind_first(item) for item in data]
     if not isinstance(data, dict):

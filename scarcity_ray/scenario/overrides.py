@@ -1,4 +1,4 @@
-"""`--set section.field=value`: a scenario's plain data, altered from the command line."""
+"""`--set section.field=value`: changes a scenario's plain data from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scarcity_ray.scenario.words import shown
 def override(document: Document, options: Sequence[str]) -> None:
     """Puts each `path=value` into the document, in order. The value is read as YAML; list items are named by index.
 
-    A missing section is made; the index after the last adds an item. What is wrong goes to the document's problems.
+    A missing section is created; the index after the last one adds an item. Errors are added to the document's problems.
     """
     for option in options:
         place = Place(f"--set {option}")
@@ -47,8 +47,8 @@ def _put(document: Document, path: FieldPath, value: Any, place: Place) -> Diagn
             missing = at.get(part) is None
         elif isinstance(at, list):
             if not isinstance(part, int) or part > len(at):
-                allowed = f"a number from 0 to {len(at)} ({len(at)} adds one)"
-                return Diagnostic(path[: depth + 1], f"names no item of a list of {len(at)}; allowed: {allowed}", place)
+                allowed = f"an index from 0 to {len(at)} ({len(at)} adds an item)"
+                return Diagnostic(path[: depth + 1], f"is not in the list, which has {len(at)} items; allowed: {allowed}", place)
             missing = part == len(at)
             if missing:
                 at.append(None)

@@ -1,4 +1,4 @@
-"""YAML in and out: plain data by the rules of YAML 1.2, with the place of every value."""
+"""Reads and writes YAML: plain data by the rules of YAML 1.2, with the place of every value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from scarcity_ray.scenario.diagnostics import Diagnostic, FieldPath, Place
 
 _TAG = "tag:yaml.org,2002:"
-_MOST_VALUES = 100_000  # a file of a few lines can name billions through aliases of aliases
+_MOST_VALUES = 100_000  # aliases of aliases let a file of a few lines expand to billions of values
 
 
 class _Loader(yaml.SafeLoader):
@@ -30,8 +30,8 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
-# The core schema of YAML 1.2: `1e-3` is a number and `no`, `on`, `1:30` and `2024-01-01` are words, where PyYAML's own
-# rules (YAML 1.1) say the opposite. Underscores in numbers (10_000) stay allowed.
+# The core schema of YAML 1.2: `1e-3` is a number and `no`, `on`, `1:30` and `2024-01-01` are text. PyYAML's own
+# rules (YAML 1.1) do the opposite. Underscores in numbers (10_000) stay allowed.
 _INT = r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+"
 _FLOAT = r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 for _reader_or_writer in (_Loader, _Dumper):
@@ -51,7 +51,7 @@ def _float(text: str) -> float:
 
 
 def _text(text: str) -> str:
-    text.encode()  # raises for half of a surrogate pair, which YAML can escape and no file or terminal can hold
+    text.encode()  # raises for half of a surrogate pair: YAML can escape it, but UTF-8 cannot encode it
     return text
 
 
@@ -70,7 +70,7 @@ _NAMES = {_TAG + "int": "an integer", _TAG + "float": "a number"}
 
 @dataclass
 class Document:
-    """A file's plain data (dicts with words as keys, lists, numbers, text, true, false, null) and where each value stands."""
+    """A file's plain data (dicts with text keys, lists, numbers, text, true, false, null) and where each value was written."""
 
     data: Any = None
     places: dict[FieldPath, Place] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class _TooMuch(Exception):
 
 
 class _Reader:
-    """Makes plain data of YAML's nodes, noting places and what is wrong on the way."""
+    """Converts YAML nodes to plain data, and records places and problems."""
 
     def __init__(self, source: str, in_file: bool) -> None:
         self.document = Document()
@@ -140,7 +140,7 @@ class _Reader:
                 continue
             if not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str" or not key.value.isprintable():
                 shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                self.refuse(path, f"has the key {shown}; allowed as keys: words", key.start_mark)
+                self.refuse(path, f"has the key {shown}; allowed as keys: printable text", key.start_mark)
                 continue
             inner = (*path, key.value)
             if key.value in first:
@@ -154,9 +154,9 @@ class _Reader:
 
 
 def read(text: str, source: str, in_file: bool = True) -> Document:
-    """Plain data of one YAML document. Never raises: what is wrong is in the result's `problems`.
+    """Plain data of one YAML document. Never raises: errors are in the result's `problems`.
 
-    source: what places name, a file or (in_file false) an option.
+    source: the name for the places: the file's, or with in_file=False the option's.
     """
     reader = _Reader(source, in_file)
     document = reader.document
@@ -175,11 +175,11 @@ def read(text: str, source: str, in_file: bool = True) -> Document:
         document.problems.append(Diagnostic((), "nested too deeply", Place(source)))
     except _TooMuch:
         document.problems.append(
-            Diagnostic((), f"aliases make more than {_MOST_VALUES:,} values of it; write out what is meant", Place(source))
+            Diagnostic((), f"aliases expand to more than {_MOST_VALUES:,} values; write the values out", Place(source))
         )
     return document
 
 
 def write(data: Any) -> str:
-    """YAML text that `read` makes the same data of. Innermost lists and mappings stand on one line."""
+    """YAML text that `read` turns back into the same data. The innermost lists and mappings are on one line."""
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True))

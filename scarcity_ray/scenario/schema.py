@@ -1,4 +1,4 @@
-"""What a scenario says: one place for each field, with unit, range, default and a line of help."""
+"""The fields of a scenario, each with its unit, range, default and a line of help."""
 
 from __future__ import annotations
 
@@ -21,46 +21,48 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Evaluation(Spec):
-    """When and on whom models are tested; the last round always is."""
+    """When models are tested, and on which clients. The last round is always evaluated."""
 
     every: Annotated[int, Field(ge=1, description="rounds from one evaluation to the next")] = 1
-    clients: Annotated[Literal["all"] | Count, Field(description="who is evaluated: all, or a fixed seeded sample of so many clients")] = (
-        "all"
-    )
+    clients: Annotated[
+        Literal["all"] | Count, Field(description="which clients are tested: all, or a fixed random sample of this size")
+    ] = "all"
 
 
 class Execution(Spec):
-    """Where the work is done. Results do not depend on it."""
+    """Where and how the run computes. Results do not depend on it."""
 
-    ray: Annotated[bool, Field(description="Ray actors in processes of their own; false: everything in this process")] = True
+    ray: Annotated[bool, Field(description="true: Ray actors, each in its own process; false: everything in this process")] = True
     address: Annotated[
         str | None,
         Field(
             min_length=1,
             description="a running Ray cluster, as auto or ray://host:10001; local: this machine; "
-            "null: the cluster that the program finds itself on, or else this machine",
+            "null: the cluster that this machine belongs to, or else this machine alone",
         ),
     ] = None
     cpus: Annotated[
-        Literal["auto"] | Count, Field(description="cores the run takes; auto: all there are, or on a cluster all that it can use")
+        Literal["auto"] | Count,
+        Field(description="cores that the run uses; auto: all of this machine, or on a cluster all that it can use"),
     ] = "auto"
     wait_for_cluster: Annotated[
-        float, Field(ge=0, description="seconds to wait at most for a cluster's autoscaler; then the run takes the cores that are there")
+        float, Field(ge=0, description="the longest wait for a cluster's autoscaler, in seconds; then the run uses the cores it has")
     ] = 300.0
     actors: Annotated[
-        Literal["auto"] | Count, Field(description="Client actors, in place of clients_per_actor; auto: one for each core")
+        Literal["auto"] | Count, Field(description="number of Client actors, instead of clients_per_actor; auto: one per core")
     ] = "auto"
     clients_per_actor: Annotated[
-        Literal["auto"] | Count, Field(description="clients that one Client actor hosts, in place of actors; auto: sized to the cores")
+        Literal["auto"] | Count, Field(description="number of clients in one Client actor, instead of actors; auto: by the number of cores")
     ] = "auto"
     checkpoint_every: Annotated[
         Literal["auto"] | Count,
-        Field(description="rounds from one checkpoint to the next; auto: every round, or fewer where it takes a twentieth of the time"),
+        Field(description="rounds from one checkpoint to the next; auto: 1, or more if they would take over a twentieth of the time"),
     ] = "auto"
     give_up_after: Annotated[
-        float, Field(gt=0, description="seconds without an answer after which an actor counts as hung: it is ended, and its work repeated")
+        float,
+        Field(gt=0, description="seconds without an answer after which an actor counts as hung: the run ends it and repeats its work"),
     ] = 3600.0
-    device: Annotated[Literal["cpu"], Field(description="where clients train")] = "cpu"
+    device: Annotated[Literal["cpu"], Field(description="the device that clients train on")] = "cpu"
 
 
 class Output(Spec):
@@ -72,32 +74,32 @@ class Output(Spec):
 class Scenario(Spec):
     """A federation and the strategies to compare on it."""
 
-    name: Annotated[str, Field(pattern=NAME, description="names the run and its folder")]
-    seed: Annotated[int, Field(ge=0, lt=2**63, description="all randomness comes from it")] = 0
-    repeats: Annotated[int, Field(ge=1, description="runs with seed, seed + 1, ...")] = 1
+    name: Annotated[str, Field(pattern=NAME, description="name of the run and of its folder")]
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="seed of all random numbers")] = 0
+    repeats: Annotated[int, Field(ge=1, description="number of runs, with seed, seed + 1, ...")] = 1
     rounds: Annotated[int, Field(ge=1, description="communication rounds")]
-    data: Annotated[Data, Field(description="the rows and how they are dealt to clients")]
-    model: Annotated[AnyModel | None, Field(description="what is trained; may be left out where every strategy brings its own")] = None
+    data: Annotated[Data, Field(description="the rows and how they are split among clients")]
+    model: Annotated[AnyModel | None, Field(description="the model to train; may be left out if every strategy has its own")] = None
     local: Annotated[Local, Field(description="a client's training in one round")] = Local()
     strategies: Annotated[
-        list[AnyStrategy], Field(min_length=1, description="what to compare, side by side on the same data and the same samples of clients")
+        list[AnyStrategy], Field(min_length=1, description="the strategies to compare, on the same data and the same samples of clients")
     ]
-    evaluation: Annotated[Evaluation, Field(description="when and on whom models are tested")] = Evaluation()
-    execution: Annotated[Execution, Field(description="where the work is done")] = Execution()
+    evaluation: Annotated[Evaluation, Field(description="when models are tested, and on which clients")] = Evaluation()
+    execution: Annotated[Execution, Field(description="where and how the run computes")] = Execution()
     output: Annotated[Output, Field(description="where results go")] = Output()
 
     @model_validator(mode="after")
     def _without_conflicts(self) -> Self:
         if found := conflicts(self.model_dump()):
             raise SpecErrors(found)
-        # Written out, so that a resolved scenario says what each strategy trains by.
+        # Each strategy gets its full local settings, so that a resolved scenario shows them.
         whole = [one if one.local is None else one.model_copy(update={"local": one.local.over(self.local)}) for one in self.strategies]
-        object.__setattr__(self, "strategies", whole)  # of a frozen class, which is not in use yet
+        object.__setattr__(self, "strategies", whole)  # the class is frozen, but this object is not in use yet
         return self
 
     @property
     def directory(self) -> Path:
-        """Where results go unless the command line says otherwise."""
+        """Where results go, if the command line names no directory."""
         return Path(self.output.directory or f"runs/{self.name}")
 
 
@@ -105,6 +107,6 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of scenario files, for editors and for error messages."""
     schema = Scenario.model_json_schema()
     for definition in schema["$defs"].values():
-        if "kind" in definition.get("properties", {}):  # what tells the members of a union apart has to be written
+        if "kind" in definition.get("properties", {}):  # `kind` selects the member of a union, so it is required
             definition["required"] = list(dict.fromkeys(["kind", *definition.get("required", [])]))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

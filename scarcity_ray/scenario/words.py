@@ -1,4 +1,4 @@
-"""A JSON Schema in words: what is allowed at a field, and which word a wrong one was meant to be."""
+"""Puts a JSON Schema into words: what a field allows, and which known word the user probably meant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Schema = Mapping[str, Any]
 
 
 def shown(value: Any) -> str:
-    """A value as it is in the file, shortened."""
+    """A value as YAML writes it, shortened."""
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else value[:77] + "...")
     if isinstance(value, float) and not math.isfinite(value):
@@ -31,7 +31,7 @@ def join(words: Iterable[str], last: str = "or") -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
+    """The known word that the user probably meant; None if none is similar."""
     plain = {name.lower().replace("_", "").replace("-", ""): name for name in known}
     found = difflib.get_close_matches(word.lower().replace("_", "").replace("-", ""), plain, n=1, cutoff=0.6)
     return plain[found[0]] if found else None
@@ -44,7 +44,7 @@ class Words:
         self.schema = schema
 
     def at(self, path: FieldPath, data: Any) -> list[Schema]:
-        """The alternatives allowed at a field, given the data it lies in (a `kind` there picks among them)."""
+        """The alternatives that a field allows. data: the whole scenario, where a `kind` selects among them."""
         found = self.branches(self.schema)
         for part in path:
             found = [inner for branch in found if _fits(branch, data) for inner in self.inside(branch, part)]
@@ -59,7 +59,7 @@ class Words:
         return self.branches(inner) if inner is not None else []
 
     def branches(self, node: Schema) -> list[Schema]:
-        """The alternatives of a node, references and unions followed."""
+        """The alternatives of a node, with references and unions resolved."""
         if "$ref" in node:
             return self.branches(self.schema["$defs"][node["$ref"].rpartition("/")[2]])
         inner = node.get("anyOf") or node.get("oneOf")
@@ -74,16 +74,16 @@ class Words:
         return [kind for branch in self.at(path, data) for kind in _kinds(branch)]
 
     def owners(self, path: FieldPath, key: str) -> list[str]:
-        """The kinds that have a field of that name, where `path` is a choice of kinds."""
+        """The kinds that have a field of that name, if `path` allows several kinds."""
         branches = self.branches(self.schema)
         for part in path:
             branches = [inner for branch in branches for inner in self.inside(branch, part)]
         return list(dict.fromkeys(kind for branch in branches if key in branch.get("properties", {}) for kind in _kinds(branch)))
 
     def home(self, key: str) -> str | None:
-        """The field of that name in another section, as a user writes its path; things that have a kind are passed over."""
+        """The path of a field of that name in another section, as a user writes it. Mappings that have a kind are skipped."""
         queue: list[tuple[FieldPath, Schema]] = [((), branch) for branch in self.branches(self.schema)]
-        for path, node in queue:  # grows while it is read: near fields first
+        for path, node in queue:  # the loop appends to it, so fields near the root come first
             for name, inner in node.get("properties", {}).items():
                 if name == key:
                     return dotted((*path, name))
@@ -91,7 +91,7 @@ class Words:
         return None
 
     def allowed(self, branches: Iterable[Schema]) -> str:
-        """What may stand at a field: "an integer of at least 1 or null"."""
+        """What a field allows: "an integer of at least 1, or null"."""
         branches = list(branches)
         kinds = [kind for branch in branches for kind in _kinds(branch)]
         words = [self.one(branch) for branch in branches if not _kinds(branch) and branch.get("type") != "null"]
@@ -123,7 +123,7 @@ def _kinds(branch: Schema) -> list[str]:
 
 
 def _fits(branch: Schema, value: Any) -> bool:
-    """Whether a value may be meant for this alternative: a mapping's `kind` decides, where alternatives have kinds."""
+    """Whether a value may belong to this alternative: if the alternative has kinds, a mapping's `kind` must be one of them."""
     kinds = _kinds(branch)
     return not (kinds and isinstance(value, Mapping)) or value.get("kind") in kinds
 

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a scenario is told at once, each with its line, its field, its value and the remedy."""
+"""All problems of a scenario are reported at once, each with its line, its field, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -136,13 +136,13 @@ BAD = {
         "model.args.x.0",
         ["is .inf; allowed: finite numbers"],
     ),
-    "no model": ("model: {kind: mlp, hidden: [32]}\n", "", 1, "model", ["is not given: local_only, fed_avg cannot do without"]),
+    "no model": ("model: {kind: mlp, hidden: [32]}\n", "", 1, "model", ["is not given: needed by local_only, fed_avg"]),
     "no model, though asked for none": (
         "{kind: mlp, hidden: [32]}",
         "null",
         9,
         "model",
-        ["is null: local_only, fed_avg cannot do without"],
+        ["is null: needed by local_only, fed_avg"],
     ),
     "optimizer in capitals": (
         "lr: 0.3",
@@ -183,7 +183,7 @@ BAD = {
         "{kind: trunk, rounds: 60}",
         14,
         "strategies.2.representation.rounds",
-        ["is 60: the strategy has 60 rounds, and after its trunk's one at least is for what it learns by"],
+        ["is 60: the strategy has 60 rounds, and at least one must follow those that train the trunk"],
     ),
     "rounds that end with the survey": (
         "kind: sf_hfe,",
@@ -191,7 +191,7 @@ BAD = {
         14,
         "strategies.2.rounds",
         [
-            "is 1: its representation takes 1 round (survey) before the one that it learns from; "
+            "is 1: its representation takes 1 round (survey) before the strategy can learn; "
             "allowed: at least 2, or a number as representation.bandwidth"
         ],
     ),
@@ -228,7 +228,7 @@ BAD = {
         "{kind: fed_avg}",
         13,
         "strategies.1.name",
-        ["strategies.0 has that name too", "`name` of its own"],
+        ["strategies.0 has that name too", "a different `name`"],
     ),
     "a strategy's own local training": (
         "fraction: 0.1",
@@ -242,7 +242,7 @@ BAD = {
         GOOD[GOOD.index("lr: 0.3}") :].replace("lr: 0.3}", "optimizer: adam}").replace("fraction: 0.1", "local: {momentum: 0.5}"),
         13,
         "strategies.1.local.momentum",
-        ["is 0.5: momentum is SGD's, and local.optimizer is adam; leave it out, or set `optimizer: sgd` beside it"],
+        ["is 0.5: only sgd has momentum, and local.optimizer is adam; leave momentum out, or set `optimizer: sgd` here too"],
     ),
     "a strategy's own epochs and steps": (
         "fraction: 0.1",
@@ -294,7 +294,7 @@ BAD = {
         ["has the tag !!python/object:os.system", "without tags"],
     ),
     "a list within itself": ("hidden: [32]", "hidden: &h [*h]", 9, "model.hidden.0", ["refers to itself through an alias"]),
-    "a key that is a number": ("seed: 7", "7: seed", 2, "", ["has the key '7'; allowed as keys: words"]),
+    "a key that is a number": ("seed: 7", "7: seed", 2, "", ["has the key '7'; allowed as keys: printable text"]),
 }
 
 
@@ -336,7 +336,7 @@ def test_a_bad_scenario(old: str, new: str, line: int, field: str, words: list[s
     [
         ("", 1, "it is empty"),
         ("# nothing\n", 1, "it is empty"),
-        ("- a\n- b\n", 1, "a scenario is a mapping of fields, and it is [a, b]"),
+        ("- a\n- b\n", 1, "a scenario must be a mapping of fields, but it is [a, b]"),
         ("name: [a\nrounds: 3\n", 2, "not YAML: while parsing a flow sequence, expected ',' or ']'"),
         ("name: a\n\trounds: 3\n", 2, "not YAML"),
         ("name: a\n---\nname: b\n", 2, "expected a single document"),
@@ -399,7 +399,7 @@ def test_aliases_of_aliases_are_stopped(tmp_path: Path) -> None:
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     (problem,) = problems_of(tmp_path / "bad.yaml", "\n".join(lines))
-    assert "aliases make more than 100,000 values" in problem.message
+    assert "aliases expand to more than 100,000 values" in problem.message
 
 
 def test_what_is_found_later_has_its_line_too(tmp_path: Path) -> None:
@@ -453,5 +453,5 @@ def test_plain_data_is_checked_alike() -> None:
         parse({**good, "strategies": [{"kind": "fed_avg"}], "rounds": True})
     assert [str(problem) for problem in caught.value.problems] == [
         "rounds is true; allowed: an integer of at least 1",
-        "model is not given: fed_avg cannot do without; say what is trained, as `model: {kind: linear}`",
+        "model is not given: needed by fed_avg; say what to train, for example `model: {kind: linear}`",
     ]

@@ -64,7 +64,7 @@ def test_resolved_it_is_the_same_scenario(file: Path) -> None:
 
 def test_the_schema_beside_them_is_current() -> None:
     shipped = json.loads((FOLDER / "schema.json").read_text())
-    assert shipped == json_schema(), "make it anew: scarcity-ray schema > scenarios/schema.json"
+    assert shipped == json_schema(), "write it again: scarcity-ray schema > scenarios/schema.json"
 
 
 def test_every_field_has_a_line_of_help() -> None:

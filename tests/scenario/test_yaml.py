@@ -1,4 +1,4 @@
-"""YAML in and out: plain data by YAML 1.2, with places; overrides; resolved scenarios that load again."""
+"""Reading and writing YAML: plain data by YAML 1.2, with places; overrides; resolved scenarios that load again."""
 
 from __future__ import annotations
 
@@ -206,8 +206,12 @@ def test_set_goes_on_from_what_was_set_before(tmp_path: Path) -> None:
         ("data..clients=3", "", "allowed: section.field=value"),
         ("data.cleints=3", "data.cleints", "is not a field here; did you mean clients?"),
         ("lokal.lr=3", "lokal", "is not a field here; did you mean local?"),
-        ("strategies.7.fraction=0.2", "strategies.7", "names no item of a list of 2; allowed: a number from 0 to 2 (2 adds one)"),
-        ("strategies.fed_avg.fraction=0.2", "strategies.fed_avg", "names no item of a list of 2"),
+        (
+            "strategies.7.fraction=0.2",
+            "strategies.7",
+            "is not in the list, which has 2 items; allowed: an index from 0 to 2 (2 adds an item)",
+        ),
+        ("strategies.fed_avg.fraction=0.2", "strategies.fed_avg", "is not in the list"),
         ("data.clients.lr=3", "data.clients", "is 10, which has no fields; set `data.clients` itself"),
         ("model={kind: mlp", "model", "is not YAML: while parsing a flow mapping"),
         ("model=!!python/name:os.system", "model", "has the tag !!python/name:os.system"),
