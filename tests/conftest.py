@@ -12,7 +12,10 @@ from hypothesis import settings
 
 import scarcity_ray  # noqa: F401 - first, because it sets MKL_CBWR before any product
 from scarcity_ray import simulate
+from scarcity_ray.runtime.observers.plots import Plots
 from scarcity_ray.runtime.ray_fleet import RayLauncher
+
+DRAWING = Plots.on_run_end
 
 # The same examples in every run, and no deadline: tests do not depend on how busy the machine is.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
@@ -25,6 +28,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in ("slow", "chaos", "cluster"))]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_plots() -> Iterator[None]:
+    """Runs in this process draw nothing: it would take four fifths of a small run's time. Programs that tests start still draw."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Plots, "on_run_end", lambda plots, error: None)
+        yield
+
+
+@pytest.fixture
+def with_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw, as they do outside of tests."""
+    monkeypatch.setattr(Plots, "on_run_end", DRAWING)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,46 @@
+"""A run draws its curves, and its experts where it has an ensemble."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.scenarios import scenario
+
+from scarcity_ray import Results, simulate
+from scarcity_ray.report import curves
+
+ENSEMBLE = {"kind": "sf_hfe", "representation": {"kind": "identity"}}
+PNG = b"\x89PNG"
+
+
+@pytest.mark.usefixtures("with_plots")
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"source": {"kind": "digits"}, "partition": {"kind": "iid"}},
+        {"source": {"kind": "shifted_regression", "samples_per_client": 12}},
+    ],
+    ids=lambda data: data["source"]["kind"],
+)
+def test_a_run_draws_its_curves_and_its_experts(data: dict[str, Any], tmp_path: Path) -> None:
+    strategies = [{"kind": "fed_avg"}, ENSEMBLE, ENSEMBLE | {"name": "shared", "experts": 1, "personal": False}]
+    simulate(scenario(data=data | {"clients": 6}, model={"kind": "linear"}, strategies=strategies), out=tmp_path / "run")
+    for name in ("curves.png", "experts.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(PNG)
+    assert "WARNING" not in (tmp_path / "run/logs/scarcity.log").read_text()
+
+
+@pytest.mark.usefixtures("with_plots")
+def test_a_plot_that_fails_is_told_and_fails_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(curves, "draw_curves", broken)
+    results = simulate(scenario(rounds=1), out=tmp_path / "run", show=True)
+    assert f"{tmp_path}/run/curves.png could not be drawn: ValueError: no ink" in capsys.readouterr().out.replace("\n", "")
+    assert Results.load(results.directory).summary["strategies"]["fed_avg"]["status"] == "finished"
+    assert not (tmp_path / "run/experts.png").exists()  # without an ensemble there are none
