@@ -58,14 +58,14 @@ def imports(data: Any) -> list[str]:
 
 def of_metadata(metadata: Mapping[str, Any], samples: NDArray[np.int64]) -> tuple[Strategy, Problem]:
     """The strategy, and its problem for clients that hold so many training rows, `[clients]`; no local training goes with it."""
-    settings, model, told = (metadata[key] for key in ("strategy", "model", "problem"))
+    settings, model, facts = (metadata[key] for key in ("strategy", "model", "problem"))
     strategy: Strategy = _read(AnyStrategy, settings)
-    shape, outputs = tuple(map(int, told["shape"])), int(told["outputs"])
+    shape, outputs = tuple(map(int, facts["shape"])), int(facts["outputs"])
     spec = Linear() if model is None else _read(AnyModel, model)
     _fits_into_memory(spec, strategy, shape, outputs)
     module = build(spec, shape, outputs, 0)
     problem = make_problem(
-        module, local=Local(lr=1.0), task=told["task"], outputs=outputs, shape=shape, samples=samples, seed=int(metadata["seed"])
+        module, local=Local(lr=1.0), task=facts["task"], outputs=outputs, shape=shape, samples=samples, seed=int(metadata["seed"])
     )
     return strategy, strategy.problem(problem)
 

@@ -222,7 +222,7 @@ class Results:
     def _file(self, name: str) -> Path:
         path = inside(self.directory, name)
         if not path.exists():
-            hint = ": the run goes on, or was killed; its tables can be read" if name == "summary.json" else ""
+            hint = ": the run has not ended, or was killed; its tables can be read" if name == "summary.json" else ""
             raise RunError(f"{path} is missing{hint}")
         return path
 

@@ -73,7 +73,7 @@ class ActorGroup:
         if self._data is None or not _same_data(self._data[0], plan):
             self._data = None  # there is never more than one copy that this group keeps
             self._data = plan, self.launcher.put(plan.federation)
-        self.clients.map(Client.load_federation, {actor: (home,) for actor, home in enumerate(self.plan.homes)}, shared=(self._data[1],))
+        self.clients.map(Client.load_federation, {actor: (home,) for actor, home in enumerate(self.plan.blocks)}, shared=(self._data[1],))
         self.server.map(Server.load_federation, {0: (self.clients, self.meta, self.experts)})
 
     def set_strategy(self, strategy: Strategy, last: Checkpoint, history: Callable[[], Mapping[int, pa.RecordBatch]]) -> None:
@@ -157,7 +157,7 @@ class ActorGroup:
             self.plan = self.plan.on(self.nodes)
             offered, wanted = self.plan.cpus, self.plan.wanted
             if offered < wanted:
-                self.notify(f"the cluster offers {offered:,} of the {wanted:,} CPUs that the run can use: it goes on those")
+                self.notify(f"the cluster offers {offered:,} of the {wanted:,} CPUs that the run can use: the run takes those")
         self._launched = actors, cpus, timeout_s = self._size()
         launch = self.launcher.launch
         # Ray keeps an actor's arguments for as long as it may start the actor again, and cannot start it where they are lost with a
@@ -181,7 +181,7 @@ class ActorGroup:
 
     def _size(self) -> tuple[int, float, float]:
         """Client actors, the CPUs that each holds, and the seconds without an answer after which one is given up."""
-        return len(self.plan.homes), self.plan.share, self.plan.scenario.execution.give_up_after
+        return len(self.plan.blocks), self.plan.share, self.plan.scenario.execution.give_up_after
 
     def _fleets(self) -> list[Fleet]:
         return [fleet for fleet in (self.server, self.clients, self.meta, self.experts) if fleet is not None]

@@ -1,4 +1,4 @@
-"""Which machine an actor is on, which clients are at home in which actor, and which actor does whose work in a round."""
+"""Which machine an actor is on, which clients each actor keeps, and which actor does whose work in a round."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def deal(ids: Ids, work: NDArray[np.int64], hands: int) -> list[Ids]:
 
 
 def blocks(samples: NDArray[np.int64], count: int) -> list[Ids]:
-    """The clients of `count` homes, as many in each (+-1): dealt by falling number of rows, there and back."""
+    """The clients of `count` blocks, as many in each (+-1): dealt by falling number of rows, forwards and backwards."""
     place = np.arange(len(samples))
     order = np.lexsort((place, -samples))
     turn, seat = place // count, place % count

@@ -33,7 +33,7 @@ _NAMED = 6  # clients of a node that the plan names
 class RunPlan:
     """One seed's part of a run.
 
-    problems: by strategy title. homes: the clients at home in each Client actor. cpus: cores the run takes. slots: the
+    problems: by strategy title. blocks: the clients that each Client actor keeps. cpus: cores the run takes. slots: the
     nodes it runs on; none where that is a cluster not yet asked what it offers; None where that is this machine.
     """
 
@@ -41,7 +41,7 @@ class RunPlan:
     seed: int
     federation: Federation
     problems: dict[str, Problem]
-    homes: list[NDArray[np.int64]]
+    blocks: list[NDArray[np.int64]]
     cpus: int
     slots: tuple[NodeResources, ...] | None = None
 
@@ -59,13 +59,13 @@ class RunPlan:
     @property
     def share(self) -> float:
         """The CPUs that each Client actor holds: the run takes no more than its own, and all actors fit on their nodes."""
-        actors, together = len(self.homes), [NodeResources("", self.cpus)]
+        actors, together = len(self.blocks), [NodeResources("", self.cpus)]
         return min(cpus_each(actors, together), cpus_each(actors, self.slots or together))
 
     def sized(self, cpus: int) -> RunPlan:
-        """The same plan with homes for that many CPUs, or as many of them as it can use."""
+        """The same plan with blocks for that many CPUs, or as many of them as it can use."""
         cpus = min(cpus, self.wanted)
-        return replace(self, homes=_homes(self.scenario, self.federation, cpus), cpus=cpus)
+        return replace(self, blocks=_blocks(self.scenario, self.federation, cpus), cpus=cpus)
 
     def on(self, slots: Sequence[NodeResources]) -> RunPlan:
         """The same plan for the nodes of a cluster. Raises SpecError where there are none, or one has too little memory."""
@@ -74,9 +74,9 @@ class RunPlan:
             message = "no node of the cluster offers a CPU: see `ray status` on its head, or wait longer"
             raise SpecError(("execution", "wait_for_cluster"), waited, message)
         plan = replace(self.sized(sum(slot.cpus for slot in slots)), slots=tuple(slots))
-        for slot, homes in plan._by_node():
-            if slot.memory and homes:
-                plan._refuse_more_than(slot.memory, plan._bytes(homes, len(homes)), len(homes), slot.cpus, f" on node {slot.node}")
+        for slot, parts in plan._by_node():
+            if slot.memory and parts:
+                plan._refuse_more_than(slot.memory, plan._bytes(parts, len(parts)), len(parts), slot.cpus, f" on node {slot.node}")
         return plan
 
     def describe(self) -> list[tuple[str, str]]:
@@ -96,20 +96,20 @@ class RunPlan:
     def memory_bytes(self) -> int:
         """What the run is expected to take on one machine: its processes, the shards once, and the clients' personal models."""
         experts = max(strategy.most_experts for strategy in self.scenario.strategies)
-        return self._bytes(self.homes, len(self.homes) + 2 + experts)
+        return self._bytes(self.blocks, len(self.blocks) + 2 + experts)
 
     def refuse_what_does_not_fit(self) -> None:
         """Raises SpecError where the run takes more memory than this machine has."""
-        self._refuse_more_than(_available(), self.memory_bytes(), len(self.homes), self.cpus, "")
+        self._refuse_more_than(_available(), self.memory_bytes(), len(self.blocks), self.cpus, "")
 
-    def _bytes(self, homes: Sequence[NDArray[np.int64]], processes: int) -> int:
-        """What some of the homes take on the machine they share."""
+    def _bytes(self, parts: Sequence[NDArray[np.int64]], processes: int) -> int:
+        """What some of the blocks take on the machine they share."""
         federation = self.federation
         shards = sum(
             part.x.nbytes + part.y.nbytes for part in (federation.train, federation.validation, federation.test, federation.unseen)
         )
         models = max(sum(value.nbytes for value in self._client_state(strategy).values()) for strategy in self.scenario.strategies)
-        return shards + models * sum(len(home) for home in homes) + (processes * ACTOR_BYTES if self.scenario.execution.ray else 0)
+        return shards + models * sum(len(part) for part in parts) + (processes * ACTOR_BYTES if self.scenario.execution.ray else 0)
 
     def _client_state(self, strategy: Strategy) -> State:
         problem = self.problems[strategy.title]
@@ -137,12 +137,12 @@ class RunPlan:
         )
 
     def _by_node(self) -> list[tuple[NodeResources, list[NDArray[np.int64]]]]:
-        """The homes on each node."""
-        slots, homes = self.slots or (), iter(self.homes)
-        return [(slot, [next(homes) for _ in range(dealt)]) for slot, dealt in zip(slots, spread(len(self.homes), slots), strict=True)]
+        """The blocks on each node."""
+        slots, parts = self.slots or (), iter(self.blocks)
+        return [(slot, [next(parts) for _ in range(dealt)]) for slot, dealt in zip(slots, spread(len(self.blocks), slots), strict=True)]
 
     def _placement(self) -> list[tuple[str, str]]:
-        actors, execution = len(self.homes), self.scenario.execution
+        actors, execution = len(self.blocks), self.scenario.execution
         if self.slots is None:
             where = "Ray actors" if execution.ray else "in this process, no Ray"
             return [
@@ -158,12 +158,12 @@ class RunPlan:
         offered = sum(slot.cpus for slot in self.slots)
         more = f"; {waits}" if offered < self.wanted else ""
         rows = [("actors", f"{actors:,} Client (Ray actors) on {self.cpus:,} of {offered:,} CPUs of {len(self.slots):,} nodes{more}")]
-        for slot, homes in self._by_node():
-            clients = np.sort(np.concatenate(homes)) if homes else np.zeros(0, dtype=np.int64)
+        for slot, parts in self._by_node():
+            clients = np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
             named = ", ".join(map(str, clients[:_NAMED].tolist())) + (", ..." if len(clients) > _NAMED else "")
             memory = f" of {slot.memory / 2**20:,.0f} MiB" if slot.memory else ""
-            takes = f"about {self._bytes(homes, len(homes)) / 2**20:,.0f} MiB{memory}"
-            held = f"{len(homes):,} actors, {len(clients):,} clients ({named}), {takes}" if homes else "no actor"
+            takes = f"about {self._bytes(parts, len(parts)) / 2**20:,.0f} MiB{memory}"
+            held = f"{len(parts):,} actors, {len(clients):,} clients ({named}), {takes}" if parts else "no actor"
             rows.append((f"node {slot.node[:12]}", held))
         return rows
 
@@ -216,7 +216,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
         plan = RunPlan(scenario, seed, federation, problems, [], 0, slots=())
         return plan.sized(plan.wanted)
     cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
-    plan = RunPlan(scenario, seed, federation, problems, _homes(scenario, federation, cpus), cpus)
+    plan = RunPlan(scenario, seed, federation, problems, _blocks(scenario, federation, cpus), cpus)
     plan.refuse_what_does_not_fit()
     return plan
 
@@ -293,7 +293,7 @@ def _unsuited(strategy: Strategy, problem: Problem) -> list[SpecError]:
     return found
 
 
-def _homes(scenario: Scenario, federation: Federation, cpus: int) -> list[NDArray[np.int64]]:
+def _blocks(scenario: Scenario, federation: Federation, cpus: int) -> list[NDArray[np.int64]]:
     unasked = min(cpus, federation.clients) if scenario.execution.ray else 1
     return blocks(federation.train.counts, _asked_actors(scenario, federation) or unasked)
 

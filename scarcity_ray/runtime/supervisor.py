@@ -57,7 +57,7 @@ def supervise(notify: Callable[[str], None]) -> int:
             os.kill(os.getpid(), forwarded)
         how = f"by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "abruptly, as by Ray when its head dies"
         if killed + 1 < TIMES:
-            notify(f"the run's process was ended {how}; another goes on with it")
+            notify(f"the run's process was ended {how}; another one continues it")
     raise ProcessLost(f"its process was ended {how}, {TIMES} times")
 
 

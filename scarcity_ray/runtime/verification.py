@@ -156,7 +156,7 @@ def _of_model(before: Results, again: Results, model: str) -> tuple[str, str, st
         return None
     if model not in before.models:
         return "", "missing", "there"
-    (then, told), (now, telling) = before.saved(model), again.saved(model)
+    (then, metadata), (now, other) = before.saved(model), again.saved(model)
     if then.keys() != now.keys():
         return "", ", ".join(then), ", ".join(now)
     for name in now:
@@ -166,7 +166,7 @@ def _of_model(before: Results, again: Results, model: str) -> tuple[str, str, st
         places = (old != new) & ~((old != old) & (new != new))  # NaN is itself here
         if places.any():
             return f", {name}", str(old[places][0].item()), str(new[places][0].item())
-    return None if told == telling else (", what is told of it", "another", "this")
+    return None if metadata == other else (", its metadata", "another", "this")
 
 
 def _hash(results: Results, name: str, seed: int) -> str | None:

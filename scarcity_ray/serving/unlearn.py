@@ -99,7 +99,7 @@ def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor
 
 
 def _history(results: Results, metadata: dict[str, Any], client: int) -> tuple[History, int]:
-    """The insights with moments of an ensemble's strategy and seed, but for a client's, and their round."""
+    """The insights with moments of an ensemble's strategy and seed, without those of one client, and their round."""
     who = [("strategy", "=", metadata["title"]), ("seed", "=", metadata["seed"])]
     table = results.table("insights", filters=who)
     table = table.filter(table["moments"].is_valid())

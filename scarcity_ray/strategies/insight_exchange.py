@@ -23,8 +23,8 @@ def allocate(total: int, weights: ArrayLike, minimum: int = 1) -> NDArray[np.int
     """Whole numbers that sum to `total`, at least `minimum` each, the rest in proportion to `weights` `[n]`.
 
     Largest remainders (Hamilton's method): whole parts first, what is left one by one to the largest fractions; of equal
-    fractions the larger weight goes first, then the lower index. So who gets what does not depend on the order of
-    the clients, but for clients of one weight. Weights that are all 0 share alike.
+    fractions the larger weight goes first, then the lower index. So what a client gets does not depend on the order of
+    the clients, except among clients of equal weight. Weights that are all 0 share equally.
     Raises ValueError for a total below `minimum` each, and for weights that are negative or not finite.
     """
     shares = np.asarray(weights, dtype=np.float64)

@@ -57,9 +57,9 @@ class PerFedAvg(OuterStep):
             batch = Batch(second.x, second.y, second.weight, second.sizes, step)
             outputs = y.new_zeros(*batch.weight.shape, problem.outputs)
             optimizer.step(batch, ahead.grad_inputs(batch, optimizer.scale), outputs)
-            met = problem.learner.objective.losses(outputs, batch.y).double().numpy()
-            real = np.arange(met.shape[1]) < batch.sizes[:, None]
-            losses[: batch.active] += np.where(real, met, 0.0).sum(1)
+            row_losses = problem.learner.objective.losses(outputs, batch.y).double().numpy()
+            real = np.arange(row_losses.shape[1]) < batch.sizes[:, None]
+            losses[: batch.active] += np.where(real, row_losses, 0.0).sum(1)
             rows[: batch.active] += batch.sizes
         optimizer.finish(x, task.steps)
         task.train_loss, task.grad_norms, task.models = mean_over_rows(losses, rows), optimizer.norms(k), (x, y)

@@ -26,8 +26,8 @@ from scarcity_ray.training.task import Task
 
 @STRATEGIES.register
 class Prototypes(Represented):
-    """The nearest class mean on a fixed representation, from one message a client; no training and no weights up (but for a
-    trunk that is trained first, see ensemble.representation).
+    """The nearest class mean on a fixed representation, from one message a client; no training and no weights up (except
+    for a trunk that is trained first, see ensemble.representation).
 
     Up: for each class the mean of its rows' features, and how many they are, `outputs x (width + 1)` numbers. The MetaLearner
     averages the means by rows and finds what ensemble.class_means says, from the messages alone: how sharp probabilities may

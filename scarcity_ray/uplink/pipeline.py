@@ -58,8 +58,8 @@ class Pipeline:
             for i, transform in enumerate(self.transforms):
                 known = {key: memory[_place(i, name, key)] for key in transform.init_memory(delta.shape[1])}
                 rng = [stream(self.problem.seed, f"uplink {i} {name}", client, round) for client in ids.tolist()]
-                delta, new, told = transform.encode(delta, known, rng)
-                size = size if told is None else told
+                delta, new, packed = transform.encode(delta, known, rng)
+                size = size if packed is None else packed
                 kept |= {_place(i, name, key): one for key, one in new.items()}
             encoded[name] = (delta, weight if weight[0].numel() == 1 else packing.pack(weight), *to)
             sizes[name] = np.broadcast_to(np.asarray(size, dtype=np.int64), len(ids))

@@ -216,7 +216,7 @@ class _Play:
         return log.read_text().count("; attempt ") if log.exists() else 0
 
     def _followed(self) -> int:
-        return self.said.read_text().count("another goes on with it")
+        return self.said.read_text().count("another one continues it")
 
     def _processes(self, title: str) -> list[int]:
         """The processes of the run, or of its cluster, that are called so, oldest first."""

@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_can_be_read_but_has_no_summary(run):
     run.flush()
     results = Results.load(run.directory)
     assert results.rounds.num_rows == 1
-    with pytest.raises(RunError, match="the run goes on, or was killed"):
+    with pytest.raises(RunError, match="the run has not ended, or was killed"):
         _ = results.summary
 
 

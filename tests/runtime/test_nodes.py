@@ -293,9 +293,9 @@ def test_a_plan_is_cut_for_the_cpus_there_are(execution: dict[str, Any], wanted:
     assert (plan.wanted, plan.slots) == (wanted, ())
     assert dict(plan.describe())["actors"].startswith(f"one Client (Ray actor) for each CPU, at most {wanted}: asks the cluster")
     there = plan.on([NodeResources("a", 3), NodeResources("b", 2)])
-    assert (len(there.homes), there.cpus, there.share) == (actors, min(wanted, 5), share)
-    assert np.array_equal(np.sort(np.concatenate(there.homes)), np.arange(12))
-    assert [len(home) for home in there.homes] == [len(home) for home in plan.sized(5).homes]
+    assert (len(there.blocks), there.cpus, there.share) == (actors, min(wanted, 5), share)
+    assert np.array_equal(np.sort(np.concatenate(there.blocks)), np.arange(12))
+    assert [len(home) for home in there.blocks] == [len(home) for home in plan.sized(5).blocks]
 
 
 def test_the_plan_says_who_is_where() -> None:
@@ -309,7 +309,7 @@ def test_the_plan_says_who_is_where() -> None:
 
 def test_a_node_of_too_little_memory_is_refused() -> None:
     small = [NodeResources("large", 2, 1 << 40), NodeResources("small", 1, 2 * ACTOR_BYTES)]
-    assert len(planned().on(small).homes) == 3
+    assert len(planned().on(small).blocks) == 3
     with pytest.raises(SpecError, match=r"^execution.actors is 9: 3 Client actors .* on node small, .* hosts all clients in 1 actors"):
         planned(actors=9).on(small)
     with pytest.raises(SpecError, match=r"^data.clients is 12: .* on node small"):

@@ -70,7 +70,7 @@ def test_a_killed_process_is_followed_by_another(tmp_path: Path, how: str, words
     *lines, last = said.splitlines()
     assert last == "vanished 2"
     assert len(lines) == 2
-    assert all(words in line and line.endswith("another goes on with it") for line in lines)
+    assert all(words in line and line.endswith("another one continues it") for line in lines)
 
 
 def test_not_for_ever(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_an_altered_hash_is_named(run: Path) -> None:
     (lambda tensors, told: tensors.update({"0.bias": tensors["0.bias"].double()}),
      ", 0.bias: 'torch.float64, [12]' then, 'torch.float32, [12]' now"),
     (lambda tensors, told: tensors.pop("0.bias"), ": "),
-    (lambda tensors, told: told["encoding"].update(classes=list(range(10))[::-1]), ", what is told of it: 'another' then, 'this' now"),
+    (lambda tensors, told: told["encoding"].update(classes=list(range(10))[::-1]), ", its metadata: 'another' then, 'this' now"),
 ])  # fmt: skip
 def test_an_altered_model_is_named(run: Path, change: Any, differs: str) -> None:
     """Sealed again, as whoever can write the file can; the summary still has the hash of what was trained."""

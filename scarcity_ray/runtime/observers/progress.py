@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on."""
+"""What the terminal shows during a run."""
 
 from __future__ import annotations
 
