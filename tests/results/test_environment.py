@@ -50,7 +50,7 @@ def test_an_environment_does_not_differ_from_what_was_written_of_it(told: dict[s
         ("versions.scipy", "version of scipy"),
         ("versions.scikit-learn", "version of scikit-learn"),
         ("versions.scarcity-ray", "version of scarcity-ray"),
-        ("computing", "version of what computes"),
+        ("computing", "version of the computing code"),
         ("cpu.model", "processor"),
         ("cpu.architecture", "architecture"),
         ("variables.MKL_CBWR", "MKL_CBWR"),
@@ -67,7 +67,7 @@ def test_what_can_change_a_result_is_said_with_both_values(told: dict[str, Any],
 
 def test_a_run_from_before_there_was_a_version_of_what_computes_is_told_as_such(told: dict[str, Any]) -> None:
     old = changed(told, "computing", ...)
-    assert differences(old, told) == [f"version of what computes: none (an earlier scarcity_ray) then, {COMPUTING_VERSION} now"]
+    assert differences(old, told) == [f"version of the computing code: none (an earlier scarcity_ray) then, {COMPUTING_VERSION} now"]
 
 
 @pytest.mark.parametrize(

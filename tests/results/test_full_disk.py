@@ -55,7 +55,7 @@ def test_a_full_disk_ends_the_run_and_keeps_its_rounds(tmp_path: Path, small_dis
     assert head.startswith("the run failed: cannot write to disk/run/")
     assert head.endswith(": No space left on device")
     assert kept.startswith("kept in disk/run: checkpoints/, clients.parquet/, environment.json")
-    assert resume == "go on with it: scarcity-ray resume disk/run"
+    assert resume == "to continue: scarcity-ray resume disk/run"
     assert Results.load(small_disk / "run").rounds.num_rows > 0
     assert not list((small_disk / "run").glob(".*"))  # no draft takes what room is left
 

@@ -289,7 +289,7 @@ def edit(path: Path, place: str, value: Any) -> None:
 CHANGES: dict[str, tuple[str, str, Any, str]] = {
     "scenario": ("scenario.yaml", "local.lr", 0.3, "local.lr: 0.2 then, 0.3 now"),
     "version": ("environment.json", "versions.torch", "1.0", "version of torch: 1.0 then, "),
-    "what computes": ("environment.json", "computing", 0, f"version of what computes: 0 then, {COMPUTING_VERSION} now"),
+    "what computes": ("environment.json", "computing", 0, f"version of the computing code: 0 then, {COMPUTING_VERSION} now"),
     "processor": ("environment.json", "cpu.model", "Abacus", "processor: Abacus then, "),
 }
 
@@ -361,7 +361,7 @@ def test_a_run_of_an_earlier_release_is_refused_by_one_line(tabled: Path) -> Non
     told = json.loads((tabled / "environment.json").read_text())
     del told["computing"]
     (tabled / "environment.json").write_text(json.dumps(told))
-    refused(tabled, "version of what computes: none (an earlier scarcity_ray) then, ")
+    refused(tabled, "version of the computing code: none (an earlier scarcity_ray) then, ")
 
 
 def test_other_source_that_computes_the_same_is_not_refused(tabled: Path) -> None:
