@@ -46,9 +46,9 @@ def hashes(directory: Path, **execution: Any) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One process, one actor."""
+    """One process, one actor. For the session: tests on Ray come after those of other files."""
     return hashes(tmp_path_factory.mktemp("reference") / "run", ray=False)
 
 
