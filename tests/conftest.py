@@ -23,10 +23,14 @@ settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests with one of these marks run where the mark is asked for: together they take an hour. `.ci/run` asks for all."""
+    """Tests with one of these marks run where the mark is asked for: together they take an hour. `.ci/run` asks for all.
+
+    Those on Ray come last: beside its processes, and on two cores, every other test takes twice as long.
+    """
     asked = config.option.markexpr
     left_out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in ("slow", "chaos", "cluster"))]
     items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: "ray_session" in getattr(item, "fixturenames", ()))
     config.hook.pytest_deselected(items=left_out)
 
 

@@ -189,11 +189,11 @@ def program(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_program_refuses_a_wrong_scenario_and_writes_nothing(tmp_path: Path) -> None:
+def test_every_problem_is_told_and_nothing_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text(SMALL.replace("rounds: 1", "rounds: 2.5").replace("local_only", "fedavg"))
-    done = program("bad.yaml", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
+    assert exit_code("run", "bad.yaml") == 2
+    assert capsys.readouterr().err.splitlines() == [
         "bad.yaml cannot run: 2 problems",
         "  bad.yaml:2:1: rounds is 2.5; allowed: an integer of at least 1",
         f"  bad.yaml:9:6: strategies.0.kind is 'fedavg'; did you mean fed_avg? allowed: {', '.join(STRATEGIES.classes)} or import",
@@ -203,7 +203,7 @@ def test_the_program_refuses_a_wrong_scenario_and_writes_nothing(tmp_path: Path)
 
 def test_the_program_refuses_what_the_data_cannot_give(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(SMALL.replace("clients: 20", "clients: 2000"))
-    done = program("run", "bad.yaml", "--set", "seed=3", cwd=tmp_path)
+    done = program("bad.yaml", "--set", "seed=3", cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "bad.yaml:5:3: data.clients is 2000: " in done.stderr

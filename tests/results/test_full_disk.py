@@ -14,6 +14,7 @@ import yaml
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results
+from scarcity_ray.run import main
 
 LIMITED = """
 import resource, sys
@@ -85,11 +86,16 @@ def test_a_plot_that_cannot_be_drawn_fails_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "why"), [("file", "Not a directory"), ("file/run", "Not a directory"), ("sealed/run", "Permission denied")]
 )
-def test_a_place_that_is_none_is_named(tmp_path: Path, out: str, why: str) -> None:
+def test_a_place_that_is_none_is_named(
+    out: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "sealed").mkdir(mode=0o500)
     if out == "sealed/run" and os.geteuid() == 0:
         pytest.skip("root may write everywhere")
-    done = run(tmp_path, out)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [f"the run failed: cannot write to {out}: {why}", "nothing was written"]
+    (tmp_path / "scenario.yaml").write_text(yaml.safe_dump(scenario()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "scenario.yaml", "--out", out])
+    assert left.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [f"the run failed: cannot write to {out}: {why}", "nothing was written"]

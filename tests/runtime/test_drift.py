@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.scenarios import scenario
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scarcity_ray import simulate
@@ -21,6 +21,7 @@ def drifting(**drift: Any) -> dict[str, Any]:
     return {"source": {"kind": "digits"}, "clients": 30, "partition": {"kind": "iid"}} | turned
 
 
+@settings(max_examples=25)
 @given(share=st.floats(0.01, 1.0), round=st.integers(2, 9))
 def test_the_same_rows_come_under_the_next_group_for_that_share(share: float, round: int) -> None:
     before = deal(Data.model_validate(drifting(share=share, round=round)), 5, Path())

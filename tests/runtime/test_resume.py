@@ -32,11 +32,11 @@ from scarcity_ray.runtime.simulation import Changed, Interrupted, RunFailed, res
 ROOT = Path(__file__).parents[2]
 MOMENTS = 4
 STRATEGIES = [
-    {"kind": "local_only", "rounds": 12},
-    {"kind": "fed_avg", "fraction": 0.5, "rounds": 24},
-    {"kind": "insight_exchange", "rounds": 8},
-    {"kind": "ifca", "experts": 2, "rounds": 8},
-    {"kind": "sf_hfe", "experts": 1, "personal": False, "rounds": 5, "representation": {"kind": "trunk", "rounds": 3}},
+    {"kind": "local_only", "rounds": 8},
+    {"kind": "fed_avg", "fraction": 0.5, "rounds": 16},
+    {"kind": "insight_exchange", "rounds": 6},
+    {"kind": "ifca", "experts": 2, "rounds": 6},
+    {"kind": "sf_hfe", "experts": 1, "personal": False, "rounds": 4, "representation": {"kind": "trunk", "rounds": 2}},
 ]
 
 

@@ -183,9 +183,9 @@ def test_a_second_run_does_not_write_over_the_first(tmp_path: Path, monkeypatch:
 
 
 def test_more_actors_than_fit_are_refused_with_the_arithmetic() -> None:
-    blobs = {"source": {"kind": "blobs", "shape": [2], "classes": 2, "samples_per_client": 2}, "clients": 100_000}
+    blobs = {"source": {"kind": "blobs", "shape": [2], "classes": 2, "samples_per_client": 2}, "clients": 10_000}
     crowd = parse(scenario(data=blobs, execution={"clients_per_actor": 1}))
-    with pytest.raises(SpecError, match=r"100,000 Client actors of 190 MB each.* take 19,00\d\.\d GB, and .* GB are available") as refused:
+    with pytest.raises(SpecError, match=r"10,000 Client actors of 190 MB each.* take 1,90\d\.\d GB, and .* GB are available") as refused:
         prepare(crowd, Path())
     assert refused.value.field == ("execution", "clients_per_actor")
 
