@@ -149,6 +149,14 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
+@app.command()
+def strategies() -> None:
+    """Print the strategies that a scenario may name, and what travels in each, as a Markdown table."""
+    from scarcity_ray.strategies import overview
+
+    typer.echo(overview())
+
+
 def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool, attended: bool) -> None:
     from scarcity_ray.core.spec import SpecError
     from scarcity_ray.scenario import ScenarioError, SpecErrors, load

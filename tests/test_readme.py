@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from scarcity_ray.core.strategy import STRATEGIES
+from scarcity_ray.strategies import overview
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,6 +33,11 @@ def test_the_ten_lines_by_hand_federate(capsys: pytest.CaptureFixture[str]) -> N
     assert len(numbers) == 5
     assert numbers == sorted(numbers, reverse=True)
     assert insights == "15"
+
+
+def test_the_table_of_strategies_is_that_of_the_registry() -> None:
+    assert overview() in README
+    assert all(cls.sends and cls.receives for cls in STRATEGIES.classes.values())
 
 
 def test_every_shipped_scenario_is_listed() -> None:

@@ -161,9 +161,11 @@ def test_a_dry_run_refuses_what_a_run_would(small: Path, calls: SimpleNamespace,
     assert "small.yaml:10:1: execution" in capsys.readouterr().err
 
 
-def test_schema_and_version(capsys: Any) -> None:
+def test_schema_strategies_and_version(capsys: Any) -> None:
     assert exit_code("schema") == 0
     assert json.loads(capsys.readouterr().out) == json_schema()
+    assert exit_code("strategies") == 0
+    assert "| `sf_hfe` | sums over its rows" in capsys.readouterr().out
     assert exit_code("--version") == 0
     assert capsys.readouterr().out == f"{scarcity_ray.__version__}\n"
 
