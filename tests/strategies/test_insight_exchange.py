@@ -23,7 +23,7 @@ from scarcity_ray.training.task import Task
 WEIGHTS = st.lists(st.floats(0, 1e6) | st.integers(0, 20).map(float), max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(WEIGHTS, st.integers(0, 1000), st.integers(0, 2))
 def test_steps_sum_to_the_total_exactly(weights: list[float], spare: int, minimum: int) -> None:
     total = spare + minimum * len(weights) if weights else 0
@@ -37,7 +37,7 @@ def test_steps_sum_to_the_total_exactly(weights: list[float], spare: int, minimu
         assert np.all(np.diff(steps[order]) >= 0)  # who has the larger weight never gets less
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(WEIGHTS, st.integers(0, 1000), st.randoms(use_true_random=False))
 def test_steps_belong_to_clients_whatever_their_order(weights: list[float], spare: int, random: Any) -> None:
     assume(len(set(weights)) == len(weights))

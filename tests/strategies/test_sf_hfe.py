@@ -144,7 +144,7 @@ def test_identity_gives_the_pooled_ridge_head() -> None:
 
 @pytest.mark.parametrize("representation", [{"kind": "identity"}, {"kind": "random_fourier", "features": 24}])
 def test_the_same_bits_for_any_company(representation: dict[str, Any]) -> None:
-    strategy, train = SfHfe.model_validate({"representation": representation}), schools()
+    strategy, train = SfHfe.model_validate({"representation": representation}), schools(16)
     problem = problem_of(strategy, train, "regression", 1)
     end = play(strategy, problem, train)
     for company in (1, 7):
