@@ -1,4 +1,4 @@
-"""The single measurements of scaling.py: each a run, its figures, and the bars they are held against."""
+"""The single measurements of scaling.py: each is a run with its figures and their bars (targets)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BARS: dict[str, tuple[str, float]] = {
     "empty_round": ("round_seconds", 0.015),
     "fixed_cost": ("seconds", 10.0),
 }
-"""Which figure has to stay below what."""
+"""The figure of each case that must stay below a limit, and the limit."""
 
 
 def scenario(clients: int, sampled: int, rounds: int, actors: int, rows: int = 20, features: int = 60, **strategy: Any) -> dict[str, Any]:
-    """Logistic regression on blobs: `clients` registered, `sampled` of them a round, `rows` each."""
+    """Logistic regression on blobs: `clients` registered, `sampled` of them per round, `rows` each."""
     return {
         "name": "scaling",
         "rounds": rounds,
@@ -44,7 +44,7 @@ def scenario(clients: int, sampled: int, rounds: int, actors: int, rows: int = 2
 
 
 def timed(settings: dict[str, Any], memory_every: float | None = 0.2) -> tuple[dict[str, float], Watched]:
-    """A run with timed actors in a process of its own: the median split of a round, and what watching it showed."""
+    """A run with timed actors in its own process: the median split of a round, and the process's measurements."""
     splits, watched = timed_rounds(settings, memory_every)
     return middle(splits), watched
 
@@ -52,7 +52,7 @@ def timed(settings: dict[str, Any], memory_every: float | None = 0.2) -> tuple[d
 def timed_rounds(
     settings: dict[str, Any], memory_every: float | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[list[Split], Watched]:
-    """The same, and the split of every round. environment: the variables of its process."""
+    """The same, but with the split of every round. environment: the variables of its process."""
     with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
         out, given, splits = Path(folder) / "run", Path(folder) / "scenario.json", Path(folder) / "splits.json"
         given.write_text(json.dumps(settings))
@@ -61,7 +61,7 @@ def timed_rounds(
 
 
 def plain(settings: dict[str, Any], memory_every: float | None = None) -> tuple[Watched, float]:
-    """A run by the command line, and the Arrow bytes of an insight in its table (NaN without insights)."""
+    """A run by the command line, and the Arrow bytes per insight in its table (NaN without insights)."""
     with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
         out, given = Path(folder) / "run", Path(folder) / "scenario.yaml"
         given.write_text(json.dumps(settings))  # JSON is YAML
@@ -77,7 +77,7 @@ def ten_thousand(actors: int, quick: bool) -> dict[str, float]:
 
 
 def registered(actors: int, quick: bool) -> dict[str, float]:
-    """100,000 clients registered, 1,000 a round; memory beyond that of the same run of 100 clients."""
+    """100,000 clients registered, 1,000 per round; memory beyond that of the same run with 100 clients."""
     split, watched = timed(scenario(100_000, 1000, 6 if quick else 20, actors))
     _, least = timed(scenario(100, 100, 6 if quick else 20, actors))
     return {
@@ -90,25 +90,25 @@ def registered(actors: int, quick: bool) -> dict[str, float]:
 
 
 def empty_round(actors: int, quick: bool) -> dict[str, float]:
-    """A client of one row in each actor: what a round costs beside training."""
+    """One client with one row in each actor: what a round costs besides training."""
     split, _ = timed(scenario(actors, actors, 100 if quick else 500, actors, rows=1, features=1), memory_every=None)
     return {"round_seconds": split["round"], **split}
 
 
 def fixed_cost(actors: int, quick: bool) -> dict[str, float]:
-    """The command from its start to its end, for one round of two clients."""
+    """Seconds of the whole command, for one round of two clients."""
     seconds = [plain(scenario(2, 2, 1, actors))[0].seconds for _ in range(1 if quick else 3)]
     return {"seconds": float(np.median(seconds)), "least_seconds": min(seconds)}
 
 
 def many_rounds(actors: int, quick: bool) -> dict[str, float]:
-    """Growth of all processes' memory a round, by a line through the last three quarters of them, without and with a history."""
+    """Memory growth per round of all processes, without and with a history: the slope of a line through the last three quarters."""
     rounds, clients = (1000 if quick else 5000), 20
     found: dict[str, float] = {"rounds": rounds, "clients": clients}
     for kind in ("fed_avg", "insight_exchange"):
         watched, insight = plain(scenario(clients, clients, rounds, actors, kind=kind), memory_every=0.5)
         first, last = watched.rounds
-        first += (last - first) / 4  # pools and buffers fill at first
+        first += (last - first) / 4  # skip the time in which pools and buffers fill
         seconds, held = np.array([look for look in watched.history if first < look[0] < last]).T
         slope = float(np.polyfit(seconds, held, 1)[0])  # bytes a second
         found[f"{kind}_seconds"] = watched.seconds

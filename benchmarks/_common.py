@@ -1,4 +1,4 @@
-"""What the benchmarks share: running the real command line under watch, the machine in words, tables and JSON."""
+"""What the benchmarks share: running and measuring the real command line, describing the machine, tables and JSON."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Watched:
-    """A finished command. seconds: from its start to its end. peak_bytes: the most memory that it and its descendants
-    held together (see memory_of). history: (seconds since the start,
-    bytes) as they were sampled. rounds: from when to when, seconds since the start, the rounds were played. train_cpu:
-    seconds of processor time of the Client and Server actors in the rounds."""
+    """The measurements of a command. seconds: its duration. peak_bytes: the most memory that it and its descendants used
+    together (see memory_of). history: the samples of (seconds since the start, bytes). rounds: start and end of the rounds, in
+    seconds since the start. train_cpu: processor seconds of the Client and Server actors during the rounds."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
@@ -41,9 +40,9 @@ class Watched:
 
 
 def run_scenario(path: Path, settings: Sequence[str] = (), *, memory_every: float | None = None) -> tuple[pd.DataFrame, Watched]:
-    """`python -m scarcity_ray.run PATH --set ...`, to its end: the rounds table, and what watching it showed.
+    """Runs `python -m scarcity_ray.run PATH --set ...`: the rounds table, and the measurements.
 
-    memory_every: seconds between two looks at the memory; None leaves it alone (a look costs the kernel a walk).
+    memory_every: seconds between two memory samples; None takes none (the kernel walks all pages for a sample).
     """
     with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
         out = Path(folder) / "run"
@@ -54,8 +53,8 @@ def run_scenario(path: Path, settings: Sequence[str] = (), *, memory_every: floa
 
 
 def watch(command: Sequence[str], out: Path, memory_every: float | None, environment: Mapping[str, str] | None = None) -> Watched:
-    """Runs a command that writes a run to `out`; environment: its variables, in place of these. Raises RuntimeError with its
-    last words where it fails."""
+    """Runs a command that writes a run to `out`. environment: its variables, instead of this process's. Raises RuntimeError
+    with the end of its output if it fails."""
     watched, done = Watched(), threading.Event()
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as words:
@@ -78,7 +77,7 @@ def _look(pid: int, out: Path, watched: Watched, done: threading.Event, memory_e
         actors = {p: cpu for p in descendants(pid) for name, cpu in [_stat(p)] if name.startswith(("ray::Client", "ray::Server"))}
         now = time.perf_counter() - started
         if before is None and log.exists() and " rounds" in log.read_text():
-            before = actors  # processor time so far went into starting
+            before = actors  # processor time until now was the start
             watched.rounds = now, now
         if before is not None and len(actors) >= len(before):
             watched.train_cpu = sum(cpu - before.get(p, 0.0) for p, cpu in actors.items())
@@ -91,7 +90,7 @@ def _look(pid: int, out: Path, watched: Watched, done: threading.Event, memory_e
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one, by /proc."""
+    """All descendants of a process, from /proc."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -101,8 +100,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_of(pids: Sequence[int]) -> int:
-    """Bytes that the processes hold together, anonymous and shared, each page shared out among those that map it, so
-    that the object store counts once. Pages of files (libraries' code) are left out: others on the machine share them."""
+    """Bytes of anonymous and shared memory of the processes together. A page that several map is divided among them, so that
+    the object store counts once. Pages of files (library code) do not count: other programs share them."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -128,12 +127,12 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, versions, date, and how busy the machine is with other work (its load average just now)."""
+    """Processor, versions, date and the current load average, which shows other work on the machine."""
     return {"date": date.today().isoformat(), "load_average": os.getloadavg()[0], **environment(0)}
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on the terminal, numbers to the right."""
+    """Prints a table, with numbers aligned to the right."""
     table = Table(title=title, title_justify="left")
     for place, name in enumerate(columns):
         table.add_column(name, justify="right" if place else "left")
@@ -143,7 +142,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def write_json(path: Path | None, figures: dict[str, Any]) -> None:
-    """The figures with the machine they were measured on."""
+    """Writes the figures and the machine they were measured on."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
         Console().print(f"figures: {path}")

@@ -1,4 +1,4 @@
-"""One fault in one run of the command line, and how long the run stands still for it."""
+"""Causes one fault in one run of the command line, and measures how long the run stops for it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from _common import HERE, descendants
 from _nodes import Nodes, environment
 
 FAULTS = ("Client", "Server", "MetaLearner", "Expert", "node", "raylet", "hung", "process", "driver")
-"""Actors by their class; a node of two; Ray's own on this machine; a Client that no longer answers; the run's process, which the
-program replaces by another; the program itself, whose run `resume` continues."""
+"""What fails: an actor, by its class; one of two nodes; Ray's raylet on this machine; a Client that no longer answers; the run's
+process, which the program replaces; the program itself, whose run `resume` continues."""
 
-_PATIENCE = 20.0  # seconds until a hung Client is given up; more than an actor takes to start
-_AFTER = 12  # rounds that are on disk when something dies
+_PATIENCE = 20.0  # seconds until a Client counts as hung; longer than an actor's start
+_AFTER = 12  # rounds on disk when the fault happens
 _LIMIT = 300.0
 _POLL = 0.005
 _WRITTEN = 0.7  # seconds until all rounds that are finished are on disk, see recorder.FLUSH_SECONDS
 
 
 def scenario(kind: str, address: str | None) -> dict[str, Any]:
-    """More rounds than will be played; of a strategy that needs the one who dies."""
+    """A scenario with more rounds than will be played, and a strategy that uses the actor that fails."""
     strategy: dict[str, Any] = {"kind": "fed_avg"}
     if kind == "MetaLearner":
         strategy = {"kind": "insight_exchange"}
@@ -54,8 +54,8 @@ def scenario(kind: str, address: str | None) -> dict[str, Any]:
     }
 
 
-def stands_still(kind: str) -> dict[str, float]:
-    """seconds: from the fault to the end of the next round. round_seconds: the median of those before."""
+def recovery(kind: str) -> dict[str, float]:
+    """seconds: from the fault to the end of the next round. round_seconds: the median of the rounds before."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True)))
         nodes = stack.enter_context(Nodes([1, 1])) if kind == "node" else None
@@ -74,9 +74,9 @@ def stands_still(kind: str) -> dict[str, float]:
                 driver = _start([*program, "resume", str(run)], around)
             else:
                 _strike(kind, driver.pid, nodes)
-                if kind != "process":  # what that has not written down it cannot write any more
+                if kind != "process":  # a killed process writes no more rows
                     _wait(driver, lambda: "; attempt " in _log(run))
-                    time.sleep(_WRITTEN)  # no actor is back as soon
+                    time.sleep(_WRITTEN)  # actors take longer than this to restart
                 done = _rounds(run)
             _wait(driver, lambda: _rounds(run) > done)
             return {"seconds": time.monotonic() - struck, "round_seconds": quiet}
@@ -84,7 +84,7 @@ def stands_still(kind: str) -> dict[str, float]:
             everybody = descendants(driver.pid)
             driver.kill()
             driver.wait()
-            for pid in everybody:  # a stopped one does not follow its driver
+            for pid in everybody:  # a stopped process does not end with its driver
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -106,12 +106,12 @@ def _wait(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _LIMIT
     while not reached():
         if driver.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the run ended ({driver.poll()}) or stood still for {_LIMIT:g} s")
+            raise RuntimeError(f"the run ended ({driver.poll()}) or made no progress for {_LIMIT:g} s")
         time.sleep(_POLL)
 
 
 def _rounds(run: Path) -> int:
-    """How many are on disk; 0 while the table is being replaced."""
+    """How many rounds are on disk; 0 while the table is being replaced."""
     try:
         return sum(pq.read_metadata(part).num_rows for part in (run / "rounds.parquet").glob("part-*"))
     except (OSError, pa.ArrowException):

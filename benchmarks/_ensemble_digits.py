@@ -9,17 +9,17 @@ from _common import show
 from _ensemble_runs import Bench, Found, Row, Run, all_tuned, figure, grid, groups, moments, of_all, sent, that_fit, tuned
 
 BARS = {153_600: 0.975, 46_080: 0.962, 614_400: 0.980}
-"""Mean accuracy for a budget of bytes a client, up and down in all."""
+"""Least mean accuracy for each budget: bytes per client, uploads and downloads together."""
 FIRST = 153_600
 
 
 def data(alpha: float) -> dict[str, Any]:
-    """The deal of scenarios/noniid.yaml: 100 clients with 8 or 9 training images each."""
+    """The data of scenarios/noniid.yaml: 100 clients with 8 or 9 training images each."""
     return {"source": {"kind": "digits"}, "clients": 100, "partition": {"kind": "dirichlet", "alpha": alpha}, "test_fraction": 0.5}
 
 
 def digits(bench: Bench) -> Found:
-    """sf_hfe in three budgets of bytes, each beside FedAvg tuned for it."""
+    """sf_hfe within three budgets of bytes, each compared with FedAvg tuned for the same budget."""
     seeds = bench.some(bench.seeds)
     bars = {budget: bar for budget, bar in BARS.items() if not bench.quick or budget <= FIRST}
     features = dict(zip(bars, that_fit(bench, data(0.3), bars), strict=True))
@@ -40,7 +40,7 @@ def digits(bench: Bench) -> Found:
             figure("fed_avg, tuned for these bytes", neighbour.accuracy, bytes=neighbour.bytes),
             figure(f"{title}, less fed_avg", _less(accuracy, neighbour.accuracy), at_least=0),
             *groups(title, runs, name, 1, bars=False),
-            *_told(bench, title, runs, name),
+            *_one_expert(bench, title, runs, name),
         ]
     name = f"sf_hfe_{features[FIRST]}"
     skewed = of_all(skews["0.1"], name, "test_accuracy")
@@ -51,7 +51,7 @@ def digits(bench: Bench) -> Found:
         figure(f"sf_hfe, {features[FIRST]} features, Dirichlet 0.1", skewed, bytes=sent(skews["0.1"], name)),
         figure("the same less Dirichlet 0.3", _less(skewed, best), at_least=-0.005),
         *groups("Dirichlet 0.1", skews["0.1"], name, 1, bars=False),
-        *_told(bench, "Dirichlet 0.1", skews["0.1"], name),
+        *_one_expert(bench, "Dirichlet 0.1", skews["0.1"], name),
     ]
     notes = [f"{budget:,} bytes: {one.words}" for budget, one in zip(bars, within, strict=True)] + [f"any bytes: {free.words}"]
     found = [{**setting, "accuracy": value} for setting, value in zip(settings, tried, strict=True)]
@@ -59,7 +59,7 @@ def digits(bench: Bench) -> Found:
 
 
 def meta(bench: Bench) -> Found:
-    """Reptile and Per-FedAvg, which adapt to each client, beside FedAvg, which does not."""
+    """Reptile and Per-FedAvg, which adapt to each client, compared with FedAvg, which does not."""
     seeds = bench.some(bench.seeds)
     steps = (0.3,) if bench.quick else (0.1, 0.3, 0.5)
     kinds = {kind: grid(kind, steps) for kind in ("fed_avg", "reptile", "per_fed_avg")}
@@ -73,13 +73,13 @@ def meta(bench: Bench) -> Found:
 
 def _moments(bench: Bench, alpha: float, features: Iterable[int]) -> dict[str, Any]:
     own = [moments(n) for n in features]
-    told = [] if bench.quick else [{**one, "name": f"{one['name']}_one", "experts": 1} for one in own]
-    return {"rounds": 3, "data": data(alpha), "strategies": own + told}
+    fixed = [] if bench.quick else [{**one, "name": f"{one['name']}_one", "experts": 1} for one in own]
+    return {"rounds": 3, "data": data(alpha), "strategies": own + fixed}
 
 
-def _told(bench: Bench, title: str, runs: Sequence[Run], name: str) -> list[Row]:
-    """What it costs to choose the number of experts."""
-    return [] if bench.quick else [figure(f"{title}, told to have one expert", of_all(runs, f"{name}_one", "test_accuracy"))]
+def _one_expert(bench: Bench, title: str, runs: Sequence[Run], name: str) -> list[Row]:
+    """The accuracy with the number of experts set to 1, to show what choosing the number costs."""
+    return [] if bench.quick else [figure(f"{title}, set to one expert", of_all(runs, f"{name}_one", "test_accuracy"))]
 
 
 def _settings(quick: bool) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def _settings(quick: bool) -> list[dict[str, Any]]:
 
 
 def _show_grid(settings: list[dict[str, Any]], tried: list[float]) -> None:
-    """FedAvg's accuracy on what settings are chosen on: a line for each model, fraction and epochs, a column for each step size."""
+    """Prints FedAvg's accuracy on the rows that choose settings: a line per model, fraction and epochs, a column per step size."""
     steps = sorted({one["local"]["lr"] for one in settings})
     lines: dict[str, list[str]] = {}
     for one, value in zip(settings, tried, strict=True):

@@ -1,4 +1,4 @@
-"""Clients in hidden groups: are they found, how many are there, what is it worth, and can strangers be answered?"""
+"""Clients in hidden groups: are the groups found and counted, what is that worth, and can new clients be served?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAYS = ("router", "oracle", "global", "average")
 
 
 def data(*transforms: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """60 clients with 14 or 15 training images each, dealt at random."""
+    """60 clients with 14 or 15 training images each, split at random."""
     return {
         "source": {"kind": "digits"},
         "clients": 60,
@@ -27,7 +27,7 @@ def data(*transforms: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def rotated(bench: Bench) -> Found:
-    """Three rotations, dealt at random and by the shipped scenario, with neighbours; other groups, and none; strangers."""
+    """Three rotations, split at random and as in the shipped scenario, with competitors; other groups, and none; new clients."""
     seeds = bench.some(bench.seeds if bench.quick else 2 * bench.seeds)
     three = {"kind": "rotate", "groups": 3}
     (features,) = that_fit(bench, data(three), [BUDGET])
@@ -68,7 +68,7 @@ def rotated(bench: Bench) -> Found:
 
 
 def _strangers(runs: Sequence[Run], name: str) -> list[Row]:
-    """Accuracy on the rows of clients that never took part, by who answers them."""
+    """Accuracy on the rows of clients that never took part, by which model predicts."""
     fares = {way: of_all(runs, name, "strangers", way) for way in WAYS}
     lost = [best - routed for best, routed in zip(fares["oracle"], fares["router"], strict=True)]
     rows = [figure(f"strangers, three rotations: {way}", values) for way, values in fares.items()]
@@ -76,8 +76,8 @@ def _strangers(runs: Sequence[Run], name: str) -> list[Row]:
 
 
 def fedem(bench: Bench) -> Found:
-    """FedEM's mixture, where a client is of several groups at once and labels are nearly linear in the inputs; 100 of its 300
-    clients, for the neighbours' sake."""
+    """FedEM's mixture: a client belongs to several groups at once, and labels are nearly linear in the inputs. 100 of its 300
+    clients, to keep the competitors' runs short."""
     seeds = bench.some(min(3, bench.seeds))
     dealt: dict[str, Any] = {"source": {"kind": "fedem"}, "clients": 24 if bench.quick else 100, "test_fraction": 0.5}
     ours = {"kind": "sf_hfe", "representation": {"kind": "identity"}, "max_experts": 5}
@@ -96,7 +96,7 @@ def fedem(bench: Bench) -> Found:
 
 
 def _neighbours(bench: Bench, dealt: dict[str, Any], seeds: range, rounds: int, **settings: Any) -> dict[str, Tuned]:
-    """FedAvg, IFCA with three models and every client alone, their step size and number of rounds tuned."""
+    """The competitors: FedAvg, IFCA with three models and every client alone, with tuned step size and number of rounds."""
     steps = (0.3,) if bench.quick else (0.1, 0.3, 0.5)
     own: dict[str, dict[str, Any]] = {"fed_avg": {}, "ifca": {"experts": 3}, "local_only": {}}
     kinds = {kind: grid(kind, steps, **more, **settings) for kind, more in own.items()}

@@ -1,4 +1,4 @@
-"""What the cases of ensemble.py share: scenarios played by seed, neighbours tuned, figures held against bars."""
+"""What the cases of ensemble.py share: running scenarios for each seed, tuning competitors, comparing figures with bars."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Values = NDArray[np.float64]
 class Row:
     """A figure with its bar.
 
-    value: the mean over seeds of `values`, or of `count` seeds how many hit. spread: their standard deviation (n - 1),
-    None for one. bytes: of a client, up and down, in all. bar: what is asked, in words, and met: whether it holds; "" and
-    None where the figure stands beside others only.
+    value: the mean over seeds of `values`, or the number of successful seeds among `count`. spread: their standard deviation
+    (n - 1), None for one seed. bytes: per client, uploads and downloads together. bar: the required value, in words; met:
+    whether it is reached; "" and None if the figure is only for comparison.
     """
 
     name: str
@@ -65,7 +65,7 @@ def figure(
     bytes: float | None = None,
     budget: int | None = None,
 ) -> Row:
-    """A figure by seed. The bar is on its mean, and on the bytes where there is a budget."""
+    """A figure with one value per seed. The bar is on the mean, and on the bytes if there is a budget."""
     found = [float(value) for value in values]
     mean = float(np.mean(found))
     bars, kept = [], []
@@ -83,7 +83,7 @@ def figure(
 
 
 def count(name: str, hits: Sequence[bool], values: Sequence[float], share: float | None = None) -> Row:
-    """In how many seeds a value is as it should be; the bar is a share of them, rounded up."""
+    """The number of seeds with a correct value; the bar is a share of the seeds, rounded up."""
     asked = None if share is None else math.ceil(share * len(hits) - 1e-9)
     bar, met = ("", None) if asked is None else (f">= {asked} of {len(hits)}", sum(hits) >= asked)
     return Row(name, sum(hits), None, len(hits), None, bar, met, [float(value) for value in values])
@@ -91,7 +91,7 @@ def count(name: str, hits: Sequence[bool], values: Sequence[float], share: float
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of a scenario: the run directory that each strategy's results are in."""
+    """One seed of a scenario: the results of each strategy."""
 
     seed: int
     results: Mapping[str, Results]
@@ -102,12 +102,12 @@ class Run:
         return entry
 
     def clients(self, strategy: str) -> Any:
-        """The clients after a strategy's last round, a data frame by rising id."""
+        """The clients after a strategy's last round, a data frame sorted by id."""
         frame = self.results[strategy].table("clients", filters=[("strategy", "=", strategy)]).to_pandas()
         return frame[frame["round"] == frame["round"].max()].reset_index(drop=True)
 
     def curve(self, strategy: str) -> Values:
-        """After each round: bytes a client so far, mean accuracy, and that of the worst tenth of clients, `[3, rounds]`."""
+        """After each round: bytes per client so far, mean accuracy, and accuracy of the worst tenth of clients, `[3, rounds]`."""
         results = self.results[strategy]
         frame = results.table("rounds", filters=[("strategy", "=", strategy)]).to_pandas()
         sent = (frame["uplink_bytes"] + frame["downlink_bytes"]).cumsum() / results.summary["clients"]
@@ -115,7 +115,7 @@ class Run:
 
 
 def of_all(runs: Sequence[Run], strategy: str, *keys: str) -> list[float]:
-    """A number of the summary, by seed."""
+    """A number of the summary, for each seed."""
     found = []
     for run in runs:
         value: Any = run.of(strategy)
@@ -126,12 +126,12 @@ def of_all(runs: Sequence[Run], strategy: str, *keys: str) -> list[float]:
 
 
 def sent(runs: Sequence[Run], strategy: str) -> float:
-    """Bytes of a client, up and down in all: the most of any seed."""
+    """Bytes per client, uploads and downloads together: the largest of all seeds."""
     return max(of_all(runs, strategy, "bytes_per_client"))
 
 
 def groups(title: str, runs: Sequence[Run], name: str, true: int, *, bars: bool) -> list[Row]:
-    """How often the true number of groups was found, and who is in which. bars: the first in 8 seeds of 10, the second in 9."""
+    """How often the number of groups was found, and how often the groups themselves. bars: the first in 8 seeds of 10, the second in 9."""
     numbers = [len(run.of(name)["experts"]) for run in runs]
     rows = [count(f"{title}: number of experts is {true}", [number == true for number in numbers], numbers, 0.8 if bars else None)]
     if true > 1:
@@ -143,7 +143,7 @@ def groups(title: str, runs: Sequence[Run], name: str, true: int, *, bars: bool)
 
 @dataclass(frozen=True)
 class Bench:
-    """How much to do, and with what. first: the first seed."""
+    """The size of the benchmark, and its process pool. first: the first seed."""
 
     quick: bool
     seeds: int
@@ -152,19 +152,19 @@ class Bench:
     folder: Path
 
     def some(self, seeds: int) -> range:
-        """So many seeds, from the first on."""
+        """This many seeds, from the first on."""
         return range(self.first, self.first + seeds)
 
     def runs(self, scenario: Scenario, seeds: Iterable[int], *, apart: bool = False, choosing: bool = False) -> list[Run]:
-        """A scenario under each seed. choosing: clients are tested on some of their test rows, see `tuned`."""
+        """Runs a scenario with each seed. choosing: test clients only on the rows that choose settings, see `tuned`."""
         return self.plays({"": scenario}, seeds, apart=apart, choosing=choosing)[""]
 
     def plays(
         self, scenarios: Mapping[str, Scenario], seeds: Iterable[int], *, apart: bool = False, choosing: bool = False
     ) -> dict[str, list[Run]]:
-        """Several, side by side, one process a core. Results do not depend on where they are computed.
+        """Runs several scenarios in parallel, one process per core. Results do not depend on where they are computed.
 
-        apart: each strategy by itself, so that few seeds keep all cores busy; it is then compared with no other.
+        apart: run each strategy by itself, so that few seeds keep all cores busy; a run then compares no strategies.
         """
         tasks: dict[str, list[tuple[int, list[Future[Results]]]]] = {}
         for name, scenario in scenarios.items():
@@ -190,7 +190,7 @@ def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Results:
     settings = {"name": "ensemble", **scenario, "seed": seed, "execution": {"ray": False}}
     with (
         mock.patch.object(plan, "deal", dealt),
-        mock.patch("scarcity_ray.report.curves.draw_curves"),  # nobody looks at these plots, which take longer than a small run
+        mock.patch("scarcity_ray.report.curves.draw_curves"),  # nobody needs these plots, and they take longer than a small run
         mock.patch("scarcity_ray.report.experts_plot.draw_experts"),
     ):
         try:
@@ -199,26 +199,26 @@ def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Results:
             left = Results.load(out)
             if any(entry["status"] == "interrupted" for entry in left.summary["strategies"].values()):
                 raise
-            return left  # what diverged has no accuracy, and is not chosen
+            return left  # a strategy that diverged has no accuracy, so it is not chosen
 
 
 def _third(rows: Shards) -> Shards:
-    """Every third row of each client, from its first on."""
+    """Every third row of each client, starting with the first."""
     place = np.arange(len(rows.x)) - np.repeat(rows.starts[:-1], rows.counts)
     kept = place % 3 == 0
     return Shards(rows.x[kept], rows.y[kept], np.concatenate([[0], np.cumsum(-(-rows.counts // 3))]))
 
 
 def moments(features: int, **settings: Any) -> dict[str, Any]:
-    """sf_hfe with so many random Fourier features."""
+    """sf_hfe with this many random Fourier features."""
     return {"kind": "sf_hfe", "name": f"sf_hfe_{features}", "representation": {"kind": "random_fourier", "features": features}, **settings}
 
 
 def that_fit(bench: Bench, data: Scenario, budgets: Iterable[int]) -> list[int]:
-    """For each budget of bytes a client, the most features whose messages fit.
+    """For each budget of bytes per client, the largest number of features whose messages fit.
 
-    A message grows with the square of the features, so that three runs of few of them tell the size of all. What differs
-    from run to run (an expert's number, a second variance) is 5 bytes at most, set aside.
+    The size is quadratic in the number of features, so three small runs determine it for all numbers. Between runs it differs
+    by at most 5 bytes (an expert's number, a second variance), which are subtracted from the budget.
     """
     probes = (40, 50, 60)
     (run,) = bench.runs({"rounds": 3, "data": data, "strategies": [moments(n, experts=1) for n in probes]}, bench.some(1))
@@ -229,9 +229,9 @@ def that_fit(bench: Bench, data: Scenario, budgets: Iterable[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A setting that was chosen, and how it does on test rows.
+    """A chosen setting and its results on test rows.
 
-    bytes: of a client until `round`. accuracy, worst: by seed, mean over clients and of the worst tenth.
+    bytes: per client until `round`. accuracy, worst: for each seed, the mean over clients and over the worst tenth.
     """
 
     setting: dict[str, Any]
@@ -258,7 +258,7 @@ def grid(
     batch_size: int = 8,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Settings of a weight strategy to choose among. hidden: units of one hidden layer, 0 for none."""
+    """The settings of a weight strategy to choose from. hidden: units of one hidden layer, 0 for none."""
     found: list[dict[str, Any]] = []
     for units in hidden:
         for share in fraction:
@@ -274,11 +274,12 @@ def grid(
 def tuned(
     bench: Bench, data: Scenario, rounds: int, settings: list[dict[str, Any]], seeds: Iterable[int], budgets: Sequence[int | None] = (None,)
 ) -> tuple[list[Tuned], list[float]]:
-    """For each budget the best setting, and the best round to stop at, by mean accuracy over seeds and clients.
+    """For each budget, the best setting and the best round to stop at, by mean accuracy over seeds and clients. Also the
+    accuracy of each setting after the last round, on the rows that choose.
 
-    They are chosen on every third test row of each client and reported on all, which favours what is tuned a little.
-    Validation rows cut from eight training rows would do the reverse: with fewer rows, hence steps, another step size is the
-    best, and the one chosen may diverge on all. Also the accuracy on the third of each setting after the last round.
+    Settings are chosen on every third test row of each client and reported on all test rows, which favours the tuned
+    strategies a little. Validation rows taken from eight training rows would harm them: with fewer rows there are fewer
+    steps, another step size is best, and the chosen one may diverge on all rows.
     """
     seeds = list(seeds)
     tried = bench.runs({"rounds": rounds, "data": data, "strategies": settings}, seeds, apart=True, choosing=True)
@@ -296,15 +297,15 @@ def tuned(
 def all_tuned(
     bench: Bench, data: Scenario, rounds: int, kinds: Mapping[str, list[dict[str, Any]]], seeds: Iterable[int]
 ) -> dict[str, Tuned]:
-    """The best setting of each kind, whatever its bytes."""
+    """The best setting of each kind, without a budget of bytes."""
     seeds = list(seeds)
-    with ThreadPoolExecutor() as threads:  # they wait for the processes, one kind's second step beside another's first
+    with ThreadPoolExecutor() as threads:  # they wait for processes: kinds are tuned in parallel
         waiting = {kind: threads.submit(tuned, bench, data, rounds, settings, seeds) for kind, settings in kinds.items()}
         return {kind: one.result()[0][0] for kind, one in waiting.items()}
 
 
 def _mean_curve(runs: Sequence[Run], strategy: str) -> Values:
-    """Bytes a client and mean accuracy after each round, `[2, rounds]`; what diverged in a seed counts nothing."""
+    """Bytes per client and mean accuracy after each round, `[2, rounds]`; the accuracy is -inf where a seed diverged."""
     curves = [run.curve(strategy) for run in runs]
     rounds = min(curve.shape[1] for curve in curves)
     mean: Values = np.mean([curve[:2, :rounds] for curve in curves], axis=0)
@@ -312,7 +313,7 @@ def _mean_curve(runs: Sequence[Run], strategy: str) -> Values:
 
 
 def _best(curves: Sequence[Values], budget: int | None) -> tuple[int, int]:
-    """Place of the setting, and of the round, with the highest accuracy among those within the budget."""
+    """Index of the setting and of the round with the highest accuracy within the budget."""
     options = [
         (accuracy, place, last)
         for place, curve in enumerate(curves)

@@ -1,4 +1,4 @@
-"""Thousands of clients: how long the MetaLearner learns, and what memory the run takes."""
+"""Thousands of clients: how long the MetaLearner learns, and how much memory the run uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 2.0**30
 
 
 def scale(bench: Bench) -> Found:
-    """5,000 clients with 10 to 20 rows each, three hidden groups, 256 features, as many experts as they show: one seed."""
+    """5,000 clients with 10 to 20 rows each, three hidden groups, 256 features, number of experts not given: one seed."""
     clients, features = (300, 96) if bench.quick else (5000, 256)
     sizes = {"lognormal": {"mean": 3.4, "sigma": 0.2, "minimum": 20, "maximum": 40}}
     scenario = {
@@ -54,7 +54,7 @@ def scale(bench: Bench) -> Found:
 
 
 def main() -> None:
-    """`python _ensemble_scale.py SCENARIO.json OUT SECONDS.json`: a process of its own, so that its memory is the run's."""
+    """`python _ensemble_scale.py SCENARIO.json OUT SECONDS.json`: runs in its own process, so that its memory is the run's."""
     scenario, out, seconds = map(Path, sys.argv[1:])
     took, learn = [], sf_hfe.learn
 

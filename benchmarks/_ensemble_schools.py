@@ -1,4 +1,4 @@
-"""Chem97: 2,410 schools with a dozen pupils each, held against the mixed model that a statistician fits to all rows."""
+"""Chem97: 2,410 schools with a dozen pupils each, compared with the mixed model that a statistician fits to all rows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import parse
 
 DRAWS = 2000
-"""Of schools, for the bootstrap."""
+"""Bootstrap samples of the schools."""
 
 
 class Mixed(NamedTuple):
-    """MixedLM's fit: root mean square error on test rows, in marks; variances of a mark about its school's line, and of schools' lines."""
+    """MixedLM's fit: root mean square error on test rows, in marks; variance of marks within schools, and of the schools' intercepts."""
 
     rmse: float
     noise: float
@@ -32,7 +32,7 @@ class Mixed(NamedTuple):
 
 
 def chem97(bench: Bench) -> Found:
-    """sf_hfe beside the mixed model, the pool, FedAvg with and without edges, and each school alone."""
+    """sf_hfe compared with the mixed model, pooled rows, FedAvg with and without edges, and each school alone."""
     shipped, more = _scenarios()
     seeds = range(1, 2) if bench.quick else range(bench.seeds + 1)  # the shipped split is that of seed 1
     mixed = bench.pool.map(mixed_model, [shipped] * len(seeds), seeds) if importlib.util.find_spec("statsmodels") else None
@@ -49,43 +49,45 @@ def chem97(bench: Bench) -> Found:
     if mixed is not None:
         rows += _beside_mixed(runs, errors, list(mixed))
     else:
-        notes.append("statsmodels is not installed: no mixed model beside it (pip install statsmodels)")
+        notes.append("statsmodels is not installed: no comparison with the mixed model (pip install statsmodels)")
     for name, title in {"pooled": "pooled rows", "fed_avg": "fed_avg", "hier_fed_avg": "hier_fed_avg, authorities as edges"}.items():
         rows.append(figure(f"{title}, error", of_all(runs, name, "rmse_pooled"), bytes=sent(runs, name)))
     rows.append(figure("alone, error", of_all(runs, "local_only", "rmse_pooled"), bytes=0))
     rows.append(figure("share of schools better off than alone", of_all(runs, "sf_hfe", "share_better_than_alone")))
     rows.append(figure("experts chosen", [len(run.of("sf_hfe")["experts"]) for run in runs]))
-    gains, told, details = _gains(runs)
-    return Found(rows + gains, notes + told, details)
+    gains, more_notes, details = _gains(runs)
+    return Found(rows + gains, notes + more_notes, details)
 
 
 def mixed_model(scenario: dict[str, Any], seed: int) -> Mixed:
-    """A random intercept a school, by restricted maximum likelihood on everybody's training rows (statsmodels' MixedLM)."""
+    """A random intercept per school, by restricted maximum likelihood on all training rows (statsmodels' MixedLM)."""
     from statsmodels.regression.mixed_linear_model import MixedLM
 
     federation = prepare(parse({**scenario, "seed": seed, "execution": {"ray": False}}), Path()).federation
     train, test, unit = federation.train, federation.test, federation.label_scale
     rows, tests = (np.column_stack([part.x, np.ones(len(part.x))]).astype(np.float64) for part in (train, test))
     _, size, directions = np.linalg.svd(rows, full_matrices=False)
-    basis = directions[size > 1e-9 * size[0]].T  # girls and boys together are the constant, and MixedLM takes no such columns
+    basis = directions[
+        size > 1e-9 * size[0]
+    ].T  # the columns for girls and boys add up to the constant, and MixedLM refuses dependent columns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted = MixedLM(train.y.ravel().astype(np.float64), rows @ basis, _owner(train)).fit()
     own = np.zeros(federation.clients)
     for place, effect in fitted.random_effects.items():
         own[place] = float(np.asarray(effect)[0])
-    told = tests @ basis @ fitted.fe_params + own[_owner(test)]
-    error = float(np.sqrt(np.mean((told - test.y.ravel()) ** 2)))
+    predicted = tests @ basis @ fitted.fe_params + own[_owner(test)]
+    error = float(np.sqrt(np.mean((predicted - test.y.ravel()) ** 2)))
     return Mixed(unit * error, unit**2 * float(fitted.scale), unit**2 * float(np.asarray(fitted.cov_re)[0, 0]))
 
 
 def _owner(rows: Shards) -> NDArray[np.int64]:
-    """Whose each row is."""
+    """The client of each row."""
     return np.repeat(np.arange(len(rows.counts)), rows.counts)
 
 
 def _scenarios() -> tuple[dict[str, Any], dict[str, Any]]:
-    """schools.yaml; and on the same schools an average over local authorities, and a twin of sf_hfe with the mixed model's shape."""
+    """schools.yaml; and for the same schools FedAvg over local authorities, and sf_hfe restricted to the mixed model's form."""
     shipped: dict[str, Any] = yaml.safe_load((HERE.parent / "scenarios" / "schools.yaml").read_text())
     shipped["data"]["source"]["group"] = "lea"
     shipped["evaluation"] = {"every": shipped["rounds"]}
@@ -120,9 +122,9 @@ def _less(errors: list[float], mixed: list[Mixed]) -> list[float]:
 
 
 def _gains(runs: Sequence[Run]) -> tuple[list[Row], list[str], dict[str, Any]]:
-    """What each school gains over itself alone: its root mean square error alone less that with sf_hfe, in marks.
+    """Each school's gain: its root mean square error alone minus that with sf_hfe, in marks.
 
-    A school's own interval is Student's t over the splits; that of the mean is a bootstrap over schools.
+    A school's interval is Student's t over the splits; the interval of the mean is a bootstrap over schools.
     """
     roots = {name: np.stack([np.sqrt(run.clients(name)["test_loss"]) for run in runs]) for name in ("local_only", "sf_hfe")}
     gain = roots["local_only"] - roots["sf_hfe"]

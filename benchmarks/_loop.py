@@ -1,7 +1,7 @@
-"""The competitor: FedAvg as anyone would write it in PyTorch, client after client, in one process or in several.
+"""The competitor: FedAvg in usual PyTorch code, one client after another, in one process or in several.
 
-It is not held back: rows are tensors in memory, minibatches are slices of a permutation (no DataLoader, which would be
-slower), the module and its buffers are reused, its processes are warm, and clients are dealt to processes by their work.
+It is written to be fast: rows are tensors in memory, minibatches are slices of a permutation (a DataLoader would be
+slower), the module and its buffers are reused, its processes are warm, and clients are assigned to processes by their work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 
 @dataclass
 class Timed:
-    """Some rounds of the loop: client updates, seconds, and the processes' processor seconds."""
+    """Measurements of some rounds: client updates, seconds, and processor seconds of the processes."""
 
     updates: int
     seconds: float
@@ -71,7 +71,7 @@ class Trainer:
 
 
 def _serve(pipe: Connection, path: Path, threads: int) -> None:
-    """A process of the loop: answers orders until told to stop."""
+    """A process of the loop: answers requests until it receives None."""
     torch.set_num_threads(threads)
     trainer = Trainer(path)
     while (order := pipe.recv()) is not None:
@@ -114,7 +114,7 @@ class Loop:
         self.state = {name: value.numpy() for name, value in self.problem.module.state_dict().items()}
 
     def __enter__(self) -> Loop:
-        self.rounds(1)  # first touches of memory, first choices of kernels
+        self.rounds(1)  # warms up memory and the choice of kernels
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -124,7 +124,7 @@ class Loop:
             worker.join()
 
     def rounds(self, least: int, seconds: float = 0.0) -> Timed:
-        """Plays rounds until there are `least` and `seconds` have passed."""
+        """Runs rounds until at least `least` are done and `seconds` have passed."""
         result = Timed(0, 0.0, 0.0)
         began, played, samples = time.perf_counter(), 0, self.problem.samples
         while played < least or result.seconds < seconds:
@@ -132,17 +132,17 @@ class Loop:
             ids = sample(self.problem.seed, self.round, len(samples), self.strategy.sampled(len(samples)))
             work = self.problem.local.steps_for(samples[ids])
             total = int(samples[ids].sum())
-            for pipe, hand in zip(self.pipes, deal(ids, work, len(self.pipes)), strict=True):
-                pipe.send((hand.tolist(), self.state, total))
+            for pipe, part in zip(self.pipes, deal(ids, work, len(self.pipes)), strict=True):
+                pipe.send((part.tolist(), self.state, total))
             answers = [pipe.recv() for pipe in self.pipes]
-            self.state = {name: sum(part[name] for part, _ in answers) for name in self.state}
+            self.state = {name: sum(summed[name] for summed, _ in answers) for name in self.state}
             result.updates += len(ids)
             result.cpu += sum(cpu for _, cpu in answers)
             result.seconds = time.perf_counter() - began
         return result
 
     def gemm(self, seconds: float = 0.5) -> float:
-        """GFLOP/s of all processes together, each at its own product."""
+        """GFLOP/s of all processes together, each with its own product."""
         for pipe in self.pipes:
             pipe.send(seconds)
         return float(sum(pipe.recv() for pipe in self.pipes))

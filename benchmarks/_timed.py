@@ -1,7 +1,7 @@
-"""Where a round's seconds go: Client and Server actors that note the time around their own methods.
+"""Where the seconds of a round go: Client and Server actors that measure their own methods.
 
-Times are the system's monotonic clock, which all processes of a machine share, so that a moment in an actor can be
-held against one in the server.
+Times are from the system's monotonic clock, which all processes of a machine share, so that times of an actor can be
+compared with times of the server.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from scarcity_ray.scenario import parse
 
 @dataclass
 class Split:
-    """A round's seconds. train: of the actor that trained longest. transfer: from the broadcast to the last report in the
-    server's hands, without that. aggregate: exact sums joined and divided. overhead: all else (sampling, dealing out,
-    the call to the server, rows written). round: all of it; train_mean: of the mean actor. nodes: of the actor that trained
-    longest on each node."""
+    """The seconds of a round. train: training in the slowest actor. transfer: from the broadcast until the server has the last
+    report, minus train. aggregate: merging and dividing the exact sums. overhead: all else (sampling, assigning clients,
+    the call to the server, writing rows). round: the whole round. train_mean: training in the mean actor. nodes: training in
+    the slowest actor of each node."""
 
     round: float
     train: float
@@ -50,8 +50,8 @@ class TimedClient(Client):
         """As Client's."""
         began = time.monotonic()
         report = super().local_train(*order, **more)
-        report.train_seconds = time.monotonic() - began  # type: ignore[attr-defined]  # a passenger: a Report is an open class
-        report.node = ray.get_runtime_context().get_node_id()  # type: ignore[attr-defined]  # another
+        report.train_seconds = time.monotonic() - began  # type: ignore[attr-defined]  # an extra attribute
+        report.node = ray.get_runtime_context().get_node_id()  # type: ignore[attr-defined]  # as above
         return report
 
 
@@ -86,7 +86,7 @@ class TimedServer(Server):
 
 
 def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
-    """Runs a scenario of one weight strategy in this process and Ray: the split of each round from the second on."""
+    """Runs a scenario with one weight strategy from this process, with Ray: the split of each round from the second on."""
     times: list[dict[str, Any]] = []
     rounds = loop.rounds
 
@@ -95,7 +95,7 @@ def timed_run(scenario: dict[str, Any], out: Path) -> list[Split]:
             times.append({**result.times, "round": result.seconds})  # type: ignore[attr-defined]  # as above
             yield result
 
-    # The classes that become actors, and where the driver gets the result of a round.
+    # Replace the classes that become actors, and the function that gives the driver a round's result.
     with (
         mock.patch.object(actor_group, "Client", TimedClient),
         mock.patch.object(actor_group, "Server", TimedServer),
@@ -116,13 +116,13 @@ def middle(splits: list[Split]) -> dict[str, float]:
 
 
 def middle_by_node(splits: list[Split]) -> list[float]:
-    """The median over the rounds of each node's training, the longest first."""
+    """Each node's median training time over the rounds, the longest first."""
     names = {name for split in splits for name in split.nodes}
     return sorted((float(np.median([split.nodes[name] for split in splits if name in split.nodes])) for name in names), reverse=True)
 
 
 def main() -> None:
-    """`python _timed.py SCENARIO.json OUT SPLITS.json`: a process of its own, so that its memory is a run's."""
+    """`python _timed.py SCENARIO.json OUT SPLITS.json`: runs in its own process, so that its memory is the run's."""
     scenario, out, splits = map(Path, sys.argv[1:])
     splits.write_text(json.dumps([asdict(split) for split in timed_run(json.loads(scenario.read_text()), out)]))
 

@@ -1,10 +1,10 @@
-"""What is the ensemble worth? Accuracy, groups found, routes, real schools and speed, each held against its bar.
+"""What is the ensemble worth? Accuracy, groups found, routing, real schools and speed, each compared with its bar (target).
 
-digits: 100 clients x 8 images, three budgets of bytes, beside FedAvg tuned for each.
-rotated: hidden groups of clients (rotations, permuted labels, none): found, counted, and strangers routed.
-chem97: 2,410 schools, beside the statistician's mixed model on everybody's rows.
+digits: 100 clients x 8 images, three budgets of bytes, compared with FedAvg tuned for each budget.
+rotated: hidden groups of clients (rotations, permuted labels, none): are they found and counted, are new clients routed?
+chem97: 2,410 schools, compared with a statistician's mixed model on all rows.
 fedem: FedEM's mixture of linear models. meta: Reptile and Per-FedAvg. scale: 5,000 clients.
-Everything runs in this process and one for each core, without Ray: figures do not depend on it.
+All cases run without Ray, in this process and one more per core: the figures do not depend on Ray.
 
     python benchmarks/ensemble.py                    # everything: under half an hour on 2 quiet cores
     python benchmarks/ensemble.py --quick            # fewer seeds, smaller grids: under two minutes
@@ -33,7 +33,7 @@ CASES: dict[str, Callable[[Bench], Found]] = {case.__name__: case for case in (d
 
 
 def show_found(case: str, found: Found, seconds: float) -> None:
-    """A case's figures, each in a line with its bar, and its notes."""
+    """Prints a case's figures, one line each with its bar, and its notes."""
     rows = [
         [
             row.name,
@@ -52,7 +52,7 @@ def show_found(case: str, found: Found, seconds: float) -> None:
 
 
 def show_verdict(found: dict[str, Found]) -> None:
-    """How many bars are met, and which are not."""
+    """Prints how many bars are met, and which are not."""
     barred = [(case, row) for case, one in found.items() for row in one.rows if row.met is not None]
     missed = [[f"{case}: {row.name}", _number(row.value), row.bar] for case, row in barred if not row.met]
     print(f"{len(barred) - len(missed)} of {len(barred)} bars are met")
@@ -69,8 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*CASES], action="append", help="which case; repeatable (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer seeds, smaller grids, fewer cases of groups")
-    parser.add_argument("--seeds", type=int, help="seeds; rotated takes twice as many, fedem at most 3 (default 5; 1 with --quick)")
-    parser.add_argument("--first-seed", type=int, default=1, help="the first of the seeds (default 1; chem97's are always 0, 1, ...)")
+    parser.add_argument(
+        "--seeds", type=int, help="number of seeds; rotated uses twice as many, fedem at most 3 (default 5; 1 with --quick)"
+    )
+    parser.add_argument("--first-seed", type=int, default=1, help="the first seed (default 1; chem97 always uses 0, 1, ...)")
     parser.add_argument("--json", type=Path, default=Path("ensemble.json"), help="where the figures go (default ensemble.json)")
     options = parser.parse_args()
     seeds = options.seeds if options.seeds is not None else 1 if options.quick else 5

@@ -1,9 +1,9 @@
-"""Does guidance pay? Insight exchange with guided local steps against the best uniform number of steps.
+"""Does guidance pay? Insight exchange with guided local steps, compared with the best uniform number of steps.
 
-Every client keeps its own model and takes local steps; no weights move. Uniform: the same number of steps for all,
-the best of a list by the mean loss over validation rows after the last round. Guided: the MetaLearner deals out the same
-total by each client's own insights. The rest is the same: rows, initial model, step size, rounds. Seeds are paired. The
-list begins with 2: of 1 step a client there is nothing to deal out, as everybody keeps at least one.
+Every client keeps its own model and takes local steps; nobody sends weights. Uniform: all clients take the same number of
+steps, the best of a list by the mean loss over validation rows after the last round. Guided: the MetaLearner distributes the
+same total by the clients' insights. All else is the same: rows, initial model, step size, rounds. Seeds are paired. The list
+begins with 2: with 1 step per client there is nothing to distribute, because each client takes at least one.
 
     python benchmarks/guidance.py            # 10 seeds, about seven minutes on one core
     python benchmarks/guidance.py --quick    # 3 seeds and fewer steps
@@ -67,7 +67,7 @@ def interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
 
 
 def compare(name: str, setting: dict[str, Any], first: int, seeds: int, out: Path) -> dict[str, Any]:
-    """One setting: what each seed chose on its validation rows, both ways' test metrics, and guided minus uniform."""
+    """One setting: the steps that each seed chose on its validation rows, the test metrics of both, and guided minus uniform."""
     steps = setting["steps"]
     scenario = {
         "name": "guidance",
@@ -98,7 +98,7 @@ def compare(name: str, setting: dict[str, Any], first: int, seeds: int, out: Pat
 
 
 def show(console: Console, found: list[dict[str, Any]], seeds: int) -> None:
-    """The comparison that was asked for, and below it the same for every number of steps."""
+    """Prints the comparison at the best number of steps, and below it the same for every number of steps."""
     for one in found:
         table = Table(title=one["setting"], title_justify="left")
         for heading in ("steps", "metric", "uniform", "guided", "guided - uniform"):
@@ -112,16 +112,16 @@ def show(console: Console, found: list[dict[str, Any]], seeds: int) -> None:
                     name = metric.removeprefix("test_").replace("_", " ")
                     table.add_row(steps, name, f"{row['uniform']:.4f}", f"{row['guided']:.4f}", difference)
         console.print(table)
-    console.print(f"{seeds} seeds, {ROUNDS} rounds, 95 % paired intervals; below the best number, the same for each of the list")
+    console.print(f"{seeds} seeds, {ROUNDS} rounds, 95 % paired intervals; first the best number of steps, then each number of the list")
 
 
 def main() -> None:
     """Runs the settings, prints the table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 seeds, every other number of steps: under two minutes")
-    parser.add_argument("--seeds", type=int, help="seeds, at least 2 (default 10; 3 with --quick)")
+    parser.add_argument("--seeds", type=int, help="number of seeds, at least 2 (default 10; 3 with --quick)")
     parser.add_argument("--json", type=Path, default=Path("guidance.json"), help="where the figures go (default guidance.json)")
-    parser.add_argument("--first-seed", type=int, default=1, help="the first of the seeds (default 1)")
+    parser.add_argument("--first-seed", type=int, default=1, help="the first seed (default 1)")
     options = parser.parse_args()
     seeds = options.seeds if options.seeds is not None else 3 if options.quick else 10
     if seeds < 2:

@@ -1,8 +1,8 @@
-"""What does a small run cost beside others? Twelve scenarios on the same data, one after the other in one process.
+"""What does a small run cost if several share a session? Twelve scenarios on the same data, one after another in one process.
 
-They differ in strategy and step size. Together: one session, so that Ray and the actors start once and the data are put once.
-Apart (with --apart): each starts its own Ray, as `simulate` does without a session. Seconds are those of the whole loop, the start and
-the end of Ray included, but not the imports of the process.
+They differ in strategy and step size. Together: one session, so that Ray and the actors start once and the data are stored once.
+Apart (with --apart): each starts its own Ray, as `simulate` does without a session. Seconds include the start and the end of Ray, but
+not the imports of the process.
 
     python benchmarks/many_runs.py                     # a minute on 2 quiet cores
     python benchmarks/many_runs.py --apart             # three minutes
@@ -24,7 +24,7 @@ from scarcity_ray import Results, simulate
 from scarcity_ray.runtime.session import Session
 
 BAR = 30.0
-"""The most seconds that the twelve may take together."""
+"""The most seconds that the twelve runs may take together."""
 
 STEP_SIZES = (0.05, 0.1, 0.2)
 STRATEGIES: list[dict[str, Any]] = [
@@ -65,9 +65,11 @@ def seconds_of(play: Callable[[dict[str, Any], Path], Results], folder: Path) ->
 
 
 def main() -> None:
-    """The command line."""
+    """Measures, prints the table, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--apart", action="store_true", help="also each scenario by itself, with the same result hashes")
+    parser.add_argument(
+        "--apart", action="store_true", help="also run each scenario by itself, and check that the result hashes are the same"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="where the figures go")
     options = parser.parse_args()
     figures: dict[str, Any] = {"bar": BAR}
@@ -82,7 +84,7 @@ def main() -> None:
             began = time.perf_counter()
             each, found["apart"] = seconds_of(lambda scenario, out: simulate(scenario, out=out), Path(folder, "apart"))
             figures["apart"] = {"seconds": time.perf_counter() - began, "each": each}
-            assert found["together"] == found["apart"], "results depend on what was played before"
+            assert found["together"] == found["apart"], "results depend on the runs before"
     rows = [
         [name, f"{figures[name]['seconds']:.1f}", f"{figures[name]['each'][0]:.1f}", f"{sum(figures[name]['each'][1:]) / 11:.2f}"]
         for name in found

@@ -1,11 +1,11 @@
-"""How long does a run stand still when something dies, and what does it cost to be ready for it?
+"""How long does a run stop after a fault, and what do the checkpoints cost that recovery needs?
 
-faults: an MLP on digits, two Client actors; in the middle of the run a process is killed (SIGKILL; hung: SIGSTOP, with
-`give_up_after` 20 s), and the seconds are taken from there to the end of the next round that is finished, beside those of a
-round that nothing befalls. By rows of rounds.parquet, which reach the disk up to half a second late.
-checkpoints: rounds of w1.yaml and w4.yaml with a checkpoint after each and where the run sees fit (auto), against the same run
-that makes none; the three side by side, again and again; medians of rounds, and of the repeats. Beside them what one takes by
-itself, which noise does not hide: to be written to this disk and settled there, while the next round goes on.
+faults: an MLP on digits, two Client actors. In the middle of the run, a process is killed (SIGKILL; hung: SIGSTOP, with
+`give_up_after` 20 s). Measured are the seconds from the fault to the end of the next finished round, and for comparison those of
+an undisturbed round. Rounds count when their row is in rounds.parquet on disk, up to half a second after their end.
+checkpoints: rounds of w1.yaml and w4.yaml with a checkpoint after each round, and with `auto`, compared with the same run without
+checkpoints. The three runs alternate and repeat; reported are medians over rounds and repeats. A noise-free figure is added: the
+time to write one checkpoint to this disk and sync it. In a run, this happens during the next round.
 
     python benchmarks/recovery.py                      # 15 to 35 minutes on 2 quiet cores, by the processor
     python benchmarks/recovery.py --quick              # one of each
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from _common import HERE, cores, show, write_json
-from _disturb import FAULTS, stands_still
+from _disturb import FAULTS, recovery
 
 from scarcity_ray import simulate
 from scarcity_ray.results.checkpoints import FOLDER, Checkpoint
@@ -30,7 +30,7 @@ from scarcity_ray.runtime.ray_fleet import RayLauncher
 from scarcity_ray.scenario import load
 
 BAR = 0.05
-"""The most of a round that checkpoints of fed_avg may take."""
+"""The largest share of a round that checkpoints of fed_avg may take."""
 
 NEVER = 1_000_000
 SETTINGS = {"none": NEVER, "every round": 1, "auto": "auto"}
@@ -40,7 +40,7 @@ def faults(kinds: list[str], repeats: int) -> list[dict[str, Any]]:
     """A line for each kind of fault."""
     found = []
     for kind in kinds:
-        seen = [stands_still(kind) for _ in range(repeats)]
+        seen = [recovery(kind) for _ in range(repeats)]
         seconds = [one["seconds"] for one in seen]
         middle = {"seconds": float(np.median(seconds)), "least": min(seconds), "most": max(seconds)}
         found.append({"fault": kind, **middle, "round_seconds": float(np.median([one["round_seconds"] for one in seen]))})
@@ -49,7 +49,7 @@ def faults(kinds: list[str], repeats: int) -> list[dict[str, Any]]:
 
 
 def show_faults(lines: list[dict[str, Any]]) -> None:
-    """What a fault costs, beside a round."""
+    """Prints what each fault costs, and the seconds of a round."""
     rows = [
         [one["fault"], f"{one['seconds']:.1f}", f"{one['least']:.1f}-{one['most']:.1f}", f"{one['round_seconds']:.3f}"] for one in lines
     ]
@@ -57,13 +57,13 @@ def show_faults(lines: list[dict[str, Any]]) -> None:
 
 
 def checkpoints(workload: str, repeats: int, rounds: int) -> dict[str, Any]:
-    """A round's seconds without checkpoints, with one after each, and with those of `auto`; their median share beyond none."""
+    """Seconds of a round without checkpoints, with one after each round, and with `auto`; and the median relative increase."""
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
     alone: list[float] = []
-    launcher = RayLauncher(cores(), "local")  # one for all runs, so that they lie closer together
+    launcher = RayLauncher(cores(), "local")  # one for all runs, so that they differ less
     try:
         for repeat in range(repeats):
-            for name in list(SETTINGS)[:: 1 if repeat % 2 == 0 else -1]:  # the machine's other work comes and goes
+            for name in list(SETTINGS)[:: 1 if repeat % 2 == 0 else -1]:  # alternate, because other work on the machine varies
                 with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder:
                     seconds[name].append(round_seconds(workload, SETTINGS[name], rounds, Path(folder)))
                     alone += written_seconds(Path(folder)) if SETTINGS[name] == 1 else []
@@ -81,7 +81,7 @@ def checkpoints(workload: str, repeats: int, rounds: int) -> dict[str, Any]:
 
 
 def round_seconds(workload: str, every: int | str, rounds: int, folder: Path) -> float:
-    """The median of a run's rounds but the first, which warms up."""
+    """The median seconds of a run's rounds, without the first, which warms up."""
     settings = [f"execution.checkpoint_every={every}", f"rounds={rounds}", f"evaluation.every={rounds}", "execution.address=local"]
     loaded = load(HERE / "workloads" / f"{workload}.yaml", settings)
     table = simulate(loaded.scenario, base_dir=loaded.base_dir, out=folder).rounds
@@ -89,7 +89,7 @@ def round_seconds(workload: str, every: int | str, rounds: int, folder: Path) ->
 
 
 def written_seconds(folder: Path) -> list[float]:
-    """What it takes to write the checkpoints that a run has kept, once more."""
+    """The seconds to write each checkpoint that a run has kept again."""
     taken = []
     for path in sorted((folder / FOLDER).glob("*.safetensors")):
         checkpoint = Checkpoint.of(path)
@@ -101,15 +101,15 @@ def written_seconds(folder: Path) -> list[float]:
 
 
 def show_checkpoints(lines: list[dict[str, Any]]) -> None:
-    """What checkpoints cost, and whether that stays below the bar."""
+    """Prints what checkpoints cost, and whether that is below the bar."""
     rows = []
     for line in lines:
         for name, share in line["shares"].items():
             values = line["seconds"]["none"], line["seconds"][name]
-            said = "yes" if share < BAR else "NO"
+            met = "yes" if share < BAR else "NO"
             alone = line["one_alone"]
-            told = [*(f"{1e3 * value:,.1f}" for value in values), f"{100 * share:+.1f} %"]
-            rows.append([f"{line['workload']}, {name}", *told, f"{1e3 * alone:.1f} ({100 * alone / values[0]:.1f} %)", said])
+            cells = [*(f"{1e3 * value:,.1f}" for value in values), f"{100 * share:+.1f} %"]
+            rows.append([f"{line['workload']}, {name}", *cells, f"{1e3 * alone:.1f} ({100 * alone / values[0]:.1f} %)", met])
     show(f"milliseconds of a round, below {100 * BAR:g} %?", ["checkpoints", "none", "with", "more", "one by itself", "holds"], rows)
 
 

@@ -1,12 +1,12 @@
-"""How far does one machine go, and where do a round's seconds go?
+"""How many clients can one machine run, and where do the seconds of a round go?
 
-sweep: logistic regression, 20 rows a client, at most 1,000 clients a round, for 100 to 100,000 registered clients and 1
-actor to one a core. Seconds of a round are split (medians over rounds, the first left out) into train (the actor that trained
-longest), transfer (broadcast and reports), aggregate, and overhead (the rest), by actors that note the time around their
-own methods (_timed.py). Memory is the most that all processes of the run held together, shared memory counted once.
-nodes: 1,000 clients of 100 rows of 784 numbers, all in every round, on clusters of so many nodes of one CPU, all on this
-machine: beyond its cores they take turns, and what is left to see is what a round costs by having more nodes.
-cases: 10,000 clients of 20 rows, all in every round; 100,000 registered, 1,000 a round; an empty round; the fixed cost of a
+sweep: logistic regression, 20 rows per client, at most 1,000 clients per round, for 100 to 100,000 registered clients and 1
+actor to one per core. Actors that measure their own methods (_timed.py) split the seconds of a round (medians, without the
+first round) into train (the slowest actor), transfer (broadcast and reports), aggregate, and overhead (the rest). Memory is the
+largest total of all processes of the run, with shared memory counted once.
+nodes: 1,000 clients of 100 rows of 784 numbers, all in every round, on clusters with this many nodes of one CPU each, all on this
+machine. With more nodes than cores, the nodes share the cores, and the figures show only what more nodes add to a round.
+cases: 10,000 clients of 20 rows, all in every round; 100,000 registered, 1,000 per round; an empty round; the fixed cost of a
 run; memory over 5,000 short rounds.
 
     python benchmarks/scaling.py                     # everything and the plot: about fifteen minutes on 2 quiet cores
@@ -30,7 +30,7 @@ from _timed import middle, middle_by_node
 CLIENTS = (100, 1_000, 10_000, 100_000)
 PARTS = ("train", "transfer", "aggregate", "overhead")
 ROW_BYTES = 20 * (60 * 4 + 8)
-"""What a client's rows take by themselves."""
+"""The bytes of a client's rows alone."""
 
 
 def sweep(quick: bool) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def over_nodes(counts: Sequence[int], quick: bool) -> list[dict[str, Any]]:
 
 
 def show_nodes(lines: list[dict[str, Any]]) -> None:
-    """The nodes' table."""
+    """Prints the table of nodes."""
     rows = [
         [str(one["count"]), *(f"{1e3 * one[part]:,.1f}" for part in ("round", *PARTS)), " ".join(f"{1e3 * s:,.1f}" for s in one["nodes"])]
         for one in lines
@@ -66,14 +66,14 @@ def show_nodes(lines: list[dict[str, Any]]) -> None:
 
 
 def bytes_a_client(lines: list[dict[str, Any]]) -> float:
-    """Memory that a registered client adds: between the smallest and the largest population, at the most actors."""
+    """The memory that a registered client adds: from the smallest to the largest population, with the most actors."""
     most = [line for line in lines if line["actors"] == max(other["actors"] for other in lines)]
     first, last = most[0], most[-1]
     return float((last["peak_bytes"] - first["peak_bytes"]) / (last["clients"] - first["clients"]))
 
 
 def show_sweep(lines: list[dict[str, Any]]) -> None:
-    """The sweep's table."""
+    """Prints the table of the sweep."""
     rows = [
         [
             f"{one['clients']:,}",
@@ -84,11 +84,11 @@ def show_sweep(lines: list[dict[str, Any]]) -> None:
         for one in lines
     ]
     show("milliseconds of a round (at most 1,000 clients), by registered clients", ["clients", "actors", "round", *PARTS, "peak GiB"], rows)
-    print(f"memory a registered client adds: {bytes_a_client(lines):,.0f} bytes, of which its rows by themselves {ROW_BYTES:,}")
+    print(f"memory a registered client adds: {bytes_a_client(lines):,.0f} bytes, of which its rows take {ROW_BYTES:,}")
 
 
 def show_cases(found: dict[str, dict[str, float]]) -> None:
-    """The cases, each figure in a line, with its bar."""
+    """Prints the cases, one line per figure with its bar."""
     rows = []
     for case, figures in found.items():
         for name, value in figures.items():
@@ -98,7 +98,7 @@ def show_cases(found: dict[str, dict[str, float]]) -> None:
 
 
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
-    """The split of a round by clients and actors, and the memory."""
+    """Plots the split of a round by clients and actors, and the memory."""
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True, width_ratios=(2, 1))
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("scaling.json"), help="where the figures go (default scaling.json)")
     parser.add_argument("--plot", type=Path, default=Path("scaling.png"), help="where the sweep's plot goes (default scaling.png)")
     parser.add_argument(
-        "--nodes", type=_counts, default=(), metavar="1,2,4", help="clusters of so many nodes, and nothing else unless --only"
+        "--nodes", type=_counts, default=(), metavar="1,2,4", help="clusters with these numbers of nodes, and nothing else without --only"
     )
     options = parser.parse_args()
     wanted = options.only or ([] if options.nodes else ["sweep", *CASES])

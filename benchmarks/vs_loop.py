@@ -1,12 +1,12 @@
-"""Does the stacked trainer pay? Each workload through the real command line and Ray, against plain PyTorch loops beside it.
+"""Does the stacked trainer pay? Each workload through the real command line and Ray, compared with plain PyTorch loops.
 
-Ours: `python -m scarcity_ray.run workloads/wN.yaml` on all cores: Client actors, Server, tables written. Updates a second are the
-clients of rounds 2 to the last over the sum of their `seconds` in rounds.parquet; round 1 warms up and is left out.
-The loops: sequential FedAvg in PyTorch (_loop.py) in one process, and in as many processes of
-one thread as there are cores, without Ray, tables or a server process; their first round is left out too.
-One repeat is loop, ours, loop, and the ratio is ours over the mean of the loops on both sides; reported is the median
-of the repeats. On a busy machine the ratio by processor time (of Client and Server actors, and of the loop's processes) is
-the steadier one. W5 is measured from start to end.
+Ours: `python -m scarcity_ray.run workloads/wN.yaml` on all cores: Client actors, Server, tables written. Updates per second are
+the clients of rounds 2 to the last, divided by the sum of their `seconds` in rounds.parquet; round 1 warms up and does not count.
+The loops: sequential FedAvg in PyTorch (_loop.py), in one process, and in one process of one thread per core, without Ray, tables
+or a server process; their first round does not count either.
+One repeat runs the loop, ours, and the loop again; its ratio is ours over the mean of the two loops. Reported is the median of
+the repeats. On a busy machine, the ratio of processor times (of Client and Server actors, and of the loop's processes) varies
+less. W5 is measured from start to end.
 
     python benchmarks/vs_loop.py                               # all, three repeats: about ten minutes on 2 quiet cores
     python benchmarks/vs_loop.py --workload w1 --repeats 1
@@ -23,26 +23,26 @@ from _common import HERE, cores, run_scenario, show, write_json
 from _loop import Loop, Timed
 
 BARS = {"w1": 1.8, "w2": 1.15, "w3": 12.0, "w4": 2.0}
-"""The least ratio to the loop in as many processes as cores, on 2 cores."""
+"""The least ratio to the loop with one process per core, on 2 cores."""
 
 GOALS = {"w1": 2.7, "w2": 1.5, "w3": 25.0, "w4": 3.0}
 START_TO_END_SECONDS = 15.0
-"""What W5 may take, from the command to its end."""
+"""The most seconds that W5 may take, from start to end."""
 
 ROUNDS = {"w1": 60, "w2": 8, "w3": 300, "w4": 8, "w5": 100}
 
 
 def ours(workload: str, rounds: int) -> tuple[Timed, float]:
-    """The workload through the command line: its rounds from the second on, and seconds from start to end."""
+    """Runs the workload by the command line: measurements from the second round on, and seconds from start to end."""
     path = HERE / "workloads" / f"{workload}.yaml"
     table, watched = run_scenario(path, [f"rounds={rounds}", f"evaluation.every={rounds}"])
     later = table[table["round"] > 1]
-    cpu = watched.train_cpu * len(later) / len(table)  # processor time is known of all rounds together
+    cpu = watched.train_cpu * len(later) / len(table)  # processor time is measured for all rounds together
     return Timed(int(later["clients"].sum()), float(later["seconds"].sum()), cpu), watched.seconds
 
 
 def compare(workload: str, repeats: int, rounds: int) -> dict[str, Any]:
-    """One workload beside both loops."""
+    """Compares one workload with both loops."""
     path, count = HERE / "workloads" / f"{workload}.yaml", cores()
     found: list[dict[str, float]] = []
     with Loop(path, count) as several, Loop(path, 1) as one:
@@ -96,7 +96,7 @@ def main() -> None:
     """Measures, prints the table, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=list(ROUNDS), action="append", help="which one; repeatable (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="repeats of loop, ours, loop (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of repeats of loop, ours, loop (default 3)")
     parser.add_argument("--rounds", type=int, help="rounds of ours, at least 2 (default: 8 to 300, by workload)")
     parser.add_argument("--json", type=Path, default=Path("vs_loop.json"), help="where the figures go (default vs_loop.json)")
     options = parser.parse_args()
@@ -107,7 +107,9 @@ def main() -> None:
     for workload in options.workload or list(ROUNDS):
         print(f"{workload} ...", flush=True)
         results.append(compare(workload, options.repeats, options.rounds or ROUNDS[workload]))
-    show("client updates a second, against plain PyTorch loops (median of the repeats)", columns, [row(result) for result in results])
+    show(
+        "client updates per second, compared with plain PyTorch loops (median of the repeats)", columns, [row(result) for result in results]
+    )
     write_json(options.json, {"benchmark": "vs_loop", "cores": cores(), "results": results})
 
 

@@ -1,4 +1,4 @@
-"""Makes own_data.csv, a table as twenty hospitals might hold: `python scenarios/make_own_data.py`."""
+"""Writes own_data.csv, an invented table of twenty hospitals: `python scenarios/make_own_data.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARD_RISK = np.array([0.6, 0.4, -0.8, -0.2])
 
 
 def hospitals(seed: int = 1, number: int = 20) -> pa.Table:
-    """One row a stay. Hospitals differ in size (16 to 200 stays), in whom they treat and in how risk shows with them."""
+    """One row per stay. Hospitals differ in size (16 to 200 stays), in their patients and in how risk depends on age."""
     draw = np.random.default_rng(seed)
     tables = []
     for hospital in range(number):
