@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from scarcity_ray import Results, plan, simulate
+from scarcity_ray import Results, simulate
 from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.data import Data
+from scarcity_ray.runtime import plan
 from scarcity_ray.runtime.simulation import RunFailed
 
 Scenario = dict[str, Any]
