@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.scenarios import scenario
 from hypothesis import settings
 
@@ -16,6 +17,9 @@ from scarcity_ray.runtime.observers.plots import Plots
 from scarcity_ray.runtime.ray_fleet import RayLauncher
 
 DRAWING = Plots.on_run_end
+
+# As in every run and actor: on a busy machine two threads wait for each other, and tests of the parts take up to four times as long.
+torch.set_num_threads(1)
 
 # The same examples in every run, and no deadline: tests do not depend on how busy the machine is.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)

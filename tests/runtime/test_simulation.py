@@ -174,6 +174,22 @@ def test_a_strategy_whose_insights_have_another_form_is_told_so(tmp_path: Path, 
         simulate(scenario(strategies=[{"kind": "gradient_exchange", "dimensions": 20}]), out=tmp_path / "run")
 
 
+def test_a_run_computes_on_one_thread_and_gives_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, seen, before = FedAvg.update, set[int](), torch.get_num_threads()
+
+    def update(strategy: FedAvg, *args: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return right(strategy, *args)
+
+    monkeypatch.setattr(FedAvg, "update", update)
+    torch.set_num_threads(2)
+    try:
+        simulate(scenario(rounds=1), out=tmp_path / "run")
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_second_run_does_not_write_over_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert [simulate(scenario(rounds=1)).directory.name for _ in range(3)] == ["small", "small-2", "small-3"]
