@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.scenarios import scenario
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 import scarcity_ray  # noqa: F401 - first, because it sets MKL_CBWR before any product
 from scarcity_ray import simulate
@@ -18,8 +19,10 @@ from scarcity_ray.runtime.ray_fleet import RayLauncher
 
 DRAWING = Plots.on_run_end
 
-# As in every run and actor: on a busy machine two threads wait for each other, and tests of the parts take up to four times as long.
+# Torch computes on one thread in every run and actor. Threads of torch's or of BLAS that wait for each other on a busy machine make
+# tests of the parts take up to four times as long.
 torch.set_num_threads(1)
+threadpool_limits(1, "blas")
 
 # The same examples in every run, and no deadline: tests do not depend on how busy the machine is.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
