@@ -175,13 +175,13 @@ def test_a_strategy_whose_insights_have_another_form_is_told_so(tmp_path: Path, 
 
 
 def test_a_run_computes_on_one_thread_and_gives_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right, seen, before = FedAvg.update, set[int](), torch.get_num_threads()
+    right, seen, before = FedAvg.client_update, set[int](), torch.get_num_threads()
 
-    def update(strategy: FedAvg, *args: Any) -> Any:
+    def client_update(strategy: FedAvg, *args: Any) -> Any:
         seen.add(torch.get_num_threads())
         return right(strategy, *args)
 
-    monkeypatch.setattr(FedAvg, "update", update)
+    monkeypatch.setattr(FedAvg, "client_update", client_update)
     torch.set_num_threads(2)
     try:
         simulate(scenario(rounds=1), out=tmp_path / "run")
