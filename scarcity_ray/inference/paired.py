@@ -116,7 +116,8 @@ def _linear(per_row: Floats, who: NDArray[np.int64], clients: int) -> Paired:
 def _means(per_row: Floats, who: NDArray[np.int64], clients: int) -> Floats:
     counts = np.bincount(who, minlength=clients)
     sums = np.bincount(who, per_row, minlength=clients).astype(np.float64)
-    return np.divide(sums, counts, out=np.full(clients, np.nan), where=counts > 0)
+    means: Floats = np.divide(sums, counts, out=np.full(clients, np.nan), where=counts > 0)
+    return means
 
 
 def _rows(client: ArrayLike, clients: int, *columns: ArrayLike) -> tuple[NDArray[np.int64], list[Floats]]:
