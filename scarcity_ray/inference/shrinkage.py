@@ -74,7 +74,9 @@ def _posterior(g: Floats, s: Floats, margin: float) -> tuple[Floats, Floats, Flo
     chance /= chance.sum(1, keepdims=True)
     up, down = np.split(chance[:, 1:], 2, axis=1)
     mean = (up * _mean_of_half(g, s, widths)).sum(1) - (down * _mean_of_half(-g, s, widths)).sum(1)
-    return mean, (up * _above(g, s, widths, margin)).sum(1), (down * _above(-g, s, widths, margin)).sum(1)
+    better: Floats = (up * _above(g, s, widths, margin)).sum(1)
+    worse: Floats = (down * _above(-g, s, widths, margin)).sum(1)
+    return mean, better, worse
 
 
 def _grid(g: Floats, s: Floats) -> Floats:
@@ -83,7 +85,8 @@ def _grid(g: Floats, s: Floats) -> Floats:
     most = max(8 * least, 2 * float(np.sqrt(np.maximum(g**2 - s**2, 0).max())))
     # a client of a million rows beside one of two must not make the grid endless
     least = max(least, most * 1e-4)
-    return least * np.sqrt(2) ** np.arange(int(np.ceil(2 * np.log2(most / least))) + 1)
+    widths: Floats = least * np.sqrt(2) ** np.arange(int(np.ceil(2 * np.log2(most / least))) + 1)
+    return widths
 
 
 def _weights(likelihood: Floats) -> Floats:
@@ -93,8 +96,8 @@ def _weights(likelihood: Floats) -> Floats:
     penalty[0] = _NULL_WEIGHT - 1
     weights = np.full(components, 1 / components)
     for _ in range(_ROUNDS):
-        counts = weights * ((1 / (likelihood @ weights)) @ likelihood) + penalty
-        changed = counts / counts.sum()
+        counts: Floats = weights * ((1 / (likelihood @ weights)) @ likelihood) + penalty
+        changed: Floats = counts / counts.sum()
         if np.abs(changed - weights).max() < 1e-6:
             return changed
         weights = changed
@@ -123,7 +126,8 @@ def _mean_of_half(g: Floats, s: Floats, widths: Floats) -> Floats:
     log_root = 0.5 * np.log(2 * np.pi)
     tilt = np.exp(-0.5 * low**2 - log_root - inside) - np.exp(-0.5 * high**2 - log_root - inside)
     # far out in a tail, where the difference of two large numbers is lost, the mean is still inside
-    return np.clip(np.nan_to_num(g[:, None] + s[:, None] * tilt), 0, widths)
+    means: Floats = np.clip(np.nan_to_num(g[:, None] + s[:, None] * tilt), 0, widths)
+    return means
 
 
 def _above(g: Floats, s: Floats, widths: Floats, margin: float) -> Floats:
