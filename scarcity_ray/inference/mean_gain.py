@@ -32,8 +32,9 @@ class MeanGain(NamedTuple):
     """In the gain's unit; variances in its square. NaN where there are too few clients (one, for all but mean).
 
     mean, low, high: with the 95 % interval. standard_error, degrees: of it, Student's. from_clients, from_seeds: the two parts
-    of the squared standard error. from_splits: the part of from_clients that more seeds of the same clients would
-    lower. clients: how many have a value; seeds: likewise.
+    of the squared standard error. from_splits: the part of from_clients that more seeds would lower: all of it where
+    each brings clients of its own, and unknown, 0, where one seed splits kept rows. clients: how many have a value, over all
+    seeds where each has its own; seeds: likewise.
     """
 
     mean: float
@@ -93,7 +94,7 @@ def mean_gain(gains: ArrayLike, *, keep_rows: bool, rows: ArrayLike | None = Non
         parts = _kept(g, np.where(present, w, 0.0))
     if clients < 2:
         return MeanGain(parts.mean, nan, nan, nan, nan, nan, nan, nan, clients, seeds)
-    return _interval(parts, clients, seeds, seeds > 1 and keep_rows, widen)
+    return _interval(parts, clients, seeds, keep_rows, widen)
 
 
 def _fresh(g: Floats, w: Floats) -> _Parts:
@@ -159,7 +160,7 @@ def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float)
     # Johnson's shift; at most it doubles a side
     shift = widen * third / (6 * total) * (1 + 2 * _student(normal) ** 2) if total else 0.0
     low, high = parts.mean - half + max(-half, min(0.0, shift)), parts.mean + half + min(half, max(0.0, shift))
-    splits = min(parts.noise / seeds, from_clients) if kept else 0.0
+    splits = from_clients if not kept else min(parts.noise / seeds, from_clients) if seeds > 1 else 0.0
     return MeanGain(parts.mean, low, high, error, degrees, from_clients, from_seeds, splits, clients, seeds)
 
 

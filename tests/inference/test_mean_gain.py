@@ -48,7 +48,7 @@ def test_splits_of_the_same_rows_are_no_new_clients():
     fresh = mean_gain(np.tile(gains, (5, 1)), keep_rows=False)
     assert kept[:4] == pytest.approx(mean_gain(gains[None], keep_rows=True)[:4])
     assert (kept.clients, fresh.clients) == (10, 50)
-    assert fresh.from_clients == pytest.approx(kept.from_clients / 5)
+    assert fresh.from_clients == fresh.from_splits == pytest.approx(kept.from_clients / 5)
     assert (kept.from_seeds, kept.from_splits) == pytest.approx((0, 0), abs=1e-30)
 
 
