@@ -13,8 +13,9 @@ Floats = NDArray[np.float64]
 SURE = 0.05
 """A client is surely better or worse where the chance that it is not is below this."""
 
-_NULL_WEIGHT = 10.0
-"""Stephens' penalty: as if nine clients more had no gain, so that a few noisy ones do not make a sure gain."""
+_NULL_WEIGHT = 1.5
+"""The penalty on the weights, as if half a client more had no gain. Without any, noise alone seems to be gains and losses of
+half of the clients each. With Stephens' own 10, 58 % of 200 clients seem to gain where all gain 5 points on 35 rows."""
 _FITTED = 10_000
 _ROUNDS = 1_000
 
@@ -90,7 +91,7 @@ def _grid(g: Floats, s: Floats) -> Floats:
 
 
 def _weights(likelihood: Floats) -> Floats:
-    """Of the mixture's components: the fixed point of EM, with Stephens' Dirichlet penalty on the point mass."""
+    """Of the mixture's components: the fixed point of EM, with a Dirichlet penalty on the point mass."""
     components = likelihood.shape[1]
     penalty = np.zeros(components)
     penalty[0] = _NULL_WEIGHT - 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from scarcity_ray.core.randomness import hash64
 
@@ -13,9 +14,11 @@ Floats = NDArray[np.float64]
 
 _CLEAR = 3.0
 """A strategy this many standard errors below the chosen one, on both halves, was no candidate."""
+_NORMAL = 1.959963984540054
+"""The 97.5 % point of the standard normal."""
 _WIDER = 1.1654
-"""By which the standard error grows where a choice was open. With both ways' gains of variance 1, their covariance is
-m^2 / (k - 1) for k equal strategies, m the mean of the largest of k standard normals: at most 0.358, at k = 3."""
+"""The least by which the standard error grows where a choice was open. With both ways' gains of variance 1, their covariance
+is m^2 / (k - 1) for k equal strategies, m the mean of the largest of k standard normals: at most 0.358, at k = 3."""
 
 
 class Winner(NamedTuple):
@@ -86,8 +89,15 @@ def cross_fitted(first: ArrayLike, second: ArrayLike, rows: tuple[ArrayLike, Arr
     weights = np.where(np.isnan(reported), 0.0, np.stack(counts))
     total = weights.sum(0)
     gains = np.divide((weights * np.nan_to_num(reported)).sum(0), total, out=np.full(total.shape, np.nan), where=total > 0)
-    clear = here == there and all(_clear(half, here) for half in (one, other))
-    return Winner(here, there, gains, 1.0 if clear else _WIDER)
+    candidates = len({here, there, *_near(one, here), *_near(other, there)})
+    return Winner(here, there, gains, _widen(candidates))
+
+
+def _widen(candidates: int) -> float:
+    """Two halves of the same clients share these clients' luck, which chooses too: so the level is Bonferroni's over the
+    strategies that could have been chosen, and at least what the halves' covariance asks for."""
+    quantile: Any = ndtri(1 - 0.025 / candidates)
+    return max(_WIDER, float(quantile) / _NORMAL) if candidates > 1 else 1.0
 
 
 def strategy_of_rows(first_half: ArrayLike, winner: Winner) -> NDArray[np.int64]:
@@ -95,12 +105,12 @@ def strategy_of_rows(first_half: ArrayLike, winner: Winner) -> NDArray[np.int64]
     return np.where(np.asarray(first_half, dtype=bool), winner.second, winner.first)
 
 
-def _clear(gains: Floats, chosen: int) -> bool:
-    """Whether every other strategy lies far below the chosen one, by paired differences over clients."""
+def _near(gains: Floats, chosen: int) -> list[int]:
+    """The strategies that do not lie far below the chosen one, by paired differences over clients."""
+    near = []
     for place, other in enumerate(gains):
-        if place != chosen:
-            apart = gains[chosen] - other
-            apart = apart[~np.isnan(apart)]
-            if len(apart) < 2 or apart.mean() <= _CLEAR * apart.std(ddof=1) / np.sqrt(len(apart)):
-                return False
-    return True
+        apart = gains[chosen] - other
+        apart = apart[~np.isnan(apart)]
+        if place != chosen and len(apart) and (len(apart) < 2 or apart.mean() <= _CLEAR * apart.std(ddof=1) / np.sqrt(len(apart))):
+            near.append(place)
+    return near
