@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scarcity_ray.core.randomness import stream
-from scarcity_ray.inference.conclusion import Conclusion, conclude
+from scarcity_ray.inference.conclusion import Conclusion, Verdict, conclude
 from scarcity_ray.inference.mean_gain import mean_gain
 from scarcity_ray.inference.paired import gain_variances, over_seeds, paired_means
 from scarcity_ray.inference.shrinkage import Shrunk, shrink
@@ -18,20 +18,38 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 FEATURES = 12
 USED = 4
 """Features that one strategy uses, so that strategies differ."""
+FRESH = 200
+"""Further rows of each client, which tell its true gain."""
 
 
 class Rows(NamedTuple):
     """What is lost on each test row, lower is better: alone, guess `[seeds, clients, rows]`, strategies
-    `[strategies, seeds, clients, rows]`. row: which row of its client it is `[seeds, clients, rows]`."""
+    `[strategies, seeds, clients, rows]`. row: which row of its client it is `[seeds, clients, rows]`. true: each client's expected
+    gain with the trained models `[strategies, clients]`."""
 
     alone: Floats
     guess: Floats
     strategies: Floats
     row: Any
+    true: Floats
 
 
-def judge(rows: Rows, seed: int) -> tuple[Conclusion, Shrunk, bool]:
-    """The conclusion, the clients' shrunk gains, and whether the mean gain's interval lies above 0."""
+class Judged(NamedTuple):
+    """above: whether the interval of the mean gain over alone lies above 0. true: clients' expected gains of the choice."""
+
+    conclusion: Conclusion
+    shrunk: Shrunk
+    above: bool
+    true: Floats
+
+    @property
+    def pays(self) -> bool:
+        """Whether the verdict says so, for all or on average."""
+        return self.conclusion.verdict in (Verdict.PAYS, Verdict.HARMS_SOME)
+
+
+def judge(rows: Rows, seed: int) -> Judged:
+    """From test rows to the conclusion."""
     seeds, clients, each = rows.alone.shape
     client = np.broadcast_to(np.arange(clients)[:, None], (seeds, clients, each))
     first = halves(seed, client.ravel(), rows.row.ravel()).reshape(client.shape)
@@ -53,7 +71,8 @@ def judge(rows: Rows, seed: int) -> tuple[Conclusion, Shrunk, bool]:
     variances = gain_variances(paired, np.tile(who, seeds), rows.row.ravel())
     shrunk = shrink(paired.gain, np.sqrt(variances))
     noise = float(variances.sum()) / clients**2
-    return conclude(by_client, by_client, over_guess, shrunk.sure, row_noise=noise, test_rows=each), shrunk, by_client.low > 0
+    conclusion = conclude(by_client, by_client, over_guess, shrunk.sure, row_noise=noise, test_rows=each)
+    return Judged(conclusion, shrunk, by_client.low > 0, (rows.true[winner.first] + rows.true[winner.second]) / 2)
 
 
 def nobody_gains(kind: str, strategies: int, seeds: int, seed: int, clients: int = 30, rows: int = 24) -> Rows:
@@ -63,20 +82,24 @@ def nobody_gains(kind: str, strategies: int, seeds: int, seed: int, clients: int
     linear model of its own for each client, with squared errors. Alone is the better, by leaving one training row
     out, of the client's own majority or mean and its own ridge; each strategy a ridge on all training rows and some features.
     """
-    draw = stream(seed, kind, strategies, seeds)
-    x = draw.standard_normal((clients, rows, FEATURES))
-    if kind == "unrelated coefficients":
-        y = np.einsum("cnp,cp->cn", x, draw.standard_normal((clients, FEATURES)) / np.sqrt(FEATURES)) + draw.standard_normal(
-            (clients, rows)
-        )
+    draw, total = stream(seed, kind, strategies, seeds), rows + FRESH
+    x, signs = draw.standard_normal((clients, total, FEATURES)), kind != "unrelated coefficients"
+    if signs:
+        y = np.where(draw.random((clients, total)) < (0.5 if kind == "coin flips" else 0.35), 1.0, -1.0)
     else:
-        y = np.where(draw.random((clients, rows)) < (0.5 if kind == "coin flips" else 0.35), 1.0, -1.0)
-    signs = kind != "unrelated coefficients"
+        y = np.einsum("cnp,cp->cn", x, draw.standard_normal((clients, FEATURES)) / np.sqrt(FEATURES)) + draw.standard_normal(
+            (clients, total)
+        )
     used = [draw.permutation(FEATURES)[:USED] for _ in range(strategies)]
     order = draw.random((seeds, clients, rows)).argsort(-1)
-    split = [_one_split(x, y, signs, used, chosen[:, : rows // 2], chosen[:, rows // 2 :]) for chosen in order]
+    fresh = np.broadcast_to(np.arange(rows, total), (clients, FRESH))
+    half = rows // 2
+    split = [_one_split(x, y, signs, used, one[:, :half], np.concatenate([one[:, half:], fresh], axis=1)) for one in order]
     alone, guess, shared = (np.stack(part) for part in zip(*split, strict=True))
-    return Rows(alone, guess, np.swapaxes(shared, 0, 1), order[..., rows // 2 :])
+    shared = np.swapaxes(shared, 0, 1)
+    tested = slice(0, rows - half)
+    true = (alone[..., rows - half :] - shared[..., rows - half :]).mean((1, 3))
+    return Rows(alone[..., tested], guess[..., tested], shared[..., tested], order[..., half:], true)
 
 
 def _loss(predicted: Floats, labels: Floats, signs: bool) -> Floats:
@@ -116,7 +139,7 @@ def given_gains(gains: Floats, each: int, seed: int, accuracy_alone: float = 0.7
     alone = np.where(one < accuracy_alone, 0.0, 1.0)
     federated = np.where(other < np.clip(accuracy_alone + gains, 0, 1)[:, None], 0.0, 1.0)
     guess = np.where(draw.random(shape) < 0.5, 0.0, 1.0)
-    return Rows(alone, guess, federated[None], np.broadcast_to(np.arange(each), shape))
+    return Rows(alone, guess, federated[None], np.broadcast_to(np.arange(each), shape), gains[None])
 
 
 def clients_differ(strategies: int, seed: int, clients: int = 30, rows: int = 24) -> Rows:
@@ -125,4 +148,4 @@ def clients_differ(strategies: int, seed: int, clients: int = 30, rows: int = 24
     gains = 0.5 * draw.standard_normal((strategies, 1, clients, 1))
     alone = draw.standard_normal((1, clients, rows))
     losses = alone - gains + draw.standard_normal((strategies, 1, clients, rows))
-    return Rows(alone, alone + 5, losses, np.broadcast_to(np.arange(rows), alone.shape))
+    return Rows(alone, alone + 5, losses, np.broadcast_to(np.arange(rows), alone.shape), gains[:, 0, :, 0])

@@ -43,7 +43,8 @@ def shrink(gains: ArrayLike, errors: ArrayLike, margin: float = 0.0) -> Shrunk:
 
     gains: `[clients]`, NaN where there is none. errors: `[clients]`, standard errors. margin: what counts as equal, in
     the gain's unit. The prior is a mixture of a point mass at zero and of uniforms from 0 to +-a on a grid of a, so
-    unimodal at zero and free to lean; its weights maximise the penalised likelihood, by EM. Of more than 10,000 clients evenly
+    unimodal at zero and free to lean; its weights maximise the penalised likelihood, by EM, and are averaged with those of
+    no gain at all. Of more than 10,000 clients evenly
     spaced ones fit the prior.
     Raises ValueError where shapes differ, an error of a client with a gain is not positive and finite, or margin is negative.
     """
@@ -70,7 +71,8 @@ def _posterior(g: Floats, s: Floats, margin: float) -> tuple[Floats, Floats, Flo
         [-0.5 * (g / s) ** 2 - np.log(s) - 0.5 * np.log(2 * np.pi), _log_half(g, s, widths), _log_half(-g, s, widths)]
     )
     likelihood = np.exp(density - density.max(1, keepdims=True))
-    weights = _weights(likelihood[:: -(-len(g) // _FITTED)])
+    fitted = likelihood[:: -(-len(g) // _FITTED)]
+    weights = _with_null(_weights(fitted), fitted)
     chance = likelihood * weights
     chance /= chance.sum(1, keepdims=True)
     up, down = np.split(chance[:, 1:], 2, axis=1)
@@ -103,6 +105,18 @@ def _weights(likelihood: Floats) -> Floats:
             return changed
         weights = changed
     return weights
+
+
+def _with_null(weights: Floats, likelihood: Floats) -> Floats:
+    """The weights, averaged with the point mass alone by how likely each is (BIC; Schwarz, Annals of Statistics 6, 1978): the
+    mixture's two more numbers, how many gain and how much, each cost half a log of the number of clients."""
+    null = np.zeros_like(weights)
+    null[0] = 1
+    # a client that the point mass cannot explain has a likelihood of 0 there
+    better = float(np.log(likelihood @ weights).sum() - np.log(np.maximum(likelihood[:, 0], 1e-300)).sum())
+    chance = 1 / (1 + len(likelihood) * float(np.exp(min(0.0, -better))))
+    mixed: Floats = chance * weights + (1 - chance) * null
+    return mixed
 
 
 def _log_between(low: Floats, high: Floats) -> Floats:
