@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
-from scipy.stats import kurtosis, skew
 
 Floats = NDArray[np.float64]
 
@@ -136,10 +135,20 @@ def _degrees(h: Floats) -> float:
 
 
 def _kurtosis(distances: Floats) -> float:
-    """Of the gains beyond that of normal ones, at least 0; 0 of fewer than four, or where all are the same."""
+    """Of the gains beyond that of normal ones (G2 of Joanes and Gill, The Statistician 47, 1998), at least 0; 0 of fewer than
+    four, or where all are the same."""
     if len(distances) < 4 or np.ptp(distances) <= 1e-12 * np.abs(distances).max():
         return 0.0
-    return max(0.0, float(kurtosis(distances, bias=False)))
+    n, squares = len(distances), (distances - distances.mean()) ** 2
+    excess = float((squares**2).mean() / squares.mean() ** 2) - 3
+    return max(0.0, (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6))
+
+
+def _skewness(values: Floats) -> float:
+    """Of three seeds or more, with mean 0 and not all the same (G1 of Joanes and Gill 1998), held to -2 and 2."""
+    n = len(values)
+    skewness = float((values**3).mean() / (values**2).mean() ** 1.5) * float(np.sqrt(n * (n - 1))) / (n - 2)
+    return max(-2.0, min(2.0, skewness))
 
 
 def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float) -> MeanGain:
@@ -154,7 +163,7 @@ def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float)
         chance = from_clients**2 / degrees + (between / seeds) ** 2 / (seeds - 1) + (parts.noise / seeds) ** 2 / (seeds - 1) / normal
         degrees = total**2 / chance
         if seeds > 2:
-            third += float(np.clip(skew(parts.shared, bias=False), -2, 2)) * from_seeds**1.5 / float(np.sqrt(seeds))
+            third += _skewness(parts.shared) * from_seeds**1.5 / float(np.sqrt(seeds))
     error = widen * float(np.sqrt(total))
     half = _student(degrees) * error
     # Johnson's shift; at most it doubles a side

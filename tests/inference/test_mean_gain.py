@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import kurtosis, skew
 from scipy.stats import t as student
 
-from scarcity_ray.inference.mean_gain import mean_gain
+from scarcity_ray.inference.mean_gain import _kurtosis, _skewness, mean_gain
 
 GAINS = st.tuples(st.integers(1, 4), st.integers(2, 8)).flatmap(lambda shape: arrays(float, shape, elements=st.integers(-9, 9)))
 FIELDS = ("mean", "low", "high")
@@ -58,6 +59,13 @@ def test_the_side_of_the_long_tail_is_longer():
     symmetric = student.ppf(0.975, found.degrees) * found.standard_error
     assert found.mean - found.low == pytest.approx(symmetric)
     assert symmetric < found.high - found.mean <= 2 * symmetric
+
+
+def test_moments_are_scipys():
+    values = np.random.default_rng(0).exponential(size=12)
+    assert _kurtosis(values) == pytest.approx(kurtosis(values, bias=False))
+    assert _skewness(values - values.mean()) == pytest.approx(skew(values, bias=False))
+    assert _kurtosis(np.array([-1.0, -1, 1, 1])) == _kurtosis(np.full(9, 0.1)) == _kurtosis(values[:3]) == 0
 
 
 def test_rows_weigh():
