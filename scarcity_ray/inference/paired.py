@@ -91,16 +91,17 @@ def over_seeds(seeds: Sequence[Paired], client: Sequence[ArrayLike]) -> Paired:
 def gain_variances(paired: Paired, client: ArrayLike, row: ArrayLike | None = None) -> Floats:
     """The variance of each client's gain `[clients]`, in the gain's squared unit, above 0; NaN where the gain is.
 
-    client: `[rows]`, of the parts. row: `[rows]`, which row of its client each is, where some occur more than once
+    client: `[rows]`, of the parts. row: `[rows]`, which row of its client each is, from 0, where some occur more than once
     (several seeds): their parts are added before they are squared, as they are one draw from the client's population.
     Variances are shrunk towards the pooled one by `shrunk_variances`.
     """
     clients = len(paired.gain)
     who, (parts,) = _rows(client, clients, paired.parts)
     if row is not None:
-        distinct, places = np.unique(np.stack([who, np.asarray(row)]), axis=1, return_inverse=True)
-        parts = np.bincount(places.ravel(), parts, minlength=distinct.shape[1]).astype(np.float64)
-        who = distinct[0]
+        number = np.asarray(row, dtype=np.int64)
+        each = int(number.max(initial=0)) + 1
+        distinct, places = np.unique(who * each + number, return_inverse=True)
+        parts, who = np.bincount(places, parts, minlength=len(distinct)).astype(np.float64), distinct // each
     counts = np.where(np.isnan(paired.gain), 0.0, np.bincount(who, minlength=clients))
     return shrunk_variances(np.bincount(who, parts**2, minlength=clients) * counts, counts) / np.maximum(counts, 1)
 

@@ -40,18 +40,20 @@ class Winner(NamedTuple):
 def halves(seed: int, client: ArrayLike, row: ArrayLike) -> NDArray[np.bool_]:
     """Which rows are in the first half `[rows]`: of each client every second one, by a hash of (seed, client, row).
 
-    client, row: `[rows]`, whole numbers; a row that occurs in several seeds is in the same half in all. Of an odd number
+    client, row: `[rows]`, whole numbers from 0; a row that occurs in several seeds is in the same half in all. Of an odd number
     the hash of the client says which half has one more.
     """
     who, what = np.asarray(client, dtype=np.int64), np.asarray(row, dtype=np.int64)
-    pairs, places = np.unique(np.stack([who, what], axis=1), axis=0, return_inverse=True)
-    order = np.lexsort((hash64(seed, "halves", pairs[:, 0], pairs[:, 1]), pairs[:, 0]))
-    sorted_clients = pairs[order, 0]
+    each = int(what.max(initial=0)) + 1
+    distinct, places = np.unique(who * each + what, return_inverse=True)
+    owner = distinct // each
+    order = np.lexsort((hash64(seed, "halves", owner, distinct % each), owner))
+    sorted_clients = owner[order]
     rank = np.arange(len(order)) - np.searchsorted(sorted_clients, sorted_clients)
     odd = hash64(seed, "larger half", sorted_clients) & np.uint64(1)
     first = np.empty(len(order), dtype=bool)
     first[order] = (rank + odd.astype(np.int64)) % 2 == 0
-    return first[places.ravel()]
+    return first[places]
 
 
 def best(gains: ArrayLike, rows: ArrayLike | None = None) -> int:
