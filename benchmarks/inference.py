@@ -1,6 +1,6 @@
 """Do the intervals cover, and does "pays" stay away where nobody gains? Federations whose truth is known.
 
-    python benchmarks/inference.py           # 400 federations a setting, about ten minutes on one core
+    python benchmarks/inference.py           # 400 federations a setting, about a quarter of an hour
     python benchmarks/inference.py --quick   # 100 and fewer settings, under a minute
 
 mean gain: each client's ridge against one ridge on everybody's rows, 10 to 200 clients of 8 to 60 rows, in which all clients are
@@ -50,7 +50,7 @@ def mean_gains(federations: int, quick: bool) -> tuple[list[Figure], list[dict[s
     for metric in ("squared", "accuracy"):
         for kind, clients, count in ((k, c, n) for k in KINDS for c in sizes for n in rows):
             found += _world(World(clients, count, metric, *KINDS[kind]), kind, federations, 1000 if clients < 200 else 400)
-    figures = []
+    figures: list[Figure] = []
     for seeds, resplit in DESIGNS:
         mine = [one for one in found if (one["seeds"], one["resplit"]) == (seeds, resplit)]
         name = "1 seed" if seeds == 1 else f"{seeds} seeds, {'splits of the same rows' if resplit else 'fresh draws'}"
@@ -62,11 +62,9 @@ def mean_gains(federations: int, quick: bool) -> tuple[list[Figure], list[dict[s
         for form in mine[0]["forms"]:
             covered = [one["forms"][form] for one in mine]
             figures.append(Figure("", f"  {form}", f"{min(covered):.1%} to {max(covered):.1%}, mean {np.mean(covered):.1%}", "", None))
-    outside = [one for one in found if not 0.92 <= one["coverage"] <= 0.99]
-    for one in outside:
+    for one in (one for one in found if not 0.92 <= one["coverage"] <= 0.99):
         setting = f"{one['metric']}, {one['kind']}, {one['clients']} clients of {one['rows']}, {one['seeds']} seeds"
-        setting += "" if one["seeds"] == 1 else ", splits" if one["resplit"] else ", fresh"
-        figures.append(Figure("  outside", setting, f"{one['coverage']:.1%}", "", None))
+        figures.append(Figure("  outside", f"{setting}, {'splits' if one['resplit'] else 'fresh'}", f"{one['coverage']:.1%}", "", None))
     return figures, found
 
 
