@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.actors.by_hand import lone_federation
-from scarcity_ray.actors.report import ChunkReport, Ids, Report, report_of
+from scarcity_ray.actors.report import ChunkReport, Ids, Measured, Report, report_of
 from scarcity_ray.actors.validation import MalformedUpdate, Validation, Wanted, require_payload, validate_updates
 from scarcity_ray.core import insights
 from scarcity_ray.core.exchange import ClientResult, ServerState, State, Uploads, packed_bytes
@@ -22,7 +22,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import GLOBAL, client_columns
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.training.chunks import chunks
-from scarcity_ray.training.evaluate import Stats, evaluate_metrics, merge_metrics, start_metrics
+from scarcity_ray.training.evaluate import RowValues, Stats, evaluate_metrics, merge_metrics, start_metrics
 from scarcity_ray.training.measures import scalar_columns
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.rows import Rows
@@ -205,24 +205,26 @@ class Client:
     def evaluate(self, state: ServerState, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
         """What `measure` finds, each metric as the clients' values `[n]` in the user's unit, `test_NAME`: NaN for a client without
         test rows, and where a metric does not apply."""
-        columns, stats, of_global = self.measure(state, ids)
-        return columns | client_columns(stats) | client_columns(of_global, GLOBAL)
+        found = self.measure(state, ids)
+        return found.columns | client_columns(found.stats) | client_columns(found.of_global, GLOBAL)
 
-    def measure(self, state: ServerState, ids: Ids | None = None) -> tuple[dict[str, NDArray[Any]], Stats, Stats]:
+    def measure(self, state: ServerState, ids: Ids | None = None, rows: bool = False) -> Measured:
         """The statistics of each metric for each client's model on its own test rows, by rising id, and columns `[n]` of the
         clients table: client_id, and expert_id where the strategy has clients choose one. A strategy that adapts does so
-        first, on training rows. Then the statistics of the global model, where it is tested beside personal ones.
+        first, on training rows. Then the statistics of the global model, where it is tested beside personal ones. rows: also what the
+        metric that decides says of each row.
         """
         ids = self.ids if ids is None else np.sort(ids)
         strategy, problem, scale = self.strategy, self.problem, self.federation.label_scale
         parts, globals_, experts = [start_metrics(problem, ids, scale)], list[Stats](), np.full(len(ids), -1)
+        single = [RowValues(ids[:0], ids[:0], np.zeros(0))]
         local = strategy.server_half == "meta_learner"
         test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
 
         def test_models(chunk: Ids, client: State) -> None:
             models = strategy.eval_models(state.received(chunk), client)
             if (reported := _reported(models)) is not None:
-                parts.append(evaluate_metrics(problem, reported, test, chunk, scale))
+                parts.append(evaluate_metrics(problem, reported, test, chunk, scale, rows=single if rows else None))
             if len(models) > 1:
                 globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale))
 
@@ -243,7 +245,7 @@ class Client:
                 here = ids[start : start + piece]
                 test_models(here, self._recall(here))
         columns = {"client_id": ids} | ({"expert_id": experts} if (experts >= 0).any() else {})
-        return columns, merge_metrics(parts), merge_metrics(globals_) if globals_ else {}
+        return Measured(columns, merge_metrics(parts), merge_metrics(globals_) if globals_ else {}, RowValues.merge(single))
 
     def personal(self, state: ServerState) -> tuple[Ids, NDArray[Any]] | None:
         """The clients of the block and their personal models, one row each; None where they keep none."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scarcity_ray.core.insights import Rejection
+from scarcity_ray.training.evaluate import RowValues, Stats
 from scarcity_ray.training.rows import Rows
 from scarcity_ray.training.sums import Sums
 
@@ -47,12 +48,24 @@ class Report:
     insights: pa.RecordBatch | None = None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What testing some clients found. columns: of the clients table, `[n]` each, by rising id. stats: of each metric, by its name.
+    of_global: those of the global model, where it is tested beside personal ones. rows: of the metric that decides, where asked for."""
+
+    columns: dict[str, NDArray[Any]]
+    stats: Stats
+    of_global: Stats
+    rows: RowValues
+
+
 @dataclass
 class RoundResult:
     """What one round left.
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
+    tested_rows: after the last round, what the metric that decides says of each test row.
     insights: the accepted insights. learned: what summary.json says of the round. rejected: whose update or
     insight did not enter (None where an insight names no client), and why. diverged: not one update could be used. done: the
     strategy has nothing more to learn. server, client_state: the state dicts of the server and of all clients, where they were asked
@@ -62,6 +75,7 @@ class RoundResult:
     row: dict[str, Any]
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
+    tested_rows: RowValues | None = None
     insights: pa.RecordBatch | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)

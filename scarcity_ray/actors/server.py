@@ -17,7 +17,7 @@ from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.gathering import aggregate
 from scarcity_ray.actors.meta_learner import MetaLearner
-from scarcity_ray.actors.report import Ids, Report, RoundResult, report_of
+from scarcity_ray.actors.report import Ids, Measured, Report, RoundResult, report_of
 from scarcity_ray.core import insights, metrics
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
 from scarcity_ray.core.insights import Rejection, Sent
@@ -27,7 +27,7 @@ from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
-from scarcity_ray.training.evaluate import merge_metrics
+from scarcity_ray.training.evaluate import RowValues, merge_metrics
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 
@@ -177,9 +177,10 @@ class Server:
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
-    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
+    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False, last: bool = False) -> RoundResult | None:
         """A round of a run, which may have been ordered before the last one ended: None, and nothing done, once the strategy has
-        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs."""
+        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs. last:
+        no round follows."""
         if self._over:
             return None
         self._over = True  # should this round fail, those that are ordered already must not be run without it
@@ -189,7 +190,7 @@ class Server:
             strategy, problem, _ = self._next
             self._next = None
             self._start(strategy, problem, self.state)
-        result = self.run_round(round, evaluated, test)
+        result = self.run_round(round, evaluated, test, last)
         self._over = result.diverged or result.done
         if keep and not self._forgets:
             began = time.perf_counter()
@@ -197,9 +198,9 @@ class Server:
             result.kept_seconds = time.perf_counter() - began
         return result
 
-    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True) -> RoundResult:
+    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True, last: bool = False) -> RoundResult:
         """Broadcast, local work, aggregation. round: the next one if left out. test: whether the clients `evaluated` (all if left
-        out) are tested after it; after the last round of a strategy that ends they are in any case."""
+        out) are tested after it; after the last round of a strategy that ends they are in any case. last: it is the last in any case."""
         self.round = self.round + 1 if round is None else round
         plan = self.plan_round()
         down = self._down_bytes(plan.ids)
@@ -222,7 +223,7 @@ class Server:
             self._deliver()
         result = self._result(report, heard, [*report.rejected.items(), *rejections])
         if test or update.done:
-            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients)
+            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or update.done)
         result.learned, result.diverged, result.done = update.learned, diverged, update.done
         # Where the payload is too large to be written down, a later process could not read it back.
         if self.strategy.sends_insights:
@@ -375,14 +376,16 @@ class Server:
         weight = self.problem.samples[report.ids[trained]].astype(np.float64)
         return float((weight * report.loss[trained]).sum() / weight.sum()) if weight.sum() else None
 
-    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]]) -> None:
+    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], rows: bool) -> None:
         """Tests clients and adds what was found to the result. more: columns `[clients]` of the clients table."""
-        found = list(self.clients.map(Client.measure, self._by_actor(ids), shared=(self._sent(self.state),)).values())
-        columns = {name: np.concatenate([part[0][name] for part in found]) for name in found[0][0]}
+        orders = {actor: (*order, rows) for actor, order in self._by_actor(ids).items()}
+        found: list[Measured] = list(self.clients.map(Client.measure, orders, shared=(self._sent(self.state),)).values())
+        columns = {name: np.concatenate([part.columns[name] for part in found]) for name in found[0].columns}
         order = np.argsort(columns["client_id"])
         columns = {name: value[order] for name, value in columns.items()}
-        stats = merge_metrics([part[1] for part in found])
-        of_global = merge_metrics([part[2] for part in found]) if found[0][2] else {}
+        stats = merge_metrics([part.stats for part in found])
+        of_global = merge_metrics([part.of_global for part in found]) if found[0].of_global else {}
+        result.tested_rows = RowValues.merge([part.rows for part in found]) if rows else None
         columns |= (
             metrics.client_columns(stats)
             | metrics.client_columns(of_global, metrics.GLOBAL)

@@ -62,6 +62,9 @@ Only these are hashed. Another metric is an observation: it changes no result, s
 """
 
 
+_GAIN = "accuracy, or root mean square error, against the client at its best alone, after the last round; above 0: better"
+
+
 def rounds() -> pa.Schema:
     """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit."""
     measured = {field.name: field for metric in METRICS for field in _of_round(metric)}
@@ -103,6 +106,11 @@ def clients() -> pa.Schema:
         column("contribution", pa.float64(), "loss", "what it saves the others of its expert: ensemble.contribution", nullable=True),
         column("contribution_whole", pa.float64(), "loss", "what it saves all others where one head serves all", nullable=True),
         *measured.values(),
+        *(
+            column(f"gain{half}{part}", pa.float64(), "", f"{what}{where}", nullable=True, hashed="no")
+            for half, where in (("", ""), ("_0", ", on one half of the test rows"), ("_1", ", on the other half"))
+            for part, what in (("", _GAIN), ("_error", "standard error of the gain, from the test rows"))
+        ),
     )
 
 

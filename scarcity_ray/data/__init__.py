@@ -48,6 +48,11 @@ class Drift(Spec):
 class Data(Spec):
     """The `data` section of a scenario."""
 
+    @property
+    def keeps_clients(self) -> bool:
+        """Whether a client holds the same rows under every seed: the data name their clients, and all of these take part."""
+        return isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset) and not self.held_out_clients
+
     source: Annotated[Source, Field(description="where the rows come from")]
     clients: Annotated[int | None, Field(ge=1, description="number of clients; may be left out if the data have clients of their own")] = (
         None

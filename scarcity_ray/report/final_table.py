@@ -35,7 +35,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     wide = any("seeds" in entry for entry in summary["strategies"].values())  # with spreads, 80 columns have no room for more
     rows = () if wide else ("all\nrows",)
     heads = (f"{shown.short}\nmean", *rows, "worst\ntenth", *(f"{one.short}\nmean" for one in others))
-    for head in (*heads, "better\noff", "worse\noff", "KB a\nclient", "\nrounds", "\nseconds"):
+    for head in (*heads, "surely\nbetter", "surely\nworse", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
     best = best_of(summary["strategies"], summary["task"])
     for name, entry in summary["strategies"].items():
@@ -47,11 +47,10 @@ def final_table(summary: Mapping[str, Any]) -> Table:
             *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
             _cell(entry, f"{shown.key}{WORST}"),
             *(_cell(entry, one.key) for one in others),
-            _share(entry["share_better_than_alone"]),
-            _share(entry["share_worse_than_alone"]),
+            *(_count(entry, name) for name in ("surely_better", "surely_worse")),
             _short(entry["bytes_per_client"] / 1024),
-            f"{entry['rounds']:g}",
-            _short(entry["seconds"]),
+            f"{entry['rounds']:g}" if entry["rounds"] else "-",
+            _short(entry["seconds"]) if entry["rounds"] else "-",
             style=style,
         )
     return table
@@ -63,7 +62,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     console.print(final_table(summary), highlight=False)
     notes = ["mean: over clients", "all rows: over test rows", "worst tenth: of the clients"]
     if summary["alone"]:
-        notes.append(f"better and worse off: clients, against {summary['alone']}")
+        notes.append("surely better and worse: clients, against themselves alone")
     seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
     if seeds > 1:
         notes.remove("all rows: over test rows")
@@ -122,8 +121,8 @@ def _cell(entry: Mapping[str, Any], key: str) -> str:
     return number(entry.get(key)) + ("±" + f"{spread:.3f}".lstrip("0") if spread is not None and spread == spread else "")
 
 
-def _share(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
+def _count(entry: Mapping[str, Any], name: str) -> str:
+    return f"{entry['gain'][name]:,}" if "gain" in entry else "-"
 
 
 def _short(value: float) -> str:

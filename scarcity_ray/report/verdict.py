@@ -1,16 +1,13 @@
-"""One sentence from the numbers: whether federating pays, for how many clients, and how many bytes it takes."""
+"""The answer in a few sentences: whether federating pays, how sure that is, for whom, for the next client, and at what cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from scarcity_ray.core import statistics
-from scarcity_ray.core.metrics import WORST, headline
+from scarcity_ray.core.metrics import headline
+from scarcity_ray.inference.conclusion import Verdict
 from scarcity_ray.report.units import number, size
-
-NOT_FEDERATED = ("local_only", "pooled")
-"""The kinds that are only compared with: every client alone, and everybody's rows in one place."""
 
 
 def best_of(entries: Mapping[str, Mapping[str, Any]], task: str) -> str | None:
@@ -24,47 +21,63 @@ def best_of(entries: Mapping[str, Mapping[str, Any]], task: str) -> str | None:
     return (max if shown.metric.higher_is_better else min)(values, key=lambda name: values[name]) if values else None
 
 
+_ANSWERS = {
+    Verdict.PAYS: "Federating pays",
+    Verdict.HARMS_SOME: "Federating pays on average, but surely harms some",
+    Verdict.UNCLEAR: "No clear gain",
+    Verdict.DOES_NOT_PAY: "Federating does not pay",
+}
+
+
 def verdict(summary: Mapping[str, Any]) -> str:
-    """The answer of summary.json (see Tally.summary), which compares the best federated strategy with local_only.
+    """The answer of summary.json (see Tally.summary): the best federated strategy against every client at its best alone.
 
-    With repeats the paired differences over seeds decide, by their 95 % interval; with one seed the difference itself.
+    Claims go by the 95 % interval of the mean gain over clients, and a client is surely better or worse off by its own rows and what
+    all clients' gains together say (see results.gains).
     """
-    shown = headline(summary["task"])
-    key, metric, higher = shown.key, shown.mean, shown.metric.higher_is_better
-    ran = {name: entry for name, entry in summary["strategies"].items() if entry.get(key) is not None and entry["status"] != "diverged"}
-    federated = {name: entry for name, entry in ran.items() if entry["kind"] not in NOT_FEDERATED}
-    best = best_of(federated, summary["task"])
-    if best is None:
-        return "No federated strategy came to a result, so there is nothing to judge."
-    entry, alone = federated[best], ran.get(summary["alone"] or "")
-    cost = f"at {size(entry['bytes_per_client'])} a client"
-    tail = f"{key}{WORST}"
-    if alone is None:
-        reached = f"{best} reaches a {metric} of {number(entry[key])} (worst tenth {number(entry[tail])}) {cost}"
-        return f"{reached}; whether that pays, only local_only beside it can say."
-    gain, doubt = _gain(entry, alone, key, higher)
-    change = f"{metric} {number(alone[key])} alone, {number(entry[key])} with {best}"
-    change += f" (worst tenth {number(alone[tail])}, {number(entry[tail])})"
-    better, worse = entry["share_better_than_alone"], entry["share_worse_than_alone"]
-    who = "" if better is None else f"; {better:.0%} of the clients are better off and {worse:.0%} worse off"
-    if abs(gain) <= doubt:
-        answer = "These repeats do not tell whether federating pays"
-    elif gain <= 0:
-        answer = "Federating does not pay here"
-    elif better is not None and better < worse:
-        answer = "Federating pays on average, but not for most clients"
-    else:
-        answer = "Federating pays"
-    return f"{answer}: {change}{who}, {cost}."
+    entries, found, shown = summary["strategies"], summary.get("best"), headline(summary["task"])
+    if found is None:
+        return "No federated strategy came to a result that can be compared, so there is nothing to judge."
+    gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]
+    if conclusion["verdict"] == Verdict.NOTHING_LEARNED.value:
+        guess = f"a guess, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}"
+        return f"Nothing was learned: no federated strategy is surely better than {guess}."
+    reached = " or ".join(f"{number(entries[name][shown.key])} with {name}" for name in names)
+    change = f"{shown.mean} {number(entries['alone'][shown.key])} alone, {reached}"
+    sentences = [f"{_ANSWERS[Verdict(conclusion['verdict'])]}: {change}; {_interval(gain, conclusion)}."]
+    if len(names) > 1:
+        sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
+    sentences += [*_needed(conclusion), _for_whom(gain), *_next(gain)]
+    if conclusion["weightings_disagree"]:
+        sentences.append(f"Counted by test rows the mean gain is {_signed(gain['by_row']['mean'])}: large clients differ from small ones.")
+    cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
+    return " ".join([*sentences, f"It takes {cost} a client."])
 
 
-def _gain(entry: Mapping[str, Any], alone: Mapping[str, Any], key: str, higher: bool) -> tuple[float, float]:
-    """How much better than alone, and half the width of its interval over the seeds both have (0 for one seed)."""
-    sign = 1.0 if higher else -1.0
-    federated, local = entry.get("seeds", {}), alone.get("seeds", {})
-    pairs = [(federated[seed][key], local[seed][key]) for seed in federated if seed in local]
-    differences = [sign * (one - other) for one, other in pairs if one is not None and other is not None]
-    if len(differences) < 2:
-        return sign * float(entry[key] - alone[key]), 0.0
-    spread = statistics.spread(differences)
-    return spread.mean, spread.half_width
+def _interval(gain: Mapping[str, Any], conclusion: Mapping[str, Any]) -> str:
+    if gain["low"] is None:
+        return f"the gain is {_signed(gain['mean'])} for one client, which does not tell how others would do"
+    luck = ", for these trained models" if conclusion["given_models"] else ""
+    return f"the mean gain is {_signed(gain['mean'])} (95 % interval {_signed(gain['low'])} to {_signed(gain['high'])}{luck})"
+
+
+def _needed(conclusion: Mapping[str, Any]) -> list[str]:
+    """What would tell, where there is no clear gain."""
+    words = {"repeats": "repeats", "test_rows": "test rows a client", "clients": "such clients"}
+    ways = [f"{count:,} {words[name]}" for name, count in (conclusion["needed"] or {}).items() if count is not None]
+    return [f"If the mean gain stays as it is, {' or '.join(ways)} would tell."] if ways else []
+
+
+def _for_whom(gain: Mapping[str, Any]) -> str:
+    better, worse, rest = (f"{gain[name]:,}" for name in ("surely_better", "surely_worse", "cannot_tell"))
+    return f"Of {gain['clients']:,} clients {better} are surely better off and {worse} surely worse off; for {rest} their rows cannot tell."
+
+
+def _next(gain: Mapping[str, Any]) -> list[str]:
+    if gain["next_low"] is None:
+        return []
+    return [f"The next client gains {_signed(gain['next_low'])} to {_signed(gain['next_high'])} (95 %)."]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.3g}"

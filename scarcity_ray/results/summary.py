@@ -10,12 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core import statistics
 from scarcity_ray.core.metrics import METRICS, POOLED, WORST, headline
+from scarcity_ray.results.gains import Gains, SeedGains, describe_best, interval
 
 Task = Literal["classification", "regression"]
 Status = Literal["finished", "diverged", "interrupted"]
 
+NOT_FEDERATED = ("local_only", "pooled", ALONE, GUESS)
+"""The kinds that are only compared with: every client alone, all rows in one place, and a guess."""
+
+_SHARES = ("better", "equal", "worse")
 _GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
 
 
@@ -37,20 +43,23 @@ class _Run:
     metrics: dict[str, float | None] = field(default_factory=dict)
     clients: dict[str, NDArray[Any]] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
+    gains: SeedGains | None = None
 
 
 class Tally:
     """Adds up a run row by row; `summary` may be asked for at any moment."""
 
-    def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None) -> None:
-        """clients: the population, which bytes and steps a client are divided by."""
+    def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None, keeps_clients: bool = False) -> None:
+        """clients: the population, which bytes and steps a client are divided by. keeps_clients: whether a client has the same rows
+        under every seed."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
+        self._keeps_clients = keeps_clients
         self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
 
     def begin(self, strategy: str, kind: str, seed: int) -> None:
-        """A strategy starts; until `end` it counts as interrupted. Shares are compared with the first of kind local_only."""
+        """A strategy starts; until `end` it counts as interrupted."""
         self._kinds[strategy] = kind
         self._runs.setdefault(strategy, {})[seed] = _Run()
 
@@ -67,16 +76,28 @@ class Tally:
         if row.get("train_loss") is not None:
             run.train_loss = row["train_loss"]
 
-    def evaluated(self, row: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
-        """Takes the row of `rounds` of an evaluated round, and its columns of `clients`, arrays `[clients]` or scalars."""
-        run, size = self._runs[row["strategy"]][row["seed"]], len(columns["client_id"])
-        run.metrics = {name: row.get(name) for name in _columns()}
+    def evaluated(self, row: Mapping[str, Any] | None, columns: Mapping[str, Any]) -> None:
+        """Takes the row of `rounds` of an evaluated round, and its columns of `clients`, arrays `[clients]` or scalars.
+
+        row: None where its metrics are known already, by `load_state_dict`; then columns hold strategy and seed, scalars.
+        """
+        strategy, seed = ((columns if row is None else row)[name] for name in ("strategy", "seed"))
+        run, size = self._runs[strategy][seed], len(columns["client_id"])
+        if row is not None:
+            run.metrics = {name: row.get(name) for name in _columns()}
         value = np.broadcast_to(np.asarray(columns[headline(self._task).metric.column], dtype=np.float64), size)
         run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
+        if "gain" in columns:
+            run.gains = SeedGains.of(columns)
 
     def learned(self, strategy: str, seed: int, entries: Mapping[str, Any]) -> None:
         """Takes what is known beyond metrics, of a strategy's experts or of unseen clients, by its key in the summary."""
         self._runs[strategy][seed].learned |= entries
+
+    def traffic(self, strategy: str, seed: int, uplink: int, downlink: int) -> None:
+        """Takes the bytes of all clients together, where there are no rounds that tell them."""
+        run = self._runs[strategy][seed]
+        run.uplink, run.downlink = uplink, downlink
 
     def end(self, strategy: str, seed: int, status: Status, result_hash: str) -> None:
         """A strategy has ended."""
@@ -99,7 +120,13 @@ class Tally:
             "kinds": dict(self._kinds),
             "runs": {
                 name: {
-                    str(seed): {"status": run.status, "result_hash": run.result_hash, "steps": run.steps, "learned": dict(run.learned)}
+                    str(seed): {
+                        "status": run.status,
+                        "result_hash": run.result_hash,
+                        "steps": run.steps,
+                        "learned": dict(run.learned),
+                        **({} if run.rounds else {"metrics": dict(run.metrics), "uplink": run.uplink, "downlink": run.downlink}),
+                    }
                     for seed, run in runs.items()
                 }
                 for name, runs in self._runs.items()
@@ -122,18 +149,37 @@ class Tally:
             "question": self._question,
             "task": self._task,
             "clients": self._clients,
-            "alone": self._alone(),
+            "alone": ALONE,
+            "best": self._best(),
             "recovered": self.recovered,
             "strategies": {name: self._strategy(name, runs) for name, runs in self._runs.items()},
         }
 
-    def _alone(self) -> str | None:
-        return next((name for name, kind in self._kinds.items() if kind == "local_only"), None)
-
     def _strategy(self, name: str, runs: Mapping[int, _Run]) -> dict[str, Any]:
         entries = {seed: self._entry(name, seed, run) for seed, run in runs.items()}
         first = {"kind": self._kinds[name], **next(iter(entries.values()))}
-        return first if len(entries) == 1 else {**first, **_repeats(entries)}
+        return {**(first if len(entries) == 1 else {**first, **_repeats(entries)}), **self._gain(name)}
+
+    def _gain(self, name: str) -> dict[str, Any]:
+        """What the clients' gains over themselves alone say, over all seeds; nothing where there are none."""
+        own, guess = self._gains(name), self._gains(GUESS)
+        if own is None or name == ALONE:
+            return {}
+        found = own.describe()
+        shares = {f"share_{word}_than_alone" if word != "equal" else "share_equal_to_alone": found.pop(word) for word in _SHARES}
+        if name != GUESS and guess is not None:
+            found["over_guess"] = interval(own.over(guess))
+        return {**shares, "gain": found}
+
+    def _gains(self, name: str) -> Gains | None:
+        seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
+        return Gains.of(seeds, self._keeps_clients) if seeds else None
+
+    def _best(self) -> dict[str, Any] | None:
+        """The best of the federated strategies that did not diverge."""
+        ran = [name for name, runs in self._runs.items() if all(run.status != "diverged" for run in runs.values())]
+        gains = {name: self._gains(name) for name in ran if self._kinds[name] not in NOT_FEDERATED}
+        return describe_best({name: one for name, one in gains.items() if one is not None}, self._gains(GUESS))
 
     def _entry(self, name: str, seed: int, run: _Run) -> dict[str, Any]:
         population = max(self._clients, 1)
@@ -166,15 +212,14 @@ class Tally:
 
     def _shares(self, name: str, seed: int) -> dict[str, float | None]:
         shares = None
-        alone = self._alone()
-        reference = self._runs[alone].get(seed) if alone and alone != name else None
+        reference = None if name == ALONE else self._runs.get(ALONE, {}).get(seed)
         run = self._runs[name][seed]
         if reference and reference.clients and run.clients:
             _, here, there = np.intersect1d(run.clients["client_id"], reference.clients["client_id"], return_indices=True)
             higher = headline(self._task).metric.higher_is_better
             shares = statistics.shares(run.clients["value"][here], reference.clients["value"][there], higher)
         better, equal, worse = shares or (None, None, None)
-        return {"share_better_than_alone": better, "share_equal_to_alone": equal, "share_worse_than_alone": worse}
+        return {"raw_share_better_than_alone": better, "raw_share_equal_to_alone": equal, "raw_share_worse_than_alone": worse}
 
 
 def _columns() -> list[str]:

@@ -9,12 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
-from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.log import get_logger
@@ -61,13 +57,13 @@ def rounds(
     Nothing is written. Raises ActorLost where the rounds must be started again, from a checkpoint, after `recover`; WorkerError.
     """
     strategy = next(one for one in plan.scenario.strategies if one.title == start.strategy)
-    end, every, evaluated = plan.rounds(strategy), plan.scenario.evaluation.every, evaluated_of(plan)
+    end, every, evaluated = plan.rounds(strategy), plan.scenario.evaluation.every, plan.evaluated
     ahead = iter(range(start.round + 1, (end if last is None else last) + 1))
     tickets: deque[Any] = deque()
 
     def order(count: int) -> None:
         for round in islice(ahead, count):
-            tickets.append(group.start_round(round, evaluated, round == end or round % every == 0, keep(round)))
+            tickets.append(group.start_round(round, evaluated, round == end or round % every == 0, keep(round), round == end))
 
     group.set_strategy(strategy, start, history)
     order(_AHEAD)
@@ -85,12 +81,6 @@ def rounds(
             group.check()
     for ticket in tickets:
         group.finish_round(ticket)  # it was ordered, and is not played
-
-
-def evaluated_of(plan: RunPlan) -> NDArray[np.int64]:
-    """The clients that are tested: all, or a fixed sample by the seed."""
-    clients, asked = np.arange(plan.federation.clients), plan.scenario.evaluation.clients
-    return clients if asked == "all" else np.sort(np.argsort(hash64(plan.seed, "evaluation", clients))[:asked])
 
 
 class Driver:

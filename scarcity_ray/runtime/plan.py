@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scarcity_ray.actors.validation import rows_of
+from scarcity_ray.baselines.measure import Baseline, baselines
 from scarcity_ray.core import insights
 from scarcity_ray.core.aggregation import Aggregator
 from scarcity_ray.core.exchange import ServerState, State, packed_bytes
 from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data import deal, describe
@@ -48,6 +51,23 @@ class RunPlan:
     def rounds(self, strategy: Strategy) -> int:
         """The most rounds a strategy plays."""
         return strategy.rounds or self.scenario.rounds
+
+    @property
+    def evaluated(self) -> NDArray[np.int64]:
+        """The clients that are tested: all, or a fixed sample by the seed."""
+        clients, asked = np.arange(self.federation.clients), self.scenario.evaluation.clients
+        return clients if asked == "all" else np.sort(np.argsort(hash64(self.seed, "evaluation", clients))[:asked])
+
+    @property
+    def last(self) -> int:
+        """The last round of any strategy."""
+        return max(self.rounds(strategy) for strategy in self.scenario.strategies)
+
+    @cached_property
+    def baselines(self) -> dict[str, Baseline]:
+        """What the strategies are compared with, on the clients' data of the last round."""
+        problem = next(iter(self.problems.values()))
+        return baselines(problem.base or problem, self.federation.at(self.last), self.scenario.strategies, self.evaluated)
 
     @property
     def wanted(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core.registry import class_title
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, Strategy
@@ -68,6 +69,9 @@ def _names(listed: list[tuple[int, Mapping[str, Any]]]) -> Iterator[SpecError]:
         title = strategy.get("name") or strategy_name(strategy)
         if not isinstance(title, str):
             continue
+        if title.casefold() in (ALONE, GUESS):
+            message = "that name is a baseline's, which every run computes; choose another `name`"
+            yield SpecError(("strategies", place, "name"), title, message)
         known = first.setdefault(title.casefold(), place)  # names become file names, and some disks ignore case
         if known != place:
             message = f"strategies.{known} has that name too; give one of them a different `name`"

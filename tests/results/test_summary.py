@@ -11,7 +11,7 @@ from scarcity_ray.results.files import to_json
 from scarcity_ray.results.summary import Tally
 
 
-def play(tally, strategy, seed, *, kind=None, loss=None, accuracy=None, rounds=2, bytes_up=0, rows=(4, 4), status="finished"):
+def play(tally, strategy, seed, *, kind=None, loss=None, accuracy=None, rounds=2, bytes_up=0, rows=(4, 4), status="finished", gain=None):
     """A strategy of `rounds` rounds of one client a round and half a second each, evaluated in the last."""
     tally.begin(strategy, kind or strategy, seed)
     for number in range(1, rounds + 1):
@@ -26,6 +26,9 @@ def play(tally, strategy, seed, *, kind=None, loss=None, accuracy=None, rounds=2
             "test_loss": np.array(loss),
             "test_accuracy": np.full(len(rows), np.nan) if accuracy is None else np.array(accuracy),
         }
+        if gain is not None:
+            columns |= {f"gain{half}": np.asarray(gain, dtype=float) for half in ("", "_0", "_1")}
+            columns |= {f"gain{half}_error": np.full(len(rows), 0.02) for half in ("", "_0", "_1")}
         tally.evaluated(row | metrics_of(columns), columns)
     tally.end(strategy, seed, status, f"hash {strategy} {seed}")
 
@@ -41,7 +44,7 @@ def test_costs_are_divided_by_the_population():
     assert (entry["rounds"], entry["seconds"], entry["status"], entry["result_hash"]) == (2, 1.0, "finished", "hash fed_avg 7")
     # mean (0.5 + 1) / 2; over rows (1 * 0.5 + 3 * 1) / 4; worst one of two clients
     assert (entry["test_accuracy"], entry["test_accuracy_pooled"], entry["test_accuracy_worst_decile"]) == (0.75, 0.875, 0.5)
-    assert entry["share_better_than_alone"] is None
+    assert entry["raw_share_better_than_alone"] is None
 
 
 def test_regression_gives_roots_and_no_accuracy():
@@ -68,15 +71,15 @@ def test_the_metrics_of_the_last_evaluated_round_are_kept_also_where_none_has_a_
     assert entry["test_accuracy_pooled"] is None
 
 
-def test_shares_compare_the_same_clients_of_the_same_seed():
+def test_raw_shares_compare_the_same_clients_of_the_same_seed():
     tally = Tally("x", "classification", clients=4)
+    play(tally, "alone", 7, accuracy=[0.5, 0.5, 0.5, np.nan], rows=(4, 4, 4, 0))
     play(tally, "fed_avg", 7, accuracy=[0.9, 0.5, 0.1, np.nan], rows=(4, 4, 4, 0))
-    play(tally, "alone", 7, kind="local_only", accuracy=[0.5, 0.5, 0.5, np.nan], rows=(4, 4, 4, 0))
     entries = tally.summary()["strategies"]
-    assert entries["fed_avg"]["share_better_than_alone"] == pytest.approx(1 / 3)
-    assert entries["fed_avg"]["share_equal_to_alone"] == pytest.approx(1 / 3)
-    assert entries["fed_avg"]["share_worse_than_alone"] == pytest.approx(1 / 3)
-    assert entries["alone"]["share_better_than_alone"] is None
+    assert entries["fed_avg"]["raw_share_better_than_alone"] == pytest.approx(1 / 3)
+    assert entries["fed_avg"]["raw_share_equal_to_alone"] == pytest.approx(1 / 3)
+    assert entries["fed_avg"]["raw_share_worse_than_alone"] == pytest.approx(1 / 3)
+    assert entries["alone"]["raw_share_better_than_alone"] is None
 
 
 def test_repeats_have_a_mean_a_spread_and_each_seed():
@@ -102,55 +105,64 @@ def test_a_strategy_that_did_not_end_is_interrupted_and_one_without_rows_has_no_
     assert "No federated strategy" in verdict(tally.summary())
 
 
-def two(alone, federated, task="classification", seeds=(7,)):
-    tally = Tally("x", task, clients=2)
-    key = "accuracy" if task == "classification" else "loss"
+def judged(gains, guess=None, seeds=(7,), **more):
+    """A run of as many clients as gains have, which alone have an accuracy of .5. gains: by strategy, `[clients]`; guess: -0.4 each."""
+    clients = len(next(iter(gains.values())))
+    tally, rows = Tally("x", "classification", clients=clients, **more), (50,) * clients
     for seed in seeds:
-        play(tally, "local_only", seed, **{key: alone[seed] if isinstance(alone, dict) else alone})
-        play(tally, "fed_avg", seed, bytes_up=512, **{key: federated[seed] if isinstance(federated, dict) else federated})
+        low = np.full(clients, -0.4) if guess is None else np.asarray(guess)
+        play(tally, "guess", seed, accuracy=0.5 + low, rows=rows, gain=low)
+        play(tally, "alone", seed, accuracy=np.full(clients, 0.5), rows=rows)
+        for name, gain in gains.items():
+            play(tally, name, seed, accuracy=0.5 + np.asarray(gain), rows=rows, gain=gain, bytes_up=512)
     return tally.summary()
+
+
+RNG = np.random.default_rng(0)
+SPREAD = 0.02 * RNG.standard_normal(40)
 
 
 @pytest.mark.parametrize(
     ("summary", "words"),
     [
-        (
-            two([0.5, 0.5], [0.6, 0.8]),
-            ["Federating pays:", "0.500 alone, 0.700 with fed_avg", "100% of the clients are better off", "1.5 KB a client"],
-        ),
-        (two([0.8, 0.8], [0.6, 0.6]), ["Federating does not pay here"]),
-        (two([9.0, 9.0], [4.0, 4.0], task="regression"), ["Federating pays:", "error 3.000 alone, 2.000 with fed_avg"]),
-        # differences over seeds 0.2 and -0.1: mean 0.05, interval +- 12.7 * 0.15
-        (two([0.5, 0.5], {7: [0.7, 0.7], 8: [0.4, 0.4]}, seeds=(7, 8)), ["do not tell whether"]),
-        (two([0.5, 0.5], {7: [0.7, 0.7], 8: [0.7001, 0.7001]}, seeds=(7, 8)), ["Federating pays:"]),
+        (judged({"fed_avg": 0.2 + SPREAD}), ["Federating pays: mean accuracy 0.500 alone, 0.699 with fed_avg", "40 are surely better off"]),
+        (judged({"fed_avg": -0.1 + SPREAD}), ["Federating does not pay: ", "0 are surely better off and 40 surely worse off"]),
+        (judged({"fed_avg": 0.2 * np.sign(RNG.standard_normal(40)) + 0.1}), ["pays on average, but surely harms some"]),
+        (judged({"fed_avg": SPREAD + 0.001}), ["No clear gain: ", "such clients would tell", "0 are surely better off"]),
+        (judged({"fed_avg": SPREAD - 0.01}, guess=SPREAD[::-1]), ["Nothing was learned: no federated strategy is surely better"]),
+        (judged({"fed_avg": 0.2 + SPREAD}), ["for these trained models", "The next client gains +0.1"]),
+        (judged({"pooled": 0.4 + SPREAD, "sf_hfe": 0.3 + SPREAD, "fed_avg": 0.2 + SPREAD}), ["0.799 with sf_hfe"]),
     ],
-)
-def test_the_verdict_follows_from_the_numbers(summary, words):
+)  # fmt: skip
+def test_the_verdict_follows_from_the_gains(summary, words):
     for word in words:
         assert word in verdict(summary)
 
 
-def test_the_verdict_counts_clients():
+def test_with_several_seeds_the_interval_holds_the_luck_of_training():
+    said = verdict(judged({"fed_avg": 0.2 + SPREAD}, seeds=(7, 8)))
+    assert "Federating pays" in said
+    assert "for these trained models" not in said
+
+
+def test_no_strategy_that_diverged_is_the_best():
     tally = Tally("x", "classification", clients=3)
-    play(tally, "local_only", 7, accuracy=[1.0, 1.0, 0.2], rows=(4, 4, 4))
-    play(tally, "fed_avg", 7, accuracy=[0.9, 0.9, 0.9], rows=(4, 4, 4))
-    assert "pays on average, but not for most clients" in verdict(tally.summary())
-    assert "33% of the clients are better off and 67% worse off" in verdict(tally.summary())
+    play(tally, "wild", 7, accuracy=[0.9] * 3, rows=(4,) * 3, gain=[0.4] * 3, status="diverged")
+    assert "nothing to judge" in verdict(tally.summary())
 
 
-def test_the_best_of_several_is_named_and_yardsticks_and_diverged_ones_are_not():
-    tally = Tally("x", "classification", clients=2)
-    play(tally, "pooled", 7, accuracy=[1.0, 1.0])
-    play(tally, "wild", 7, accuracy=[0.99, 0.99], status="diverged")
-    play(tally, "sf_hfe", 7, accuracy=[0.9, 0.9])
-    play(tally, "fed_avg", 7, accuracy=[0.8, 0.8])
-    assert verdict(tally.summary()).startswith("sf_hfe reaches a mean accuracy of 0.900")
-    assert "only local_only beside it can say" in verdict(tally.summary())
+def test_a_gain_that_only_large_clients_lose_is_told():
+    tally, rows = Tally("x", "classification", clients=40), (5,) * 36 + (5000,) * 4
+    gain = np.where(np.array(rows) > 5, -0.3, 0.1) + SPREAD
+    play(tally, "guess", 7, accuracy=[0.1] * 40, rows=rows, gain=[-0.4] * 40)
+    play(tally, "alone", 7, accuracy=[0.5] * 40, rows=rows)
+    play(tally, "fed_avg", 7, accuracy=0.5 + gain, rows=rows, gain=gain)
+    assert "Counted by test rows the mean gain is -0." in verdict(tally.summary())
 
 
 @pytest.mark.parametrize("seeds", [(7,), (7, 8, 9)])
 def test_the_table_fits_in_80_columns(tmp_path, seeds):
-    summary = two([0.5, 0.5], [0.6, 0.8], seeds=seeds)
+    summary = judged({"fed_avg": [0.1, 0.3]}, seeds=seeds)
     console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
     (tmp_path / "curves.png").touch()
     show_final(console, summary, tmp_path)

@@ -38,6 +38,9 @@ STRATEGIES = [
 ]
 
 
+BASELINES = ["guess", "alone"]
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return simulate(scenario(strategies=STRATEGIES, evaluation={"every": 2}), out=tmp_path_factory.mktemp("simulation") / "run")
@@ -53,8 +56,9 @@ def test_every_round_has_a_row_and_every_evaluated_client_one(results: Results) 
     }
     tested = rounds[rounds.test_loss.notna()]
     assert tested[tested.strategy == "fed_avg"]["round"].tolist() == [2, 3]  # every second, and the last
-    assert len(clients) == 12 * len(tested)
-    for (strategy, number), rows in clients.groupby(["strategy", "round"]):
+    assert len(clients) == 12 * (len(tested) + 2)
+    assert clients[clients.strategy.isin(BASELINES)]["round"].unique().tolist() == [3]
+    for (strategy, number), rows in clients[~clients.strategy.isin(BASELINES)].groupby(["strategy", "round"]):
         (row,) = tested[(tested.strategy == strategy) & (tested["round"] == number)].to_dict("records")
         assert row["test_loss"] == pytest.approx(rows.test_loss.mean())
         assert row["test_accuracy"] == pytest.approx(rows.test_accuracy.mean())
@@ -72,7 +76,10 @@ def test_bytes_are_those_of_the_packed_messages(results: Results) -> None:
     down = (8 + 4) + 4 * (17 * 10 + 3)
     assert rounds.loc["sf_hfe"].tolist() == [12 * (survey + moments), 12 * down]
     last = results.frame("clients").groupby(["strategy", "client_id"])[["uplink_bytes", "downlink_bytes"]].max()
-    assert last.groupby("strategy").sum().equals(rounds)
+    total = last.groupby("strategy").sum()
+    assert total.drop(index=BASELINES).equals(rounds)
+    assert total.loc["guess"].tolist() == [12 * 4 * 10, 12 * 4 * 10]  # a share of each class
+    assert total.loc["alone"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("strategy", ["local_only", "fed_avg", "insight_exchange", "sf_hfe"])
@@ -120,7 +127,7 @@ def test_a_strategy_that_diverges_is_marked_and_the_others_run(tmp_path: Path) -
     assert failed.value.directory == tmp_path / "run"
     kept = Results.load(tmp_path / "run")
     found = {name: (entry["status"], entry["rounds"]) for name, entry in kept.summary["strategies"].items()}
-    assert found == {"wild": ("diverged", 1), "fed_avg": ("finished", 3)}
+    assert found == {"guess": ("finished", 0), "alone": ("finished", 0), "wild": ("diverged", 1), "fed_avg": ("finished", 3)}
     assert "is rejected" in (tmp_path / "run/logs/scarcity.log").read_text()
 
 

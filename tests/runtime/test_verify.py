@@ -67,7 +67,7 @@ def test_single_rounds_are_confirmed(finished: Path, rounds: int) -> None:
 @pytest.mark.parametrize(("table", "column", "place", "value", "where"), [
     ("rounds", "train_loss", 0, 0.5, "fed_avg, seed 3, round 1, rounds.train_loss: 0.5 then, "),
     ("rounds", "uplink_bytes", 2, 7, "insight_exchange, seed 3, round 1, rounds.uplink_bytes: 7 then, "),
-    ("clients", "test_loss", 8, 0.25, "fed_avg, seed 3, round 1, client 8, clients.test_loss: 0.25 then, "),
+    ("clients", "test_loss", 32, 0.25, "fed_avg, seed 3, round 1, client 8, clients.test_loss: 0.25 then, "),
     ("insights", "mean_grad", 5, 0.125, "insight_exchange, seed 3, round 1, client 5, insights.mean_grad: 0.125 then, "),
 ])  # fmt: skip
 def test_an_altered_value_is_named(run: Path, rounds: int | None, table: str, column: str, place: int, value: Any, where: str) -> None:
@@ -76,12 +76,18 @@ def test_an_altered_value_is_named(run: Path, rounds: int | None, table: str, co
 
 
 def test_the_first_of_several_differences_is_named(run: Path) -> None:
-    alter(run, "clients", "test_loss", 23, 0.25)
-    alter(run, "clients", "test_loss", 13, 0.25)
+    alter(run, "clients", "test_loss", 47, 0.25)
+    alter(run, "clients", "test_loss", 37, 0.25)
     alter(run, "rounds", "train_loss", 3, 0.5)
     difference = verify(run).difference
     assert difference is not None
     assert (difference.strategy, difference.round, difference.client, difference.column) == ("fed_avg", 2, 1, "clients.test_loss")
+
+
+@pytest.mark.parametrize(("place", "name"), [(3, "guess"), (15, "alone")])
+def test_an_altered_baseline_is_named(run: Path, place: int, name: str) -> None:
+    alter(run, "clients", "test_accuracy", place, 0.25)
+    assert str(verify(run).difference).startswith(f"{name}, seed 3, round 2, client 3, clients.test_accuracy: 0.25 then, ")
 
 
 def test_the_command_leaves_with_1_and_the_difference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

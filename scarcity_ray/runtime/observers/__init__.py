@@ -7,6 +7,7 @@ from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Tally
 from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
+from scarcity_ray.runtime.observers.baselines import Baselines
 from scarcity_ray.runtime.observers.checkpoints import Checkpointer
 from scarcity_ray.runtime.observers.log import RunLog
 from scarcity_ray.runtime.observers.models import ModelSaver
@@ -24,6 +25,7 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
     """The observers of a run, in the order in which each hook calls them; and the one that knows where a strategy starts.
 
     The order matters where one needs what another did:
+    - on_strategy_start: the baselines of a seed are counted before its first strategy.
     - on_round: a row is recorded and counted before the checkpoint that follows it, which is written after its rows are on disk and
       holds the tally; progress shows the rate of the tally with this round in it.
     - on_trained comes before on_strategy_end, so models are hashed before the result hash is taken.
@@ -32,11 +34,12 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
     An observer of the user belongs at the end of the list: it then sees only what is recorded, and can change nothing of it.
     """
     scenario = plan.scenario
-    tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
+    tally = Tally(scenario.name, plan.federation.task, plan.federation.clients, keeps_clients=scenario.data.keeps_clients)
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
         RunLog(recorder),
         TableWriter(recorder),
+        Baselines(recorder, tally),
         SummaryWriter(recorder, tally, last),
         ModelSaver(recorder),
         UnseenClients(tally),

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.baselines import ALONE
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import TrainedModels
 from scarcity_ray.runtime.failure_policy import Decision, Failure
+from scarcity_ray.runtime.gains import gain_columns
 from scarcity_ray.runtime.plan import RunPlan
 from scarcity_ray.training.problem import Problem
 
@@ -63,8 +65,12 @@ class Round:
         row = {**who, **result.row, "seconds": result.seconds}
         if result.clients is None:
             return cls(result, row, None)
-        group = run.plan.federation.at(round).group[result.clients["client_id"]]
-        return cls(result, row, {**who, "round": round, "group": group, **result.clients})
+        federation, ids = run.plan.federation.at(round), result.clients["client_id"]
+        clients = {**who, "round": round, "group": federation.group[ids], **result.clients}
+        if result.tested_rows is not None:
+            alone = run.plan.baselines[ALONE].rows
+            clients |= gain_columns(federation.task, federation.label_scale, alone, result.tested_rows, ids, run.seed)
+        return cls(result, row, clients)
 
 
 class Observer:

@@ -30,7 +30,7 @@ class SummaryWriter(Observer):
                 found = found.filter(pc.equal(found["round"], pc.max(found["round"])))
                 if len(found):
                     columns = {column: values.to_numpy() for column, values in zip(found.column_names, found.columns, strict=True)}
-                    self.tally.evaluated(rows[found["round"][0].as_py()], columns)
+                    self.tally.evaluated(rows.get(found["round"][0].as_py()), columns | {"strategy": name, "seed": seed})
 
     def on_strategy_start(self, run: StrategyRun) -> None:
         if run.first == 1:

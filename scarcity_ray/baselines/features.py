@@ -1,0 +1,39 @@
+"""The representations of a run's strategies, as one client can make them from its own rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from scarcity_ray.baselines.alone import Features, Map
+from scarcity_ray.baselines.ridge_alone import Values
+from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.ensemble.representation import FourierFeatures, RandomFourier
+from scarcity_ray.strategies.represented import Represented
+
+
+def own_features(strategies: Sequence[Strategy], seed: int) -> dict[str, Features]:
+    """By strategy: the waves that it uses, with a bandwidth from a client's own rows unless the settings give one.
+
+    The inputs themselves need no entry, and a trunk needs other clients' rows, or a file that was made from others.
+    """
+    settings = {one.title: one.representation for one in strategies if isinstance(one, Represented)}
+    return {title: _waves(spec, seed) for title, spec in settings.items() if isinstance(spec, RandomFourier)}
+
+
+def _waves(spec: RandomFourier, seed: int) -> Features:
+    def make(own: Values) -> Map:
+        spread = math.sqrt(2 * float(own.var(0).sum())) or 1.0
+        width = spread if isinstance(spec.bandwidth, str) else spec.bandwidth
+        waves = FourierFeatures(own.shape[1], spec.features, int(hash64(seed, "representation")), width)
+
+        def features(x: Values) -> Values:
+            made: Values = waves(torch.from_numpy(x).float()).double().numpy()
+            return made
+
+        return features
+
+    return make
