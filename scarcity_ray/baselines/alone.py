@@ -71,7 +71,8 @@ def alone(
     scores = targets - found[chosen].residuals
     least = float(np.square(found[chosen].residuals).mean())  # the temperature of normal errors: real ones have heavier tails
     temperatures = np.maximum(_TEMPERATURES, least)
-    losses = [-np.log(_smoothed(softmax(scores / t, axis=1), len(x)))[targets > 0].mean() for t in temperatures]
+    shares_by_t = _smoothed(softmax(scores / temperatures[:, None, None], axis=2), len(x))
+    losses = -np.log(shares_by_t[:, targets > 0]).mean(1)
     shares = softmax(found[chosen].predictions / temperatures[int(np.argmin(losses))], axis=1)
     return Alone(np.log(_smoothed(shares, len(x))), chosen)
 

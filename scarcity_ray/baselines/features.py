@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -24,14 +25,18 @@ def own_features(strategies: Sequence[Strategy], seed: int) -> dict[str, Feature
     return {title: _waves(spec, seed) for title, spec in settings.items() if isinstance(spec, RandomFourier)}
 
 
+@lru_cache(maxsize=4)  # its random rotations cost more than a client's ridge
+def _of_width_1(inputs: int, features: int, seed: int) -> FourierFeatures:
+    return FourierFeatures(inputs, features, int(hash64(seed, "representation")))
+
+
 def _waves(spec: RandomFourier, seed: int) -> Features:
     def make(own: Values) -> Map:
         spread = math.sqrt(2 * float(own.var(0).sum())) or 1.0
-        width = spread if isinstance(spec.bandwidth, str) else spec.bandwidth
-        waves = FourierFeatures(own.shape[1], spec.features, int(hash64(seed, "representation")), width)
+        width, waves = spread if isinstance(spec.bandwidth, str) else spec.bandwidth, _of_width_1(own.shape[1], spec.features, seed)
 
         def features(x: Values) -> Values:
-            made: Values = waves(torch.from_numpy(x).float()).double().numpy()
+            made: Values = waves(torch.from_numpy(x / width).float()).double().numpy()
             return made
 
         return features
