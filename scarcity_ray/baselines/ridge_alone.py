@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-STRENGTHS = np.logspace(-3, 2, 11)
+STRENGTHS = np.logspace(-4, 2, 13)
 """Strengths that are tried, in units of the mean of the non-zero s^2; two per decade."""
 
 _RANK = 1e-10  # an s^2 below this share of the largest is 0

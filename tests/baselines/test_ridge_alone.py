@@ -58,5 +58,5 @@ def test_more_strength_never_beats_the_best_and_a_clear_signal_needs_little() ->
     y = x @ rng.standard_normal((3, 1)) + 1
     found = ridge(x, y, x)
     assert found is not None
-    np.testing.assert_allclose(found.predictions, y, atol=1e-3)
-    assert found.loss < 1e-6 < constant(y, 1).loss
+    np.testing.assert_allclose(found.predictions, y, atol=2e-3)
+    assert found.loss < 1e-5 < constant(y, 1).loss
