@@ -13,7 +13,7 @@ from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, WORST, further, headline
 from scarcity_ray.report.units import number
-from scarcity_ray.report.verdict import best_of, verdict
+from scarcity_ray.report.verdict import best_of, nothing_learned, verdict
 
 
 def final_table(summary: Mapping[str, Any]) -> Table:
@@ -47,7 +47,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
             *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
             _cell(entry, f"{shown.key}{WORST}"),
             *(_cell(entry, one.key) for one in others),
-            *(_count(entry, name) for name in ("surely_better", "surely_worse")),
+            *("-" if nothing_learned(summary) else _count(entry, name) for name in ("surely_better", "surely_worse")),
             _short(entry["bytes_per_client"] / 1024),
             f"{entry['rounds']:g}" if entry["rounds"] else "-",
             _short(entry["seconds"]) if entry["rounds"] else "-",

@@ -39,7 +39,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     if found is None:
         return "No federated strategy came to a result that can be compared, so there is nothing to judge."
     gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]
-    if conclusion["verdict"] == Verdict.NOTHING_LEARNED.value:
+    if nothing_learned(summary):
         guess = f"a guess, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}"
         return f"Nothing was learned: no federated strategy is surely better than {guess}."
     reached = " or ".join(f"{number(entries[name][shown.key])} with {name}" for name in names)
@@ -52,6 +52,12 @@ def verdict(summary: Mapping[str, Any]) -> str:
         sentences.append(f"Counted by test rows the mean gain is {_signed(gain['by_row']['mean'])}: large clients differ from small ones.")
     cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
     return " ".join([*sentences, f"It takes {cost} a client."])
+
+
+def nothing_learned(summary: Mapping[str, Any]) -> bool:
+    """Whether no strategy is surely better than a guess: then it says nothing that some clients do better than they would alone."""
+    best = summary.get("best")
+    return best is not None and bool(best["conclusion"]["verdict"] == Verdict.NOTHING_LEARNED.value)
 
 
 def _interval(gain: Mapping[str, Any], conclusion: Mapping[str, Any]) -> str:
