@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scarcity_ray.actors.by_hand import lone_federation
 from scarcity_ray.actors.report import ChunkReport, Ids, Report, report_of
-from scarcity_ray.actors.validation import MalformedUpdate, Validation, Wanted, require_payload, validate_updates
+from scarcity_ray.actors.validation import MalformedUpdate, Validation, Wanted, require_payload, require_result, validate_updates
 from scarcity_ray.core import insights
 from scarcity_ray.core.exchange import ClientResult, ServerState, State, Uploads, packed_bytes
 from scarcity_ray.core.federation import Federation
@@ -136,6 +136,7 @@ class Client:
             started = time.perf_counter()
             broadcast, old = state.received(chunk), self._recall(chunk)
             result = strategy.client_update(task, broadcast, old)
+            require_result(result, len(chunk), problem.layout)
             wanted = Wanted.of(uploads, state, lambda name: strategy.weight_limit(name, counts[chunk]))
             checked = validate_updates(chunk, result.sums, wanted, result.state, old)
             require_payload(result.payload, sizes, len(chunk))
@@ -187,9 +188,12 @@ class Client:
         sent, kept = result.sums, result.state
         sizes: dict[str, NDArray[np.int64]] = {}
         if self.strategy.uplink:
-            sent, memory, sizes = self.pipeline.encode(result.sums, broadcast, old, chunk, round)
+            for name, (value, weight, *_) in result.sums.items():
+                if value[0].numel() > 1 and weight[0].numel() > 1 and self.pipeline.resized(name):
+                    raise MalformedUpdate(f"{name} has a weight for each number, and its uplink sends other numbers")
+            sent, memory, sizes = self.pipeline.encode(result.sums, broadcast, old, chunk, round, checked.good)
             kept = {**result.state, **memory}
-            checked.check_encoded(chunk, {name: sent[name][0] for name in sizes})
+            checked.check_encoded(chunk, {name: sent[name][0] for name in sizes}, memory)
         for name, (value, _, *to) in sent.items():
             up = up + sizes.get(name, packed_bytes(value[:1], layout)) + 4 * len(to)
         return sent, kept, up
