@@ -85,8 +85,8 @@ class Client:
 
     def _take(self, federation: Federation) -> None:
         """Takes what the clients hold from now on."""
-        self.federation, self.validation = federation, federation.validation
-        self.train = self.strategy.trains_on(federation.train)
+        self.federation = federation
+        self.train, self.validation = (self.strategy.trains_on(part) for part in (federation.train, federation.validation))
         if self.strategy.server_half == "meta_learner":
             self.train, self.validation = self.train.only(self.ids), self.validation.only(self.ids)
 
@@ -201,7 +201,7 @@ class Client:
     def _compared(self, broadcast: State, old: State, new: State) -> tuple[Tensor, Tensor]:
         """The models of a round without local training; zeros while there is none."""
         nothing = torch.zeros_like(self.problem.row)[None]
-        before, after = (_reported(self.strategy.eval_models(broadcast, state)) for state in (old, new))
+        before, after = (_reported(self._models(broadcast, state)) for state in (old, new))
         return nothing if before is None else before, nothing if after is None else after
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Client:
         test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
 
         def test_models(chunk: Ids, client: State) -> None:
-            models = strategy.eval_models(state.received(chunk), client)
+            models = self._models(state.received(chunk), client)
             if (reported := _reported(models)) is not None:
                 parts.append(evaluate_metrics(problem, reported, test, chunk, scale))
             if len(models) > 1:
@@ -253,8 +253,16 @@ class Client:
         """The clients of the block and their personal models, one row each; None where they keep none."""
         if not self.state or self.strategy.adaptation(self.problem.local, self.problem.samples[:0]) is not None:
             return None
-        theta = self.strategy.eval_models(state.received(self.ids), self.state).get("personal")
+        theta = self._models(state.received(self.ids), self.state).get("personal")
         return None if theta is None else (self.ids, theta.numpy())
+
+    def _models(self, broadcast: State, client: State) -> State:
+        """`eval_models`. Raises TypeError where it names other models than it may."""
+        models: object = self.strategy.eval_models(broadcast, client)
+        if not isinstance(models, Mapping) or not set(models) <= {"global", "personal"}:
+            found = ", ".join(map(str, models)) if isinstance(models, Mapping) else type(models).__name__
+            raise TypeError(f"{self.strategy.title}: eval_models returned {found}; allowed: a dict of global, personal, both or neither")
+        return models
 
     # -- what all of them share --------------------------------------------------------------------------------------
 
