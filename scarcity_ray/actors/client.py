@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scarcity_ray.actors.by_hand import lone_federation
 from scarcity_ray.actors.report import ChunkReport, Ids, Measured, Report, report_of
-from scarcity_ray.actors.validation import MalformedUpdate, Validation, Wanted, require_payload, validate_updates
+from scarcity_ray.actors.validation import MalformedUpdate, Validation, Wanted, require_payload, require_result, validate_updates
 from scarcity_ray.core import insights
 from scarcity_ray.core.exchange import ClientResult, ServerState, State, Uploads, packed_bytes
 from scarcity_ray.core.federation import Federation
@@ -85,8 +85,8 @@ class Client:
 
     def _take(self, federation: Federation) -> None:
         """Takes what the clients hold from now on."""
-        self.federation, self.validation = federation, federation.validation
-        self.train = self.strategy.trains_on(federation.train)
+        self.federation = federation
+        self.train, self.validation = (self.strategy.trains_on(part) for part in (federation.train, federation.validation))
         if self.strategy.server_half == "meta_learner":
             self.train, self.validation = self.train.only(self.ids), self.validation.only(self.ids)
 
@@ -136,6 +136,7 @@ class Client:
             started = time.perf_counter()
             broadcast, old = state.received(chunk), self._recall(chunk)
             result = strategy.client_update(task, broadcast, old)
+            require_result(result, len(chunk), problem.layout)
             wanted = Wanted.of(uploads, state, lambda name: strategy.weight_limit(name, counts[chunk]))
             checked = validate_updates(chunk, result.sums, wanted, result.state, old)
             require_payload(result.payload, sizes, len(chunk))
@@ -187,9 +188,12 @@ class Client:
         sent, kept = result.sums, result.state
         sizes: dict[str, NDArray[np.int64]] = {}
         if self.strategy.uplink:
-            sent, memory, sizes = self.pipeline.encode(result.sums, broadcast, old, chunk, round)
+            for name, (value, weight, *_) in result.sums.items():
+                if value[0].numel() > 1 and weight[0].numel() > 1 and self.pipeline.resized(name):
+                    raise MalformedUpdate(f"{name} has a weight for each number, and its uplink sends other numbers")
+            sent, memory, sizes = self.pipeline.encode(result.sums, broadcast, old, chunk, round, checked.good)
             kept = {**result.state, **memory}
-            checked.check_encoded(chunk, {name: sent[name][0] for name in sizes})
+            checked.check_encoded(chunk, {name: sent[name][0] for name in sizes}, memory)
         for name, (value, _, *to) in sent.items():
             up = up + sizes.get(name, packed_bytes(value[:1], layout)) + 4 * len(to)
         return sent, kept, up
@@ -197,7 +201,7 @@ class Client:
     def _compared(self, broadcast: State, old: State, new: State) -> tuple[Tensor, Tensor]:
         """The models of a round without local training; zeros while there is none."""
         nothing = torch.zeros_like(self.problem.row)[None]
-        before, after = (_reported(self.strategy.eval_models(broadcast, state)) for state in (old, new))
+        before, after = (_reported(self._models(broadcast, state)) for state in (old, new))
         return nothing if before is None else before, nothing if after is None else after
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -222,7 +226,7 @@ class Client:
         test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
 
         def test_models(chunk: Ids, client: State) -> None:
-            models = strategy.eval_models(state.received(chunk), client)
+            models = self._models(state.received(chunk), client)
             if (reported := _reported(models)) is not None:
                 parts.append(evaluate_metrics(problem, reported, test, chunk, scale, rows=single if rows else None))
             if len(models) > 1:
@@ -251,8 +255,16 @@ class Client:
         """The clients of the block and their personal models, one row each; None where they keep none."""
         if not self.state or self.strategy.adaptation(self.problem.local, self.problem.samples[:0]) is not None:
             return None
-        theta = self.strategy.eval_models(state.received(self.ids), self.state).get("personal")
+        theta = self._models(state.received(self.ids), self.state).get("personal")
         return None if theta is None else (self.ids, theta.numpy())
+
+    def _models(self, broadcast: State, client: State) -> State:
+        """`eval_models`. Raises TypeError where it names other models than it may."""
+        models: object = self.strategy.eval_models(broadcast, client)
+        if not isinstance(models, Mapping) or not set(models) <= {"global", "personal"}:
+            found = ", ".join(map(str, models)) if isinstance(models, Mapping) else type(models).__name__
+            raise TypeError(f"{self.strategy.title}: eval_models returned {found}; allowed: a dict of global, personal, both or neither")
+        return models
 
     # -- what all of them share --------------------------------------------------------------------------------------
 

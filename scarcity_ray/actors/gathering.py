@@ -50,6 +50,8 @@ def aggregate(
         else:
             mean[name] = sums.means({name: old})[name]
     weight = {name: shares * totals[name] for name, shares in (sums.weights() | rows.weights(several)).items()}
+    if pipeline is not None:
+        weight = {name: pipeline.unpacked_weights(name, one) if name in pipeline.packings else one for name, one in weight.items()}
     return Aggregate(mean, weight, *heard)
 
 
@@ -57,12 +59,18 @@ def _combined(
     aggregator: Aggregator, rows: Rows, name: str, old: Tensor, several: Mapping[str, int], pipeline: Pipeline | None, round: int
 ) -> Tensor:
     """What an aggregator makes of the clients' values of an upload; of their decoded deltas where they come through a pipeline."""
+
+    def combine(values: Tensor, weights: Tensor) -> Tensor:
+        given = values if pipeline is None else pipeline.decoded(name, values, round)
+        made: object = aggregator.combine(given, weights)
+        if not isinstance(made, Tensor) or made.shape != given.shape[1:] or not torch.isfinite(made).all():
+            found = f"a tensor {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            wanted = f"finite numbers {list(given.shape[1:])}"
+            raise ValueError(f"aggregation {type(aggregator).__name__}: combine made {found} of {name}, not {wanted}")
+        return made
+
     if pipeline is None:
-        return rows.combined(name, aggregator.combine, old, name in several)
+        return rows.combined(name, combine, old, name in several)
     size = pipeline.packings[name].size
     nothing = old.new_zeros((several[name], size) if name in several else size)
-
-    def combine(encoded: Tensor, weights: Tensor) -> Tensor:
-        return aggregator.combine(pipeline.decoded(name, encoded, round), weights)
-
     return pipeline.moved(name, old, rows.combined(name, combine, nothing, name in several))

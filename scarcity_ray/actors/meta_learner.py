@@ -39,6 +39,14 @@ def describe(ids: NDArray[np.int64], values: NDArray[Any]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "quantiles": quantiles, "high": high.tolist(), "low": low.tolist()}
 
 
+def updated(strategy: Strategy, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+    """What the server half makes of a round. Raises TypeError where it is no ServerUpdate."""
+    update: object = strategy.server_update(context, state, aggregate)
+    if not isinstance(update, ServerUpdate):
+        raise TypeError(f"{strategy.title}: server_update returned {type(update).__name__}, not a ServerUpdate")
+    return update
+
+
 class MetaLearner:
     """Learns across clients and rounds, from insights alone.
 
@@ -122,6 +130,6 @@ class MetaLearner:
         if self.strategy is not None and self.problem is not None and self.strategy.server_half == "meta_learner":
             before = self.strategy.init_server(self.problem) if state is None else state
             context = RoundContext(self.problem, number, plan)
-            update = self.strategy.server_update(context, before, replace(aggregate or Aggregate(), history=history))
+            update = updated(self.strategy, context, before, replace(aggregate or Aggregate(), history=history))
         kept = good if good.nbytes <= KEPT_BYTES else good.select(SCHEMA.names)
         return replace(update, summary={**summary, **update.summary}), kept, rejections

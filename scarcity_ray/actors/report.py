@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scarcity_ray.core.insights import Rejection
-from scarcity_ray.training.evaluate import RowValues, Stats
+from scarcity_ray.training.evaluate import RowValues, Stats, merge_metrics
 from scarcity_ray.training.rows import Rows
 from scarcity_ray.training.sums import Sums
 
@@ -57,6 +57,17 @@ class Measured:
     stats: Stats
     of_global: Stats
     rows: RowValues
+
+    @classmethod
+    def merge(cls, parts: Sequence[Measured]) -> Measured:
+        """What several actors found, by rising client id."""
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        order = np.argsort(columns["client_id"])
+        stats = merge_metrics([part.stats for part in parts])
+        of_global = merge_metrics([part.of_global for part in parts]) if parts[0].of_global else {}
+        return cls(
+            {name: value[order] for name, value in columns.items()}, stats, of_global, RowValues.merge([part.rows for part in parts])
+        )
 
 
 @dataclass

@@ -16,7 +16,7 @@ from scarcity_ray.actors.by_hand import default_model
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.gathering import aggregate
-from scarcity_ray.actors.meta_learner import MetaLearner
+from scarcity_ray.actors.meta_learner import MetaLearner, updated
 from scarcity_ray.actors.report import Ids, Measured, Report, RoundResult, report_of
 from scarcity_ray.core import insights, metrics
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
@@ -27,7 +27,6 @@ from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
-from scarcity_ray.training.evaluate import RowValues, merge_metrics
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem, make_problem
 
@@ -113,7 +112,10 @@ class Server:
 
     def _start(self, strategy: Strategy, problem: Problem, prepared: ServerState | None = None) -> None:
         self.strategy, self.problem = strategy, problem
-        self.state = strategy.init_server(problem, prepared)
+        state: object = strategy.init_server(problem, prepared)
+        if not isinstance(state, ServerState):
+            raise TypeError(f"{strategy.title}: init_server returned {type(state).__name__}, not a ServerState")
+        self.state = state
         self._older: list[ServerState] = []  # states of earlier rounds, newest first, as far back as the schedule may go
         # Bytes that states have brought so far, and how many of them each client has received.
         self._released, self._received = self.state.new_bytes or 0, np.zeros(len(self.actor_of), dtype=np.int64)
@@ -184,12 +186,13 @@ class Server:
         if self._over:
             return None
         self._over = True  # should this round fail, those that are ordered already must not be run without it
-        if round == self._drift:
-            self.clients.map(Client.drift, self._all_actors())
-        if self._next is not None and round > self._next[2]:
+        starts = self._next is not None and round > self._next[2]
+        if self._next is not None and starts:
             strategy, problem, _ = self._next
             self._next = None
-            self._start(strategy, problem, self.state)
+            self._start(strategy, problem, self.state)  # with it, clients take the data that they began with
+        if self._drift is not None and (round == self._drift or (starts and round > self._drift)):
+            self.clients.map(Client.drift, self._all_actors())
         result = self.run_round(round, evaluated, test, last)
         self._over = result.diverged or result.done
         if keep and not self._forgets:
@@ -211,7 +214,8 @@ class Server:
         if self.strategy.sends_insights:
             assert self.meta is not None
             half = (self.state, self._aggregate(reports), plan) if in_meta else ()
-            update, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round, *half)})[0]
+            learned, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round, *half)})[0]
+            update = learned if in_meta else update  # without the server half it has no state of its own
         heard = np.isin(report.ids, accepted["client_id"].to_numpy()) if in_meta else ~np.isin(report.ids, list(report.rejected))
         diverged = len(report.ids) > 0 and not heard.any()
         if in_meta or diverged:
@@ -239,7 +243,7 @@ class Server:
     def aggregate_models(self, reports: Sequence[Report], plan: RoundPlan | None = None) -> ServerUpdate:
         """The server half of a round, and its new state, from what clients sent: the same bits for any grouping of the clients."""
         context = RoundContext(self.problem, self.round, plan)
-        update = self.strategy.server_update(context, self.state, self._aggregate(reports))
+        update = updated(self.strategy, context, self.state, self._aggregate(reports))
         self._set_state(update)
         return update
 
@@ -379,16 +383,12 @@ class Server:
     def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], rows: bool) -> None:
         """Tests clients and adds what was found to the result. more: columns `[clients]` of the clients table."""
         orders = {actor: (*order, rows) for actor, order in self._by_actor(ids).items()}
-        found: list[Measured] = list(self.clients.map(Client.measure, orders, shared=(self._sent(self.state),)).values())
-        columns = {name: np.concatenate([part.columns[name] for part in found]) for name in found[0].columns}
-        order = np.argsort(columns["client_id"])
-        columns = {name: value[order] for name, value in columns.items()}
-        stats = merge_metrics([part.stats for part in found])
-        of_global = merge_metrics([part.of_global for part in found]) if found[0].of_global else {}
-        result.tested_rows = RowValues.merge([part.rows for part in found]) if rows else None
+        found = Measured.merge(list(self.clients.map(Client.measure, orders, shared=(self._sent(self.state),)).values()))
+        result.tested_rows = found.rows if rows else None
+        columns = found.columns
         columns |= (
-            metrics.client_columns(stats)
-            | metrics.client_columns(of_global, metrics.GLOBAL)
+            metrics.client_columns(found.stats)
+            | metrics.client_columns(found.of_global, metrics.GLOBAL)
             | {
                 "num_train": self.samples[ids],
                 "num_test": self.tests[ids],
@@ -397,4 +397,4 @@ class Server:
             }
         )
         result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
-        result.row |= metrics.round_columns(stats, columns["num_test"])
+        result.row |= metrics.round_columns(found.stats, columns["num_test"])

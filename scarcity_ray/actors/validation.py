@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.core.exchange import ServerState, State
+from scarcity_ray.core.exchange import ClientResult, ServerState, State
+from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.sums import magnitudes
 
 LARGEST = 1e30
@@ -35,11 +36,14 @@ class Validation:
     reasons: dict[int, str]
     largest: dict[str, Tensor]
 
-    def check_encoded(self, clients: NDArray[np.int64], values: State) -> None:
-        """Judges what transforms made of uploads: values `[k, m]` by name, which need be finite."""
+    def check_encoded(self, clients: NDArray[np.int64], values: State, memory: State) -> None:
+        """Judges what transforms made of uploads: values `[k, m]` by name, and their new memory, which need be finite."""
         for name, value in values.items():
             self.largest[name] = magnitudes(value)
             self.refuse(clients, _wild(self.largest[name]), f"{name}, encoded, is not finite, or beyond {LARGEST:g}")
+        for name, value in memory.items():
+            if value.is_floating_point():
+                self.refuse(clients, _wild(magnitudes(value)), f"its state {name} is not finite, or beyond {LARGEST:g}")
 
     def refuse(self, clients: NDArray[np.int64], bad: NDArray[np.bool_], why: str) -> None:
         """Leaves out those of the clients that are bad."""
@@ -86,20 +90,24 @@ def validate_updates(clients: NDArray[np.int64], sent: Any, wanted: Wanted, kept
 
     for name, (value, weight, *to) in _triples(sent):
         if to:
+            if name not in wanted.rows:
+                raise MalformedUpdate(f"{name} is for a row, and the server has none of that name")
             _require(to[0], torch.zeros((), dtype=torch.int64), len(clients), f"the place of {name}")
-            refuse(((to[0] < 0) | (to[0] >= wanted.rows.get(name, 0))).numpy(), f"{name} is for a row that the server does not have")
+            refuse(((to[0] < 0) | (to[0] >= wanted.rows[name])).numpy(), f"{name} is for a row that the server does not have")
         elif name in wanted.rows:
             raise MalformedUpdate(f"{name} does not say which of the server's {wanted.rows[name]} rows it is for")
         _require(value, wanted.uploads.get(name), len(clients), name)
         checked.largest[name] = magnitudes(value)
         refuse(_wild(checked.largest[name]), f"{name} is not finite, or beyond {LARGEST:g}")
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or not _fits(weight.shape, value.shape):
+        if not _is_plain(weight) or not weight.is_floating_point() or not _fits(weight.shape, value.shape):
             raise MalformedUpdate(f"the weight of {name} is {_looks(weight)}, not a number for each client")
         weights = weight.reshape(len(weight), -1)
         unfit = _wild(magnitudes(weights)) | (weights.amin(1) < 0).numpy()
         refuse(np.broadcast_to(unfit, checked.good.shape), f"the weight of {name} is not a finite number of at least 0")
         limit = torch.from_numpy(np.asarray(wanted.limit(name), dtype=np.float64))[:, None]
         refuse((weights.double() > limit * _ROUNDING).any(1).numpy(), f"the weight of {name} is more than its rows are worth")
+    if not isinstance(kept, Mapping):
+        raise MalformedUpdate(f"its state is {_looks(kept)}, not a mapping of names")
     for name, value in kept.items():
         _require(value, old[name][0] if name in old else None, len(clients), f"its state {name}")
         if value.is_floating_point():
@@ -114,12 +122,26 @@ def cause(reasons: Sequence[str]) -> tuple[str, bool]:
     return next(iter(wild or reasons), "nobody sent one"), bool(wild)
 
 
+def require_result(result: Any, k: int, layout: Layout) -> None:
+    """What the client half returns is a ClientResult; if it names models, two of them `[1 or k, P]`. Raises MalformedUpdate."""
+    if not isinstance(result, ClientResult):
+        raise MalformedUpdate(f"client_update returned {_looks(result)}, not a ClientResult")
+    if result.models is None:
+        return
+    models: Any = result.models
+    if not isinstance(models, tuple) or len(models) != 2:
+        raise MalformedUpdate(f"its models are {_looks(models)}, not one before and one after the round's work")
+    for model in models:
+        if not _is_plain(model) or model.shape not in ((1, layout.width), (k, layout.width)) or model.dtype != layout.dtype:
+            raise MalformedUpdate(f"one of its models is {_looks(model)}, not a row of {layout.width} parameters for each client")
+
+
 def require_payload(payload: Any, sizes: Mapping[str, int], k: int) -> None:
     """An insight's payload has the round's columns, each with so many numbers for each of k clients. Raises MalformedUpdate."""
     if not isinstance(payload, Mapping) or set(payload) != set(sizes):
         raise MalformedUpdate(f"its payload is {_named(payload)}, not {_named(sizes)}")
     for name, value in payload.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != (k, sizes[name]):
+        if not _is_plain(value) or not value.is_floating_point() or value.shape != (k, sizes[name]):
             raise MalformedUpdate(f"{name} is {_looks(value)}, not {sizes[name]} numbers for each client")
 
 
@@ -143,8 +165,13 @@ def _require(value: object, wanted: Tensor | None, k: int, name: str) -> None:
     """A value of the wanted shape and type for each of k clients."""
     if wanted is None:
         raise MalformedUpdate(f"{name} is {_looks(value)}, and the server has nothing of that name")
-    if not isinstance(value, Tensor) or value.shape != (k, *wanted.shape) or value.dtype != wanted.dtype:
+    if not _is_plain(value) or value.shape != (k, *wanted.shape) or value.dtype != wanted.dtype:
         raise MalformedUpdate(f"{name} is {_looks(value)}, not {_looks(wanted)} for each client")
+
+
+def _is_plain(value: Any) -> TypeGuard[Tensor]:
+    """A tensor of numbers in memory, that no gradient flows through."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu" and not value.requires_grad
 
 
 def _fits(weight: Sequence[int], value: Sequence[int]) -> bool:
@@ -159,5 +186,7 @@ def _wild(largest: Tensor) -> NDArray[np.bool_]:
 
 def _looks(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        graph = "a part of a graph of gradients, "
+        kind = "" if _is_plain(value) else graph if value.requires_grad else f"{value.layout} on {value.device}, "
+        return f"{kind}{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return "nothing" if value is None else type(value).__name__

@@ -59,11 +59,11 @@ class Strategy(Part):
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         """The state before round 1. prepared: the state that the rounds of `preparation` ended with."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.title} does not define init_server")
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """The state after a round."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.title} does not define server_update")
 
     def with_experts(self, update: ServerUpdate, heads: Mapping[int, Tensor]) -> ServerState:
         """The state of an update, once the Experts that it names have fitted. heads: what each returned, `[features + 1, outputs]`."""
@@ -77,7 +77,7 @@ class Strategy(Part):
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         """The round's work of the k clients of a task."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.title} does not define client_update")
 
     def receive(self, task: Task, broadcast: State, client: State) -> State:
         """The new state of k clients that have received a delivered state (ServerUpdate.deliver)."""
@@ -88,7 +88,7 @@ class Strategy(Part):
 
         Where there are both, personal models are reported, and the global one beside them.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.title} does not define eval_models")
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Local steps `[clients]` that clients with so many training rows take in `adapt`; None where clients do not adapt."""

@@ -297,18 +297,22 @@ def _unsuited(strategy: Strategy, problem: Problem) -> list[SpecError]:
     if in_meta and staleness:
         message = f"clients of {strategy.title} start from the newest state, and with this schedule from one of {staleness} rounds ago"
         found.append(SpecError(("schedule",), strategy.schedule.kind_title, message))
-    if in_meta and strategy.uplink:
-        message = f"clients of {strategy.title} send insights and no updates, so there is nothing to transform: leave it out"
-        found.append(SpecError(("uplink",), [one.kind_title for one in strategy.uplink], message))
     aggregator = strategy.aggregation
+    if not strategy.uplink and not isinstance(aggregator, Aggregator):
+        return found
+    uploads = strategy.uploads(problem, strategy.init_server(problem))
+    nothing = f"clients of {strategy.title} send {'insights and ' if strategy.sends_insights else ''}no updates, so there is nothing to"
+    if strategy.uplink and not uploads:
+        message = f"{nothing} transform: leave it out"
+        found.append(SpecError(("uplink",), [one.kind_title for one in strategy.uplink], message))
     if isinstance(aggregator, Aggregator):
-        sizes = (value.nbytes for value in strategy.uploads(problem, strategy.init_server(problem)).values())
+        sizes = (value.nbytes for value in uploads.values())
         needed = strategy.sampled(problem.population) * sum(sizes) / 2**20
         if needed > aggregator.memory_mb:
             message = f"the updates of a round take {needed:,.1f} MiB: allow as much, sample fewer clients, or take a smaller model"
             found.append(SpecError(("aggregation", "memory_mb"), aggregator.memory_mb, message))
-        elif in_meta:
-            message = f"clients of {strategy.title} send insights and no updates, so there is nothing to aggregate: leave it out"
+        elif not uploads:
+            message = f"{nothing} aggregate: leave it out"
             found.append(SpecError(("aggregation",), aggregator.kind_title, message))
     return found
 

@@ -55,6 +55,9 @@ class Rows:
         return torch.stack(new) if several else new[0]
 
     def _sorted(self, name: str) -> tuple[Tensor, ...]:
-        parts = [np.concatenate(part) for part in zip(*self._parts[name], strict=True)]
+        ids, values, weights, to = zip(*self._parts[name], strict=True)
+        width = max(one.shape[1] for one in weights)  # some may have a weight for each number, and others one alone
+        weights = tuple(np.broadcast_to(one, (len(one), width)) for one in weights)
+        parts = [np.concatenate(part) for part in (ids, values, weights, to)]
         order = np.argsort(parts[0])
         return tuple(torch.from_numpy(part[order]) for part in parts)

@@ -53,9 +53,11 @@ class Sums:
                 self._values[key] = torch.zeros(height, rows.shape[1], dtype=torch.float64)
             some = (rows, shares, to) if whole else (rows[chosen], shares[chosen], None if to is None else to[chosen])
             self._add_rows(self._values[key], *some, place)
-        if name not in self._weights:
-            self._weights[name] = torch.zeros(height, shares.shape[1], dtype=torch.float64)
-        _into(self._weights[name], torch.round(shares * 2.0**52).mul_(2.0**-52), to)
+        held, width = self._weights.get(name), shares.shape[1]
+        if held is None or held.shape[1] < width:  # one weight a client so far, and now one for each number
+            self._weights[name] = torch.zeros(height, width, dtype=torch.float64) + (0.0 if held is None else held)
+        sums = self._weights[name]
+        _into(sums, torch.round(shares * 2.0**52).mul_(2.0**-52).expand(-1, sums.shape[1]), to)
 
     def _add_rows(self, total: Tensor, rows: Tensor, shares: Tensor, to: Tensor | None, place: int) -> None:
         """Adds the rows of one bin to the bin's totals."""

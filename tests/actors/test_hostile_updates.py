@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from helpers.lies import CLIENTS, INPUTS, NUMBERS, ROWS, Lie, objects, server_of
 from helpers.scenarios import scenario
+from helpers.user_transforms import CoordinateMedian, Rotation, Sign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -47,6 +49,12 @@ LIES: list[Lie] = [
     *(form(change) for change in (
         lambda value, *rest: (value[:, :-1], *rest),
         lambda value, *rest: (torch.cat([value, value], 1), *rest),
+        lambda value, *rest: (value.clone().requires_grad_(), *rest),
+        lambda value, *rest: (value.to_sparse(), *rest),
+        lambda value, *rest: (value.to("meta"), *rest),
+        lambda value, weight: (value, weight.clone().requires_grad_()),
+        lambda value, weight: (value, weight.to_sparse()),
+        lambda value, weight: (value, weight, torch.zeros(len(value), dtype=torch.int64)),
         lambda value, *rest: (value[0], *rest),
         lambda value, *rest: (value[:, None], *rest),
         lambda value, *rest: (torch.cat([value, value]), *rest),
@@ -181,6 +189,80 @@ def test_an_update_for_no_expert_is_rejected(to: Any) -> None:
     result = server.run_round()
     assert [client for client, _ in result.rejected] == [3]
     assert torch.equal(server.state.broadcast["experts"], expected["experts"])
+
+
+@pytest.mark.parametrize("to", [-1, 3, 2**40])
+def test_an_update_for_no_expert_is_rejected_before_transforms_read_it(to: int) -> None:
+    server = server_of(Astray(experts=3, to=lambda chosen, me: torch.where(me, to, chosen), uplink=[Sign()]))
+    before = server._client_state()["uplink.0.experts.error"][3]
+    assert server.run_round().rejected == [(3, "experts is for a row that the server does not have")]
+    assert np.array_equal(server._client_state()["uplink.0.experts.error"][3], before)
+
+
+class Strict(Sign):
+    """A transform that raises where numbers are not finite, as many decompositions do."""
+
+    def encode(self, delta: Tensor, memory: Mapping[str, Tensor], rng: Any) -> tuple[Any, ...]:
+        assert torch.isfinite(delta).all()
+        return super().encode(delta, memory, rng)
+
+
+def test_transforms_do_not_see_the_numbers_of_a_rejected_update() -> None:
+    server, other = (server_of(Lying(lies=lies, uplink=[Strict()])) for lies in ({3: number(math.nan)}, {3: number(10.0, part=1)}))
+    assert server.run_round().rejected == [(3, "x is not finite, or beyond 1e+30")]
+    assert [client for client, _ in other.run_round().rejected] == [3]
+    assert torch.equal(server.state.broadcast["x"], other.state.broadcast["x"])
+
+
+class Singular(FedAvg):
+    """A client that sends a weight for each number, where the others send one alone."""
+
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        value, weight = super().client_update(task, broadcast, client).sums["x"]  # type: ignore[misc]
+        if 3 not in task.ids:
+            return ClientResult({"x": (value, weight)})
+        if task.k > 1:
+            return ClientResult(None)  # type: ignore[arg-type]  # so that it is asked alone
+        return ClientResult({"x": (value, weight.expand(-1, value.shape[1]).clone())})
+
+
+@pytest.mark.parametrize("more", [{}, {"aggregation": CoordinateMedian()}, {"uplink": [Sign()]}])
+def test_one_who_sends_a_weight_for_each_number_counts_as_one_who_sends_one(more: dict[str, Any]) -> None:
+    server, other = server_of(Singular(**more), 1), server_of(FedAvg(**more), 1)
+    assert server.run_round().rejected == other.run_round().rejected == []
+    torch.testing.assert_close(server.state.broadcast["x"], other.state.broadcast["x"], rtol=1e-6, atol=1e-7)
+
+
+def test_a_weight_for_each_number_is_rejected_where_other_numbers_are_sent() -> None:
+    result = server_of(Singular(uplink=[Rotation()]), 1).run_round()
+    assert result.rejected == [(3, "x has a weight for each number, and its uplink sends other numbers")]
+
+
+class Formless(FedAvg):
+    """A client whose result has another form."""
+
+    makes: Any = None
+
+    def client_update(self, task: Task, broadcast: State, client: State) -> Any:
+        result = super().client_update(task, broadcast, client)
+        return self.makes(result) if 3 in task.ids else result
+
+
+@pytest.mark.parametrize(("makes", "why"), [
+    (lambda result: None, "client_update returned nothing, not a ClientResult"),
+    (lambda result: (result.sums, result.state), "client_update returned tuple, not a ClientResult"),
+    (lambda result: replace(result, state=None), "its state is nothing, not a mapping of names"),
+    (lambda result: replace(result, state=[1]), "its state is list, not a mapping of names"),
+    (lambda result: replace(result, models=5), "its models are int, not one before and one after the round's work"),
+    (lambda result: replace(result, models=(torch.zeros(2, 2), torch.zeros(3))),
+     "one of its models is float32 [2, 2], not a row of 32 parameters for each client"),
+    (lambda result: replace(result, payload={"a": torch.zeros(1, 1)}), "its payload is a, not empty"),
+])  # fmt: skip
+def test_a_result_of_another_form_is_rejected(makes: Any, why: str) -> None:
+    server, other = server_of(Formless(makes=makes, insights=True)), server_of(FedAvg(insights=True))
+    expected = of_the_honest(other, [3])
+    assert server.run_round().rejected == [(3, why)]
+    assert torch.equal(server.state.broadcast["x"], expected["x"])
 
 
 class Meddling(Reptile):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,3 +77,23 @@ def test_updates_that_take_more_memory_than_is_allowed_are_refused_before_the_ru
     with pytest.raises(SpecError, match=r"the updates of a round take .* MiB: allow as much, sample fewer clients") as refused:
         prepare(read, Path())
     assert refused.value.field == ("strategies", 0, "aggregation", "memory_mb")
+
+
+@pytest.mark.parametrize(("makes", "why"), [
+    (lambda values: values, r"made a tensor \[7, 32\] of x, not finite numbers \[32\]"),
+    (lambda values: None, "made NoneType of x"),
+    (lambda values: values[0] * float("nan"), r"made a tensor \[32\] of x, not finite numbers"),
+])  # fmt: skip
+def test_an_aggregator_that_makes_something_else_is_named(makes: Any, why: str) -> None:
+    class Wrong(CoordinateMedian):
+        def combine(self, values: torch.Tensor, weights: torch.Tensor) -> Any:
+            return makes(values)
+
+    with pytest.raises(ValueError, match=f"aggregation Wrong: combine {why}"):
+        made(FedAvg(aggregation=Wrong())).run_round()
+
+
+def test_an_aggregator_where_nothing_is_sent_is_refused() -> None:
+    read = parse(scenario(strategies=[{"kind": "local_only", "aggregation": MEDIAN}]))
+    with pytest.raises(SpecError, match="clients of local_only send no updates, so there is nothing to aggregate"):
+        prepare(read, Path())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,24 @@ import numpy as np
 import pytest
 import torch
 from helpers.insight_rounds import insight_server
+from helpers.lies import server_of
 from helpers.played import federation, server, shards
 from helpers.scenarios import scenario
 from helpers.user_strategies import Ditto, InMetaLearner, Scaffold
 
-from scarcity_ray import resume, simulate, verify
-from scarcity_ray.core.exchange import ServerState
-from scarcity_ray.core.strategy import STRATEGIES
+from scarcity_ray import MetaLearner, resume, simulate, verify
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, State
+from scarcity_ray.core.strategy import STRATEGIES, Strategy
+from scarcity_ray.ensemble.representation import Trunk
+from scarcity_ray.runtime.fleet import LocalFleet, WorkerError
 from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import parse
-from scarcity_ray.strategies import FedAvg, Reptile
+from scarcity_ray.strategies import FedAvg, Prototypes, Reptile
 from scarcity_ray.training.local import Local
+from scarcity_ray.training.problem import Problem
+from scarcity_ray.training.task import Task
 
 ON_SERVER = sorted(kind for kind, cls in STRATEGIES.classes.items() if cls.server_half == "server")
 IN_META = sorted(kind for kind, cls in STRATEGIES.classes.items() if cls.server_half == "meta_learner")
@@ -181,3 +187,84 @@ def test_the_state_that_is_tested_is_not_put_again_for_the_next_round(monkeypatc
     for _ in range(4):
         made.run_round()
     assert len(puts) == 4  # of the model after each round; the first was put when the strategy was set
+
+
+# -- what must not happen beside insights ----------------------------------------------------------------------------------
+
+
+class Spoiling(FedAvg):
+    """No client's update is finite."""
+
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        value, weight = super().client_update(task, broadcast, client).sums["x"]  # type: ignore[misc]
+        return ClientResult({"x": (value * float("nan"), weight)})
+
+
+def test_a_diverged_round_with_insights_keeps_the_model() -> None:
+    made = server_of(Spoiling(insights=True))
+    before = made.state.broadcast["x"]
+    result = made.run_round()
+    assert result.diverged
+    assert len(result.rejected) == 7
+    assert torch.equal(made.state.broadcast["x"], before)
+
+
+def test_the_insight_of_pooled_rows_is_about_pooled_validation_rows(tmp_path: Path) -> None:
+    content = scenario(strategies=[{"kind": "pooled", "insights": True}], rounds=1)
+    content["data"] = {**content["data"], "validation_fraction": 0.2}
+    results = simulate(content, out=tmp_path / "run")
+    plan = prepare(parse(content), tmp_path)
+    rows = plan.federation.validation
+    scores = plan.problems["pooled"].module(torch.from_numpy(rows.x))
+    expected = float(torch.nn.functional.cross_entropy(scores, torch.from_numpy(rows.y)).detach())
+    np.testing.assert_allclose(results.frame("insights")["loss_before"], [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [2, 3])
+def test_data_that_change_before_a_prepared_strategy_starts_stay_changed(changed: int) -> None:
+    first = federation(shards(np.random.default_rng(6).standard_normal((40, 6)), np.arange(40) % 3, [8, 12, 9, 11]))
+    later = federation(shards(np.random.default_rng(7).standard_normal((40, 6)), np.arange(40) % 3, [8, 12, 9, 11]))
+    strategy = Prototypes(representation=Trunk(rounds=2))
+    made = server(FedAvg(), replace(first, later=later, drift_round=changed), torch.nn.Sequential(
+        torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)
+    ), Local(epochs=1, batch_size=4, lr=0.1))  # fmt: skip
+    made.meta = LocalFleet([MetaLearner()])
+    made.set_strategy(strategy, strategy.problem(made.problem), drift=changed)
+    for round in (1, 2, 3):
+        made.run_ordered_round(round, np.arange(4), True)
+        (client,) = made.clients.workers  # type: ignore[attr-defined]
+        assert np.array_equal(client.federation.train.x, (later if round >= changed else first).train.x)
+
+
+# -- what a user's own strategy gets wrong ---------------------------------------------------------------------------------
+
+
+class Unfinished(Strategy):
+    """A strategy without methods."""
+
+
+class Careless(FedAvg):
+    """FedAvg, one of whose methods returns something else."""
+
+    where: str = ""
+
+    def init_server(self, problem: Problem, prepared: ServerState | None = None) -> Any:
+        return {"x": problem.row} if self.where == "init_server" else super().init_server(problem)
+
+    def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> Any:
+        update = super().server_update(context, state, aggregate)
+        return update.state if self.where == "server_update" else update
+
+    def eval_models(self, broadcast: State, client: State) -> Any:
+        return {"model": broadcast["x"][None]} if self.where == "eval_models" else super().eval_models(broadcast, client)
+
+
+@pytest.mark.parametrize(("strategy", "why"), [
+    (Unfinished(name="mine"), "mine does not define init_server"),
+    (Careless(name="mine", where="init_server"), "mine: init_server returned dict, not a ServerState"),
+    (Careless(name="mine", where="server_update"), "mine: server_update returned ServerState, not a ServerUpdate"),
+    (Careless(name="mine", where="eval_models"), "mine: eval_models returned model; allowed: a dict of global, personal, both or neither"),
+])  # fmt: skip
+def test_a_method_that_is_missing_or_returns_something_else_is_named(strategy: Strategy, why: str) -> None:
+    with pytest.raises((NotImplementedError, TypeError, WorkerError), match=why):
+        server_of(strategy).run_round()

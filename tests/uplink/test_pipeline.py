@@ -15,14 +15,16 @@ from helpers.scenarios import scenario
 from helpers.user_transforms import Rotation, ServerNoise, Sign, Spoiled
 
 from scarcity_ray import Client, Server, resume, simulate, verify
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
-from scarcity_ray.runtime.fleet import LocalFleet
+from scarcity_ray.runtime.fleet import LocalFleet, WorkerError
 from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import ScenarioError, parse
 from scarcity_ray.strategies import FedAvg, Ifca
 from scarcity_ray.training.local import Local
+from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 SIGN = {"kind": "import", "path": "helpers.user_transforms:Sign"}
@@ -163,3 +165,86 @@ def test_a_transform_where_clients_send_no_updates_is_refused() -> None:
 def test_a_transform_that_is_none_is_named() -> None:
     with pytest.raises(ScenarioError, match="that is no uplink transform: give a class that derives from"):
         parse(scenario(strategies=[{"kind": "fed_avg", "uplink": [{"kind": "import", "path": "helpers.user_strategies:FedProx"}]}]))
+
+
+@pytest.mark.parametrize(("spoils", "why"), [
+    (lambda sent, memory, size: (sent[:, :2], memory, size), r"encode returned float32 \[\d, 2\], not \[\d, 4\] as encoded_size says"),
+    (lambda sent, memory, size: (sent.numpy(), memory, size), r"encode returned ndarray, not \[\d, 4\]"),
+    (lambda sent, memory, size: (sent, {"error": memory["error"][:, :1]}, size), r"returned float32 \[\d, 1\] as its memory error"),
+    (lambda sent, memory, size: (sent, {"eror": memory["error"]}, size), "a memory of eror, and init_memory has error"),
+    (lambda sent, memory, size: (sent, memory, 1.5), "bytes that are no whole number"),
+    (lambda sent, memory, size: (sent, memory, -1), "bytes that are no whole number"),
+    (lambda sent, memory, size: (sent, memory, np.zeros(99, dtype=np.int64)), "bytes that are no whole number"),
+])  # fmt: skip
+def test_a_transform_that_returns_something_else_than_it_says_is_named(spoils: Any, why: str) -> None:
+    class Wrong(Sign):
+        def encode(self, *args: Any) -> Any:
+            return spoils(*super().encode(*args))
+
+    with pytest.raises(WorkerError, match=f"uplink transform Wrong: .*{why}"):
+        made(FedAvg(uplink=[Wrong()])).run_round()
+
+
+def test_a_transform_that_decodes_to_another_shape_is_named() -> None:
+    class Wrong(Sign):
+        def on_sum(self, mean: torch.Tensor, size: int, rng: Any) -> torch.Tensor:
+            return mean[:, :2]
+
+    with pytest.raises(ValueError, match=r"uplink transform Wrong: on_sum returned float64 \[1, 2\], not \[1, 4\]"):
+        made(FedAvg(uplink=[Wrong()])).run_round()
+
+
+def test_a_memory_that_is_not_finite_is_not_kept() -> None:
+    class Lossy(Sign):
+        def encode(self, delta: torch.Tensor, memory: Any, rng: Any) -> Any:
+            sent, memory, size = super().encode(delta, memory, rng)
+            return sent, {"error": memory["error"] / (len(rng) * 0)}, size
+
+    server = made(FedAvg(uplink=[Lossy()]))
+    assert server.run_round().rejected == [(i, "its state uplink.0.x.error is not finite, or beyond 1e+30") for i in range(CLIENTS)]
+    assert not server._client_state()["uplink.0.x.error"].any()
+
+
+def test_transforms_see_several_models_of_an_upload_without_padding() -> None:
+    class Twice(FedAvg):
+        def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
+            return ServerState({"x": problem.row, "two": problem.row.repeat(2, 1)})
+
+        def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+            value, weight = super().client_update(task, broadcast, client).sums["x"]  # type: ignore[misc]
+            return ClientResult({"x": (value, weight), "two": (torch.stack([value, value], 1), weight)})
+
+        def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+            return ServerUpdate(ServerState(aggregate.mean))
+
+    noisy = made(Twice(uplink=[ServerNoise(size=1.0)]))
+    row = noisy.run_round().row
+    assert row["uplink_bytes"] == row["downlink_bytes"] == CLIENTS * 3 * 16
+    assert not noisy.state.broadcast["two"][:, ~problem().layout.mask("weight", "bias")].any()
+
+
+def test_the_sum_of_an_aggregate_fits_its_mean_where_each_number_has_a_weight() -> None:
+    class Each(FedAvg):
+        def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+            value, weight = super().client_update(task, broadcast, client).sums["x"]  # type: ignore[misc]
+            return ClientResult({"x": (value, weight.expand(-1, value.shape[1]).clone())})
+
+        def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+            mask = problem().layout.mask("weight", "bias")
+            whole = float(problem().samples.sum())
+            torch.testing.assert_close(aggregate.sum["x"][mask], aggregate.mean["x"].double()[mask] * whole)
+            torch.testing.assert_close(aggregate.weight["x"][0, mask], torch.full((4,), whole, dtype=torch.float64))
+            return super().server_update(context, state, aggregate)
+
+    for uplink in ([], [Sign()]):
+        assert made(Each(uplink=uplink)).run_round().rejected == []
+
+
+def test_a_transform_where_nothing_is_sent_is_refused() -> None:
+    from scarcity_ray.runtime.plan import prepare
+
+    read = parse(scenario(strategies=[{"kind": "local_only", "uplink": [SIGN]}]))
+    with pytest.raises(SpecError, match="clients of local_only send no updates, so there is nothing to transform"):
+        prepare(read, Path())
+    in_meta = {"kind": "import", "path": "helpers.user_strategies:InMetaLearner"}
+    prepare(parse(scenario(strategies=[{**in_meta, "uplink": [SIGN]}])), Path())  # its clients send both
