@@ -69,7 +69,7 @@ class HierFedAvg(SampledStrategy):
     def traffic(self, problem: Problem, up: NDArray[np.int64], down: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         edges, shared = len(np.unique(problem.groups)), self.period * self.sampled(problem.population)
         relayed = -(-edges * problem.bytes // shared)
-        return up - _NUMBER + relayed, np.full_like(down, problem.bytes + relayed)
+        return np.maximum(up - _NUMBER, 0) + relayed, np.full_like(down, problem.bytes + relayed)
 
     def saved(self, problem: Problem, state: ServerState) -> dict[str, Tensor]:
         return problem.layout.constants | problem.layout.state_dicts(state.broadcast["edges"])

@@ -22,7 +22,7 @@ from torch import Tensor
 from scarcity_ray import Server, simulate
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, State, Uploads
 from scarcity_ray.scenario import parse
-from scarcity_ray.strategies import FedAvg, Ifca, LocalOnly, Reptile
+from scarcity_ray.strategies import FedAvg, HierFedAvg, Ifca, LocalOnly, Reptile
 from scarcity_ray.training.sums import Sums
 from scarcity_ray.training.task import Task
 
@@ -236,6 +236,19 @@ def test_one_who_sends_a_weight_for_each_number_counts_as_one_who_sends_one(more
 def test_a_weight_for_each_number_is_rejected_where_other_numbers_are_sent() -> None:
     result = server_of(Singular(uplink=[Rotation()]), 1).run_round()
     assert result.rejected == [(3, "x has a weight for each number, and its uplink sends other numbers")]
+
+
+class OnTheEdge(HierFedAvg):
+    """A client on an edge that sends nothing of use."""
+
+    def client_update(self, task: Task, broadcast: State, client: State) -> Any:
+        return None if 3 in task.ids else super().client_update(task, broadcast, client)
+
+
+def test_a_malformed_update_to_an_edge_takes_no_less_than_no_bytes() -> None:
+    server = server_of(OnTheEdge())
+    assert server.run_round().row["rejected"] == 1
+    assert server.uplink.tolist() == [17, 17, 17, 1, 17, 17, 17]  # four numbers, and a share of what edges send
 
 
 class Formless(FedAvg):
