@@ -47,6 +47,15 @@ class Report:
     rows: Rows = field(default_factory=Rows)
     insights: pa.RecordBatch | None = None
 
+    def mean_loss(self, heard: NDArray[np.bool_], samples: NDArray[np.int64]) -> float | None:
+        """The mean training loss, weighted by training rows, over the clients that trained and were heard `[n]`; None without any.
+
+        samples: training rows by client id.
+        """
+        trained = ~np.isnan(self.loss) & heard
+        weight = samples[self.ids[trained]].astype(np.float64)
+        return float((weight * self.loss[trained]).sum() / weight.sum()) if weight.sum() else None
+
 
 @dataclass(frozen=True)
 class Measured:

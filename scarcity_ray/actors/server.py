@@ -18,7 +18,7 @@ from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.gathering import aggregate
 from scarcity_ray.actors.meta_learner import MetaLearner, updated
 from scarcity_ray.actors.report import Ids, Measured, Report, RoundResult, report_of
-from scarcity_ray.core import insights, metrics
+from scarcity_ray.core import metrics
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
 from scarcity_ray.core.insights import Rejection, Sent
 from scarcity_ray.core.schedule import RoundInput, RoundPlan
@@ -210,13 +210,16 @@ class Server:
         reports, sent = self._local_work(plan)
         report = report_of(reports)
         in_meta = self.strategy.server_half == "meta_learner"
-        update, accepted, rejections = ServerUpdate(self.state), insights.merge([]), list[Rejection]()
+        update, rejections = ServerUpdate(self.state), list[Rejection]()
+        accepted: pa.RecordBatch | None = None
         if self.strategy.sends_insights:
             assert self.meta is not None
             half = (self.state, self._aggregate(reports), plan) if in_meta else ()
             learned, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round, *half)})[0]
             update = learned if in_meta else update  # without the server half it has no state of its own
-        heard = np.isin(report.ids, accepted["client_id"].to_numpy()) if in_meta else ~np.isin(report.ids, list(report.rejected))
+        heard = ~np.isin(report.ids, list(report.rejected))
+        if accepted is not None and in_meta:
+            heard = np.isin(report.ids, accepted["client_id"].to_numpy())
         diverged = len(report.ids) > 0 and not heard.any()
         if in_meta or diverged:
             self._set_state(update)
@@ -230,7 +233,7 @@ class Server:
             self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or update.done)
         result.learned, result.diverged, result.done = update.learned, diverged, update.done
         # Where the payload is too large to be written down, a later process could not read it back.
-        if self.strategy.sends_insights:
+        if accepted is not None:
             result.insights = accepted
             self._forgets |= not set(self.strategy.payload(self.problem, self.round)) <= set(accepted.schema.names)
         return result
@@ -367,18 +370,12 @@ class Server:
             "round": self.round,
             "clients": len(report.ids),
             "rejected": len(rejected),
-            "train_loss": self._train_loss(report, heard),
+            "train_loss": report.mean_loss(heard, self.problem.samples),
             "uplink_bytes": sent[0] - self._counted[0],
             "downlink_bytes": sent[1] - self._counted[1],
         }
         self._counted = sent
         return RoundResult(row, int(report.steps.sum()), rejected=rejected)
-
-    def _train_loss(self, report: Report, heard: NDArray[np.bool_]) -> float | None:
-        """The mean training loss, weighted by training rows, over the clients that trained and were heard."""
-        trained = ~np.isnan(report.loss) & heard
-        weight = self.problem.samples[report.ids[trained]].astype(np.float64)
-        return float((weight * report.loss[trained]).sum() / weight.sum()) if weight.sum() else None
 
     def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], rows: bool) -> None:
         """Tests clients and adds what was found to the result. more: columns `[clients]` of the clients table."""
