@@ -63,7 +63,7 @@ def test_a_full_disk_ends_the_run_and_keeps_its_rounds(tmp_path: Path, small_dis
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("most", "file"), [
-    (1_500, "environment.json"), (8_000, ".insights.parquet/part-00000000.parquet"),
+    (1_500, "environment.json"), (8_000, ".clients.parquet/part-00000000.parquet"),
     (11_000, "models/fed_avg.safetensors"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, most: int, file: str) -> None:
