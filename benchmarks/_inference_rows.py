@@ -76,7 +76,7 @@ def judge(rows: Rows, seed: int) -> Judged:
 
 
 def nobody_gains(kind: str, strategies: int, seeds: int, seed: int, clients: int = 30, rows: int = 24) -> Rows:
-    """One federation; half of the rows are for testing, split anew in each seed.
+    """One federation; half of the rows are for testing, split again in each seed.
 
     kind: "coin flips" and "pure noise" (35 % yes) have labels that do not depend on the inputs, "unrelated coefficients" a
     linear model of its own for each client, with squared errors. Alone is the better, by leaving one training row

@@ -4,7 +4,7 @@
     python benchmarks/inference.py --quick   # 100 and fewer settings, under a minute
 
 mean gain: each client's ridge against one ridge on everybody's rows, 10 to 200 clients of 8 to 60 rows, in which all clients are
-alike, lie apart, or share luck of training; one seed, and 5 and 10 that split the same rows anew or draw new ones. The truth
+alike, lie apart, or share luck of training; one seed, and 5 and 10 that split the same rows again or draw new ones. The truth
 is the population's expected gain over fresh clients, rows and training; with one seed, given the trained model.
 next client: true gains of clients that were not there, in the prediction interval. nobody gains: the whole way from test
 rows to a conclusion, with one strategy and with the best of six. shares: clients better off, after shrinkage.

@@ -128,6 +128,13 @@ class Server:
                 raise ValueError(f"clients of {strategy.title} send insights: the server needs a MetaLearner")
             self.meta.map(MetaLearner.set_strategy, {0: (strategy, problem, self.run)})
 
+    def _start_next(self) -> None:
+        """Starts the strategy that the one until now has prepared."""
+        assert self._next is not None
+        strategy, problem, _ = self._next
+        self._next = None
+        self._start(strategy, problem, self.state)
+
     # -- what a checkpoint keeps -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,9 +162,7 @@ class Server:
         history: the insights of each round so far."""
         state = ServerState.of_arrays(server["state"])
         if self._next is not None and server["prepared"]:
-            strategy, problem, _ = self._next
-            self._next = None
-            self._start(strategy, problem, self.state)
+            self._start_next()
         self.state, self._older = state, [ServerState.of_arrays(older) for older in server["older"]]
         self._released, self._received = server["released"], np.array(server["received"])
         self.round, self._counted = server["round"], tuple(server["counted"])
@@ -181,16 +186,13 @@ class Server:
 
     def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False, last: bool = False) -> RoundResult | None:
         """A round of a run, which may have been ordered before the last one ended: None, and nothing done, once the strategy has
-        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs. last:
-        no round follows."""
+        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs. last: no round follows."""
         if self._over:
             return None
         self._over = True  # should this round fail, those that are ordered already must not be run without it
         starts = self._next is not None and round > self._next[2]
-        if self._next is not None and starts:
-            strategy, problem, _ = self._next
-            self._next = None
-            self._start(strategy, problem, self.state)  # with it, clients take the data that they began with
+        if starts:
+            self._start_next()  # with it, clients take the data that they began with
         if self._drift is not None and (round == self._drift or (starts and round > self._drift)):
             self.clients.map(Client.drift, self._all_actors())
         result = self.run_round(round, evaluated, test, last)

@@ -48,11 +48,6 @@ class Drift(Spec):
 class Data(Spec):
     """The `data` section of a scenario."""
 
-    @property
-    def keeps_clients(self) -> bool:
-        """Whether a client holds the same rows under every seed: the data name their clients, and all of these take part."""
-        return isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset) and not self.held_out_clients
-
     source: Annotated[Source, Field(description="where the rows come from")]
     clients: Annotated[int | None, Field(ge=1, description="number of clients; may be left out if the data have clients of their own")] = (
         None
@@ -69,6 +64,11 @@ class Data(Spec):
         Fraction, Field(description="share of the clients that never take part, to test models on strangers; rounded half up, at least 1")
     ] = 0.0
     drift: Annotated[Drift | None, Field(description="clients that change to the next hidden group during a run")] = None
+
+    @property
+    def keeps_clients(self) -> bool:
+        """Whether a client holds the same rows under every seed: the data name their clients, and all of these take part."""
+        return isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset) and not self.held_out_clients
 
     @model_validator(mode="after")
     def _drifts_between_groups(self) -> Self:

@@ -70,7 +70,7 @@ def mean_gain(gains: ArrayLike, *, keep_rows: bool, rows: ArrayLike | None = Non
     """The mean over clients, or over rows, and its interval.
 
     gains: `[seeds, clients]`, NaN where a client has no value. keep_rows: whether column c is the same client with the
-    same rows, split anew, in each seed; else a fresh draw. rows: `[clients]` or `[seeds, clients]`, which clients are
+    same rows, split again, in each seed; else a fresh draw. rows: `[clients]` or `[seeds, clients]`, which clients are
     weighted by (their test rows); all the same if left out. widen: factor of the standard error, as `winner` says.
     A client's value is its mean over seeds where it keeps its rows; seeds count the same.
     Raises ValueError where shapes do not fit or a client with a value has rows that are not positive.
@@ -156,7 +156,7 @@ def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float)
     from_clients, third, from_seeds = float(squares.sum()), float((parts.influences * squares).sum()), 0.0
     degrees = max(2 / (parts.kurtosis / (normal + 1) + 2 / normal), min(2.0, normal))
     between = float(parts.shared @ parts.shared) / max(1, seeds - 1)
-    if between > parts.noise * (1 + 1e-9):  # what is equal but for rounding shows nothing
+    if between > parts.noise * (1 + 1e-9):  # what is equal up to rounding shows nothing
         from_seeds = (between - parts.noise) / seeds
     total = from_clients + from_seeds
     if from_seeds > 0:

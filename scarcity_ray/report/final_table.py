@@ -37,7 +37,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     heads = (f"{shown.short}\nmean", *rows, "worst\ntenth", *(f"{one.short}\nmean" for one in others))
     for head in (*heads, "surely\nbetter", "surely\nworse", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
-    best = best_of(summary["strategies"], summary["task"])
+    best, learned = best_of(summary["strategies"], summary["task"]), not nothing_learned(summary)
     for name, entry in summary["strategies"].items():
         title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
         style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
@@ -47,7 +47,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
             *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
             _cell(entry, f"{shown.key}{WORST}"),
             *(_cell(entry, one.key) for one in others),
-            *("-" if nothing_learned(summary) else _count(entry, name) for name in ("surely_better", "surely_worse")),
+            *(_count(entry, name) if learned else "-" for name in ("surely_better", "surely_worse")),
             _short(entry["bytes_per_client"] / 1024),
             f"{entry['rounds']:g}" if entry["rounds"] else "-",
             _short(entry["seconds"]) if entry["rounds"] else "-",
@@ -61,8 +61,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     console.print()
     console.print(final_table(summary), highlight=False)
     notes = ["mean: over clients", "all rows: over test rows", "worst tenth: of the clients"]
-    if summary["alone"]:
-        notes.append("surely better and worse: clients, against themselves alone")
+    notes.append("surely better and worse: clients, against themselves alone")
     seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
     if seeds > 1:
         notes.remove("all rows: over test rows")

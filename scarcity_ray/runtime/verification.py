@@ -133,14 +133,10 @@ def _chosen(before: Results, scenario: Scenario, count: int) -> list[Checkpoint]
 def _first(before: Results, again: Results, scenario: Scenario) -> Difference | None:
     """The first difference in the order of the run: by seed, strategy and round, then that of the models."""
     for seed in range(scenario.seed, scenario.seed + scenario.repeats):
-        for name in (GUESS, ALONE):
-            if (found := _of_baseline(before, again, name, seed)) is not None:
-                return found
-        for strategy in scenario.strategies:
-            name = strategy.title
+        for name in (GUESS, ALONE, *(strategy.title for strategy in scenario.strategies)):
             who = [("strategy", "=", name), ("seed", "=", seed)]
-            ends = before.table("rounds", ["round"], who)["round"].to_pylist()
-            for round in sorted(ends):
+            ends = {round for table in ("rounds", "clients") for round in before.table(table, ["round"], who)["round"].to_pylist()}
+            for round in sorted(ends):  # baselines have rows of clients alone
                 now = {table: again.table(table, filters=_rows(name, seed, round)) for table in TABLES}
                 if (found := _of_round(before, now, name, seed, round)) is not None:
                     return found
@@ -150,16 +146,6 @@ def _first(before: Results, again: Results, scenario: Scenario) -> Difference | 
             file = model_file(name, None if seed == scenario.seed else seed)
             if hashes[0] is not None and (differs := _of_model(before, again, file.removesuffix(".safetensors"))) is not None:
                 return Difference(name, seed, None, None, f"models/{file}{differs[0]}", *differs[1:])
-    return None
-
-
-def _of_baseline(before: Results, again: Results, name: str, seed: int) -> Difference | None:
-    """The first difference of a baseline; none where the run is of a version that had no baselines."""
-    rows = [("strategy", "=", name), ("seed", "=", seed)]
-    then, now = (read_table(results.directory, "clients", filters=rows, complete=False) for results in (before, again))
-    for row, column, old, new in _unequal(then, now) if then.num_rows else ():
-        client = then["client_id"][row].as_py() if row < len(then) else None
-        return Difference(name, seed, then["round"][0].as_py(), client, f"clients.{column}", old, new)
     return None
 
 

@@ -81,7 +81,7 @@ def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor
         raise TypeError(f"an ensemble is sf_hfe's, and this is {strategy.kind}'s")
     update = strategy.server_update(RoundContext(problem, round), ServerState(), Aggregate(history=history))
     heads = {k: Expert(k).fit(*order) for k, order in update.experts.items()}
-    made = {key: value.reshape(value.shape or (1,)).contiguous() for key, value in strategy.with_experts(update, heads).private.items()}
+    made = {key: value.contiguous() for key, value in strategy.with_experts(update, heads).private.items()}
     stays = ensemble.client_id[ensemble.client_id != client]
     made |= {"client_id": stays, "expert_id": made["expert_id"][stays]}
     saved = {key: value for key, value in tensors.items() if key.startswith("representation.")}

@@ -99,7 +99,7 @@ class SfHfe(Represented):
         if "heads" not in state.broadcast:
             return {}
         head = state.private["heads"][0] / state.private["scale"][0]
-        ensemble = {f"ensemble.{name}": value.reshape(value.shape or (1,)).contiguous() for name, value in state.private.items()}
+        ensemble = {f"ensemble.{name}": value.contiguous() for name, value in state.private.items()}
         return {**self.module(problem, state).state_dict(), **head_state(head), **ensemble}
 
     # -- what travels, and what is made of it ------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class SfHfe(Represented):
             "noise": torch.tensor([group.noise for group in groups], dtype=torch.float64),
             "scatters": _together([unpack(scatter, width) for scatter in packed]),
             "covariances": torch.stack([group.covariance for group in groups]),
-            **learned.router.tensors(),
+            **{name: value.reshape(value.shape or (1,)) for name, value in learned.router.tensors().items()},  # a file has no scalars
         }
         known = {name: value for name, value in state.broadcast.items() if not name.startswith("scatter.")}  # there may be fewer now
         scatters = {f"scatter.{k}": torch.from_numpy(scatter) for k, scatter in enumerate(packed)}
