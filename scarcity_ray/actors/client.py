@@ -205,26 +205,30 @@ class Client:
     def evaluate(self, state: ServerState, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
         """What `measure` finds, each metric as the clients' values `[n]` in the user's unit, `test_NAME`: NaN for a client without
         test rows, and where a metric does not apply."""
-        columns, stats, of_global = self.measure(state, ids)
+        columns, stats, of_global = self.measure(state, ids=ids)
         return columns | client_columns(stats) | client_columns(of_global, GLOBAL)
 
-    def measure(self, state: ServerState, ids: Ids | None = None) -> tuple[dict[str, NDArray[Any]], Stats, Stats]:
+    def measure(self, state: ServerState, last: bool = True, ids: Ids | None = None) -> tuple[dict[str, NDArray[Any]], Stats, Stats]:
         """The statistics of each metric for each client's model on its own test rows, by rising id, and columns `[n]` of the
         clients table: client_id, and expert_id where the strategy has clients choose one. A strategy that adapts does so
         first, on training rows. Then the statistics of the global model, where it is tested beside personal ones.
+
+        last: after the last round, when the numbers of single rows leave the actor for the metrics that need all of them.
         """
         ids = self.ids if ids is None else np.sort(ids)
         strategy, problem, scale = self.strategy, self.problem, self.federation.label_scale
-        parts, globals_, experts = [start_metrics(problem, ids, scale)], list[Stats](), np.full(len(ids), -1)
+        every = [metric for metric in problem.metrics if last or not metric.at_last]
+        beside = [metric for metric in every if not metric.detail]
+        parts, globals_, experts = [start_metrics(every, ids, scale)], list[Stats](), np.full(len(ids), -1)
         local = strategy.server_half == "meta_learner"
         test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
 
         def test_models(chunk: Ids, client: State) -> None:
             models = strategy.eval_models(state.received(chunk), client)
             if (reported := _reported(models)) is not None:
-                parts.append(evaluate_metrics(problem, reported, test, chunk, scale))
+                parts.append(evaluate_metrics(problem, reported, test, chunk, scale, every))
             if len(models) > 1:
-                globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale))
+                globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale, beside))
 
         def adapt_first(chunk: Ids, task: Task) -> None:
             client = strategy.adapt(task, state.received(chunk), self._recall(chunk))
@@ -243,7 +247,10 @@ class Client:
                 here = ids[start : start + piece]
                 test_models(here, self._recall(here))
         columns = {"client_id": ids} | ({"expert_id": experts} if (experts >= 0).any() else {})
-        return columns, merge_metrics(parts), merge_metrics(globals_) if globals_ else {}
+        found = [merge_metrics(one) if one else {} for one in (parts, globals_)]
+        if not last:
+            found = [{name: stat.settled() for name, stat in stats.items()} for stats in found]
+        return columns, found[0], found[1]
 
     def personal(self, state: ServerState) -> tuple[Ids, NDArray[Any]] | None:
         """The clients of the block and their personal models, one row each; None where they keep none."""

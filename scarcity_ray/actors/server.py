@@ -177,9 +177,9 @@ class Server:
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
-    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False) -> RoundResult | None:
+    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False, last: bool = True) -> RoundResult | None:
         """A round of a run, which may have been ordered before the last one ended: None, and nothing done, once the strategy has
-        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs."""
+        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs. last: no round follows it."""
         if self._over:
             return None
         self._over = True  # should this round fail, those that are ordered already must not be run without it
@@ -189,7 +189,7 @@ class Server:
             strategy, problem, _ = self._next
             self._next = None
             self._start(strategy, problem, self.state)
-        result = self.run_round(round, evaluated, test)
+        result = self.run_round(round, evaluated, test, last)
         self._over = result.diverged or result.done
         if keep and not self._forgets:
             began = time.perf_counter()
@@ -197,9 +197,10 @@ class Server:
             result.kept_seconds = time.perf_counter() - began
         return result
 
-    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True) -> RoundResult:
+    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True, last: bool = True) -> RoundResult:
         """Broadcast, local work, aggregation. round: the next one if left out. test: whether the clients `evaluated` (all if left
-        out) are tested after it; after the last round of a strategy that ends they are in any case."""
+        out) are tested after it; after the last round of a strategy that ends they are in any case. last: metrics that need single
+        rows are measured too."""
         self.round = self.round + 1 if round is None else round
         plan = self.plan_round()
         down = self._down_bytes(plan.ids)
@@ -222,7 +223,7 @@ class Server:
             self._deliver()
         result = self._result(report, heard, [*report.rejected.items(), *rejections])
         if test or update.done:
-            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients)
+            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or update.done or diverged)
         result.learned, result.diverged, result.done = update.learned, diverged, update.done
         # Where the payload is too large to be written down, a later process could not read it back.
         if self.strategy.sends_insights:
@@ -375,9 +376,9 @@ class Server:
         weight = self.problem.samples[report.ids[trained]].astype(np.float64)
         return float((weight * report.loss[trained]).sum() / weight.sum()) if weight.sum() else None
 
-    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]]) -> None:
+    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], last: bool) -> None:
         """Tests clients and adds what was found to the result. more: columns `[clients]` of the clients table."""
-        found = list(self.clients.map(Client.measure, self._by_actor(ids), shared=(self._sent(self.state),)).values())
+        found = list(self.clients.map(Client.measure, self._by_actor(ids), shared=(self._sent(self.state), last)).values())
         columns = {name: np.concatenate([part[0][name] for part in found]) for name in found[0][0]}
         order = np.argsort(columns["client_id"])
         columns = {name: value[order] for name, value in columns.items()}

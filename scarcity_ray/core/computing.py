@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1]
 DIGEST_FILE = Path(__file__).with_name("computing.digest")
 """`digest()` as it was when somebody last decided whether COMPUTING_VERSION had to be raised."""
 
-_FOLDERS = ("actors", "aggregation", "core", "data", "ensemble", "models", "schedules", "strategies", "training", "uplink")
+_FOLDERS = ("actors", "aggregation", "core", "data", "ensemble", "metrics", "models", "schedules", "strategies", "training", "uplink")
 """What can change a result. The others (runtime, results, report, scenario, serving) run it, write it down or show it."""
 
 

@@ -6,17 +6,19 @@ Columns follow from the list of metrics, so `rounds` and `clients` are functions
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from scarcity_ray.core.metrics import GLOBAL, METRICS, POOLED, WORST, Metric
+from scarcity_ray.core.metrics import GLOBAL, POOLED, UNDEFINED, WORST, Metric
+from scarcity_ray.metrics import METRICS
 
-SCHEMA_VERSION = (1, 1)
+SCHEMA_VERSION = (1, 2)
 """Of the tables, major and minor, in the metadata of every file. Minor: columns were added, which older runs lack and older programs
-ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0."""
+ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0. From 1.2 on a run has
+columns for the details (`Metric.detail`) that apply to it, and no others."""
 
 Hashed = Literal["yes", "unless_null", "no"]
 
@@ -62,9 +64,12 @@ Only these are hashed. Another metric is an observation: it changes no result, s
 """
 
 
-def rounds() -> pa.Schema:
-    """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit."""
-    measured = {field.name: field for metric in METRICS for field in _of_round(metric)}
+def rounds(metrics: Iterable[Metric] | None = None) -> pa.Schema:
+    """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit.
+
+    metrics: those of a run, all that are registered if None.
+    """
+    measured = {field.name: field for metric in (METRICS if metrics is None else metrics) for field in _of_round(metric)}
     return _table(
         *_WHO,
         column("round", pa.int64(), "rounds", "communication round, from 1"),
@@ -85,9 +90,9 @@ def rounds() -> pa.Schema:
     )
 
 
-def clients() -> pa.Schema:
-    """One row a client for each evaluated round."""
-    measured = {field.name: field for metric in METRICS for field in _of_client(metric)}
+def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
+    """One row a client for each evaluated round. metrics: as for `rounds`."""
+    measured = {field.name: field for metric in (METRICS if metrics is None else metrics) for field in _of_client(metric)}
     return _table(
         *_WHO,
         column("round", pa.int64(), "rounds", "the evaluated round, from 1"),
@@ -113,10 +118,14 @@ def _of_round(metric: Metric) -> list[pa.Field]:
     where = "null where not evaluated" + (f", and for tasks other than {metric.tasks[0]}" if len(metric.tasks) == 1 else "")
     hashed: Hashed = "yes" if name in _FIRST else "no"
     worst = f"mean of the {least} max(1, n // 10) clients"
+    if metric.ideal is not None:
+        worst = f"mean distance from {metric.ideal:g} of the max(1, n // 10) clients that are farthest from it"
+    without = f"clients whose test rows have no {name}, which are left out of its mean"
     return [
         column(name, kind, unit, f"mean over clients with test rows; {where}", nullable=True, hashed=hashed),
         column(f"{name}{WORST}", kind, unit, worst, nullable=True, hashed=hashed),
         column(f"{name}{POOLED}", kind, unit, f"over all test rows of all clients; {where}", nullable=True, hashed="no"),
+        *([column(f"{name}{UNDEFINED}", pa.int64(), "clients", without, nullable=True, hashed="no")] if metric.partial else []),
     ]
 
 
@@ -125,10 +134,8 @@ def _of_client(metric: Metric) -> list[pa.Field]:
     name, kind, unit, words = metric.column, pa.float64(), metric.unit, metric.description
     first = name in _FIRST
     beside = f"the same of the global model, where the client is tested with a personal one: {words}"
-    return [
-        column(name, kind, unit, f"{words}; null where it has no value", nullable=True, hashed="yes" if first else "no"),
-        column(f"{name}{GLOBAL}", kind, unit, beside, nullable=True, hashed="unless_null" if first else "no"),
-    ]
+    also = [] if metric.detail else [column(f"{name}{GLOBAL}", kind, unit, beside, nullable=True, hashed="unless_null" if first else "no")]
+    return [column(name, kind, unit, f"{words}; null where it has no value", nullable=True, hashed="yes" if first else "no"), *also]
 
 
 def insights(scalar_part: pa.Schema, payloads: pa.Schema | None = None) -> pa.Schema:

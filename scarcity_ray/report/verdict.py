@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from scarcity_ray.core import statistics
-from scarcity_ray.core.metrics import WORST, headline
+from scarcity_ray.core.metrics import WORST, Shown, headline
 from scarcity_ray.report.units import number, size
 
 NOT_FEDERATED = ("local_only", "pooled")
 """The kinds that are only compared with: every client alone, and everybody's rows in one place."""
 
 
-def best_of(entries: Mapping[str, Mapping[str, Any]], task: str) -> str | None:
-    """The strategy with the best mean over clients, of those that have one and did not diverge; None where there is none."""
-    shown = headline(task)
+def best_of(entries: Mapping[str, Mapping[str, Any]], shown: Shown) -> str | None:
+    """The strategy with the best mean of a metric over clients, of those that have one and did not diverge; None where there is none."""
     values = {
         name: float(entry[shown.key])
         for name, entry in entries.items()
@@ -27,13 +26,14 @@ def best_of(entries: Mapping[str, Mapping[str, Any]], task: str) -> str | None:
 def verdict(summary: Mapping[str, Any]) -> str:
     """The answer of summary.json (see Tally.summary), which compares the best federated strategy with local_only.
 
-    With repeats the paired differences over seeds decide, by their 95 % interval; with one seed the difference itself.
+    With repeats the paired differences over seeds decide, by their 95 % interval; with one seed the difference itself. A gain below the
+    summary's margin counts as none.
     """
-    shown = headline(summary["task"])
+    shown, margin = headline(summary["task"], summary.get("metric")), summary.get("margin", 0.0)
     key, metric, higher = shown.key, shown.mean, shown.metric.higher_is_better
     ran = {name: entry for name, entry in summary["strategies"].items() if entry.get(key) is not None and entry["status"] != "diverged"}
     federated = {name: entry for name, entry in ran.items() if entry["kind"] not in NOT_FEDERATED}
-    best = best_of(federated, summary["task"])
+    best = best_of(federated, shown)
     if best is None:
         return "No federated strategy came to a result, so there is nothing to judge."
     entry, alone = federated[best], ran.get(summary["alone"] or "")
@@ -49,6 +49,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
     who = "" if better is None else f"; {better:.0%} of the clients are better off and {worse:.0%} worse off"
     if abs(gain) <= doubt:
         answer = "These repeats do not tell whether federating pays"
+    elif abs(gain) < margin:
+        answer = f"Federating makes no difference here (less than {number(margin)})"
     elif gain <= 0:
         answer = "Federating does not pay here"
     elif better is not None and better < worse:

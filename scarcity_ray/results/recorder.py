@@ -6,7 +6,7 @@ import functools
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from scarcity_ray.core import tables
+from scarcity_ray.core.metrics import Metric
 from scarcity_ray.results.checkpoints import FOLDER, Checkpoint, Checkpoints
 from scarcity_ray.results.files import to_json, write_whole
 from scarcity_ray.results.growing_table import GrowingTable
@@ -50,10 +51,12 @@ class Recorder:
         environment: Mapping[str, Any],
         insight_schema: pa.Schema,
         last: Checkpoint | None = None,
+        metrics: Sequence[Metric] | None = None,
     ) -> None:
         """Makes the directory if need be and writes scenario.yaml, environment.json and empty tables at once.
 
         Files of an earlier run there are removed. insight_schema: of the insight table, see tables.insights.
+        metrics: those of the run, which have columns; all that are registered if None.
         last: continues the run of the directory after that checkpoint; rows of later rounds are dropped, as they will come
         again. Raises BrokenFile, and leaves all as it is, where its tables cannot be read.
         """
@@ -72,7 +75,7 @@ class Recorder:
         (directory / "models").mkdir(exist_ok=True)
         self._hashes: dict[tuple[str, int], ResultHash] = {}
         self._first_seed: int | None = None if last is None else environment["seed"]
-        schemas = {"rounds": tables.rounds(), "clients": tables.clients(), "insights": insight_schema}
+        schemas = {"rounds": tables.rounds(metrics), "clients": tables.clients(metrics), "insights": insight_schema}
         self._tables = {}
         for name, schema in schemas.items():
             rows = () if last is None else self._kept(name, schema, last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scarcity_ray.core import statistics
-from scarcity_ray.core.metrics import METRICS, POOLED, WORST, headline
+from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default_headline, headline
+from scarcity_ray.metrics import METRICS
 
 Task = Literal["classification", "regression"]
 Status = Literal["finished", "diverged", "interrupted"]
@@ -42,9 +43,22 @@ class _Run:
 class Tally:
     """Adds up a run row by row; `summary` may be asked for at any moment."""
 
-    def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None) -> None:
-        """clients: the population, which bytes and steps a client are divided by."""
+    def __init__(
+        self,
+        scenario: str,
+        task: Task,
+        clients: int,
+        *,
+        question: str | None = None,
+        metrics: Sequence[Metric] | None = None,
+        metric: str | None = None,
+        margin: float = 0.0,
+    ) -> None:
+        """clients: the population, which bytes and steps a client are divided by. metrics: those of the run, all that are registered if
+        None. metric: the name of the one that decides, the task's own if None. margin: a gain below it counts as none."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
+        self._shown, self._metric, self._margin = headline(task, metric), metric or default_headline(task), margin
+        self._columns = [column for one in (METRICS if metrics is None else metrics) for column in columns_of(one)]
         self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
@@ -70,8 +84,8 @@ class Tally:
     def evaluated(self, row: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
         """Takes the row of `rounds` of an evaluated round, and its columns of `clients`, arrays `[clients]` or scalars."""
         run, size = self._runs[row["strategy"]][row["seed"]], len(columns["client_id"])
-        run.metrics = {name: row.get(name) for name in _columns()}
-        value = np.broadcast_to(np.asarray(columns[headline(self._task).metric.column], dtype=np.float64), size)
+        run.metrics = {name: row.get(name) for name in self._columns}
+        value = np.broadcast_to(np.asarray(columns[self._shown.metric.column], dtype=np.float64), size)
         run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
 
     def learned(self, strategy: str, seed: int, entries: Mapping[str, Any]) -> None:
@@ -122,6 +136,8 @@ class Tally:
             "question": self._question,
             "task": self._task,
             "clients": self._clients,
+            "metric": self._metric,
+            "margin": self._margin,
             "alone": self._alone(),
             "recovered": self.recovered,
             "strategies": {name: self._strategy(name, runs) for name, runs in self._runs.items()},
@@ -156,8 +172,8 @@ class Tally:
         }
 
     def _metrics(self, row: Mapping[str, float | None]) -> dict[str, float | None]:
-        """The metrics of an evaluated round's row; where the metric that decides is shown as a root, its roots too."""
-        found = {name: _number(row.get(name)) for name in _columns()}
+        """The metrics of an evaluated round's row; of a regression the roots of the squared error too."""
+        found = {name: _number(row.get(name)) for name in self._columns}
         shown = headline(self._task)
         for suffix in ("", WORST, POOLED) if shown.root else ():
             value = found[f"{shown.metric.column}{suffix}"]
@@ -171,15 +187,10 @@ class Tally:
         run = self._runs[name][seed]
         if reference and reference.clients and run.clients:
             _, here, there = np.intersect1d(run.clients["client_id"], reference.clients["client_id"], return_indices=True)
-            higher = headline(self._task).metric.higher_is_better
+            higher = self._shown.metric.higher_is_better
             shares = statistics.shares(run.clients["value"][here], reference.clients["value"][there], higher)
         better, equal, worse = shares or (None, None, None)
         return {"share_better_than_alone": better, "share_equal_to_alone": equal, "share_worse_than_alone": worse}
-
-
-def _columns() -> list[str]:
-    """The metrics' columns of `rounds`, which are keys of the summary too."""
-    return [f"{metric.column}{suffix}" for metric in METRICS for suffix in ("", WORST, POOLED)]
 
 
 def _number(value: float | None) -> float | None:

@@ -84,9 +84,9 @@ class ActorGroup:
         if last.round:
             self.server.map(Server.load_state_dict, {0: (last.server, last.client_state, history())})
 
-    def start_round(self, round: int, evaluated: NDArray[np.int64], test: bool, keep: bool) -> Any:
+    def start_round(self, round: int, evaluated: NDArray[np.int64], test: bool, keep: bool, last: bool) -> Any:
         """Orders a round, and returns at once a ticket for `finish_round`. See Server.run_ordered_round."""
-        return self.server.start(Server.run_ordered_round, {0: (round, evaluated, test, keep)})
+        return self.server.start(Server.run_ordered_round, {0: (round, evaluated, test, keep, last)})
 
     def finish_round(self, ticket: Any) -> RoundResult | None:
         """Waits for a round; None where it was not played, as the strategy was over before it. Raises WorkerError, ActorLost."""

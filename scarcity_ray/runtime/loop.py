@@ -67,7 +67,7 @@ def rounds(
 
     def order(count: int) -> None:
         for round in islice(ahead, count):
-            tickets.append(group.start_round(round, evaluated, round == end or round % every == 0, keep(round)))
+            tickets.append(group.start_round(round, evaluated, round == end or round % every == 0, keep(round), round == end))
 
     group.set_strategy(strategy, start, history)
     order(_AHEAD)

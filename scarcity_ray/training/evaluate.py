@@ -18,7 +18,7 @@ _BYTES = 2 << 20  # rows and parameters of one block
 _PIECE = 1 << 20  # a client's rows are cut into pieces of at most this
 
 Stats = dict[str, Stat]
-"""The statistics of each metric, by its name, of the same clients."""
+"""Statistics of the same clients, by `Metric.statistic`: the name of the metric, or of what several of them share."""
 
 
 def _pieces(problem: Problem, shards: Shards, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -64,9 +64,15 @@ def mean_over_rows(values: NDArray[np.float64], counts: NDArray[np.int64]) -> ND
         return np.where(counts > 0, values / counts, np.nan)
 
 
-def start_metrics(problem: Problem, ids: NDArray[np.int64], label_scale: float = 1.0) -> Stats:
-    """Empty statistics of the problem's metrics: every value is NaN, as for a client that has no model yet."""
-    return {metric.name: metric.start(ids, label_scale) for metric in problem.metrics}
+def start_metrics(metrics: Sequence[Metric], ids: NDArray[np.int64], label_scale: float = 1.0) -> Stats:
+    """Empty statistics for metrics: every value is NaN, as for a client that has no model yet."""
+    stats: Stats = {}
+    for metric in metrics:
+        if metric.statistic in stats:
+            stats[metric.statistic].metrics.append(metric)
+        else:
+            stats[metric.statistic] = metric.start(ids, label_scale)
+    return stats
 
 
 def evaluate_metrics(
@@ -83,8 +89,8 @@ def evaluate_metrics(
     values. A metric that does not apply to the problem has no rows, so its values are NaN. A row of parameters that is not finite
     gives values that are not finite.
     """
-    stats = {metric.name: metric.start(ids, label_scale) for metric in (problem.metrics if metrics is None else metrics)}
-    measured = [stat for stat in stats.values() if stat.metric.applies(problem.task, problem.outputs)]
+    stats = start_metrics(problem.metrics if metrics is None else metrics, ids, label_scale)
+    measured = [stat for stat in stats.values() if any(one.applies(problem.task, problem.outputs) for one in stat.metrics)]
     for block in blocks(problem, theta, shards, ids) if measured else ():
         for stat in measured:
             stat.update(block)

@@ -119,7 +119,10 @@ def two(alone, federated, task="classification", seeds=(7,)):
             ["Federating pays:", "0.500 alone, 0.700 with fed_avg", "100% of the clients are better off", "1.5 KB a client"],
         ),
         (two([0.8, 0.8], [0.6, 0.6]), ["Federating does not pay here"]),
-        (two([9.0, 9.0], [4.0, 4.0], task="regression"), ["Federating pays:", "error 3.000 alone, 2.000 with fed_avg"]),
+        (
+            two([9.0, 9.0], [4.0, 4.0], task="regression"),
+            ["Federating pays:", "RMSE (root of the clients' mean squared error) 3.000 alone, 2.000 with fed_avg"],
+        ),
         # differences over seeds 0.2 and -0.1: mean 0.05, interval +- 12.7 * 0.15
         (two([0.5, 0.5], {7: [0.7, 0.7], 8: [0.4, 0.4]}, seeds=(7, 8)), ["do not tell whether"]),
         (two([0.5, 0.5], {7: [0.7, 0.7], 8: [0.7001, 0.7001]}, seeds=(7, 8)), ["Federating pays:"]),

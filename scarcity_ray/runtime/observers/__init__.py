@@ -32,7 +32,8 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
     An observer of the user belongs at the end of the list: it then sees only what is recorded, and can change nothing of it.
     """
     scenario = plan.scenario
-    tally = Tally(scenario.name, plan.federation.task, plan.federation.clients)
+    metric, margin = scenario.evaluation.metric, scenario.evaluation.margin
+    tally = Tally(scenario.name, plan.federation.task, plan.federation.clients, metrics=plan.metrics, metric=metric, margin=margin)
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
         RunLog(recorder),
