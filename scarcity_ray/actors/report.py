@@ -53,6 +53,7 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
+    predictions: columns of the predictions table (metrics.predictions), after the last round where they are asked for.
     insights: the accepted insights. learned: what summary.json says of the round. rejected: whose update or
     insight did not enter (None where an insight names no client), and why. diverged: not one update could be used. done: the
     strategy has nothing more to learn. server, client_state: the state dicts of the server and of all clients, where they were asked
@@ -62,6 +63,7 @@ class RoundResult:
     row: dict[str, Any]
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
+    predictions: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)

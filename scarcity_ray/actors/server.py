@@ -23,6 +23,7 @@ from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, Ser
 from scarcity_ray.core.insights import Rejection, Sent
 from scarcity_ray.core.schedule import RoundInput, RoundPlan
 from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.metrics.predictions import PredictionStat
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.strategies.fed_avg import FedAvg
@@ -396,3 +397,4 @@ class Server:
         )
         result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
         result.row |= metrics.round_columns(stats, columns["num_test"])
+        result.predictions = next((stat.columns() for stat in stats.values() if isinstance(stat, PredictionStat)), None)

@@ -138,6 +138,27 @@ def _of_client(metric: Metric) -> list[pa.Field]:
     return [column(name, kind, unit, f"{words}; null where it has no value", nullable=True, hashed="yes" if first else "no"), *also]
 
 
+def predictions(task: str, outputs: int) -> pa.Schema:
+    """One row a test row of each client, after the last round. outputs: classes, or targets a row; 0 for the columns of any run."""
+    which = [f"p_{place}" for place in range(outputs)]
+    if task == "classification":
+        words = [(name, f"probability of class {place}") for place, name in enumerate(which)]
+        answers = [column(name, pa.float64(), "probability", said, nullable=True, hashed="no") for name, said in words]
+        true = [column("y", pa.int64(), "", "the true class, from 0", hashed="no")] if outputs else []
+    else:
+        ends = [""] if outputs == 1 else [f"_{place}" for place in range(outputs)]
+        true = [column(f"y{end}", pa.float64(), "label", "the true target", hashed="no") for end in ends]
+        answers = [column(f"prediction{end}", pa.float64(), "label", "the model's answer", nullable=True, hashed="no") for end in ends]
+    return _table(
+        *_WHO,
+        column("client_id", pa.int64(), "", "the client, from 0", hashed="no"),
+        column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no"),
+        column("row", pa.int64(), "rows", "place among the client's test rows, from 0", hashed="no"),
+        *true,
+        *answers,
+    )
+
+
 def insights(scalar_part: pa.Schema, payloads: pa.Schema | None = None) -> pa.Schema:
     """The schema of the insight table: strategy and seed, then the scalar part of an insight, then what else it may carry."""
     return _table(*_WHO, *scalar_part, *(payloads or ()))

@@ -21,6 +21,10 @@ from scarcity_ray.results.environment import memory_bytes
 from scarcity_ray.results.reading import BrokenFile, RunError, inside
 
 TABLES = ("rounds", "clients", "insights")
+"""What every run has."""
+
+PREDICTIONS = "predictions"
+"""The table that a run has where its scenario asks for it."""
 
 _PART = re.compile(r"part-(\d{8,})\.parquet")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -29,7 +33,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 def declared(name: str, *, details: bool = True) -> pa.Schema:
     """The schema that this version writes a table with, for all metrics, or without details. Raises KeyError for another name."""
     metrics = [metric for metric in METRICS if details or not metric.detail]
-    return {"rounds": tables.rounds(metrics), "clients": tables.clients(metrics), "insights": tables.insights(SCHEMA, PAYLOADS)}[name]
+    schemas = {"rounds": tables.rounds(metrics), "clients": tables.clients(metrics), "insights": tables.insights(SCHEMA, PAYLOADS)}
+    return (schemas | {PREDICTIONS: tables.predictions("classification", 0)})[name]
 
 
 def read_table(
@@ -46,11 +51,12 @@ def read_table(
     added after the run are null; without it they are left out.
     Raises RunError where there is none; BrokenFile where it is cut, altered, of a newer major version or larger than it can be.
     """
-    if name not in TABLES:
-        raise RunError(f"a run has no table {name!r}; it has {', '.join(TABLES)}")
+    if name not in (*TABLES, PREDICTIONS):
+        raise RunError(f"a run has no table {name!r}; it has {', '.join((*TABLES, PREDICTIONS))}")
     path = inside(directory, f"{name}.parquet")
     if not path.exists():
-        raise RunError(f"{path} is missing")
+        hint = ": the scenario did not ask for it, by `evaluation: {predictions: true}`" if name == PREDICTIONS else ""
+        raise RunError(f"{path} is missing{hint}")
     parts, stored = parts_of(path, name)
     known = declared(name, details=tables.version_of(stored) < (1, 2))
     added = [field for field in known if tables.is_optional(field) and field.name not in stored.names]

@@ -10,7 +10,7 @@ import numpy as np
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import HEADLINES, Metric
 from scarcity_ray.core.spec import SpecError
-from scarcity_ray.metrics import measures, scores
+from scarcity_ray.metrics import measures, predictions, scores
 from scarcity_ray.scenario import Evaluation
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def metrics_of(evaluation: Evaluation, federation: Federation) -> tuple[tuple[Metric, ...], list[SpecError]]:
     """The metrics of a run, and what of the settings does not suit its data."""
     positive, errors = _positive(evaluation, federation)
-    errors += _unsuited(evaluation, federation)
+    errors += [*_unsuited(evaluation, federation), *_too_many(evaluation, federation)]
     metrics = measures(
         federation.task,
         federation.outputs,
@@ -89,8 +89,25 @@ def _unsuited(evaluation: Evaluation, federation: Federation) -> list[SpecError]
     return []
 
 
+def _too_many(evaluation: Evaluation, federation: Federation) -> list[SpecError]:
+    """Predictions of more rows than are gathered."""
+    needed = _tested(evaluation, federation) * predictions.row_bytes(federation.outputs, federation.task)
+    if not evaluation.predictions or needed <= scores.MOST_BYTES:
+        return []
+    message = (
+        f"the answers to all test rows take {needed / 2**20:,.0f} MiB, and at most {scores.MOST_BYTES / 2**20:,.0f} MiB are gathered: "
+        "test fewer clients (evaluation.clients), or leave it out"
+    )
+    return [SpecError(("evaluation", "predictions"), True, message)]
+
+
 def _score_bytes(evaluation: Evaluation, federation: Federation) -> int:
     """What the scores of the test rows of all tested clients take, at most."""
+    return _tested(evaluation, federation) * scores.row_bytes(federation.outputs)
+
+
+def _tested(evaluation: Evaluation, federation: Federation) -> int:
+    """The most test rows that the tested clients can have."""
     counts = np.sort(federation.test.counts)
     tested = counts if evaluation.clients == "all" else counts[max(len(counts) - evaluation.clients, 0) :]
-    return int(tested.sum()) * scores.row_bytes(federation.outputs)
+    return int(tested.sum())

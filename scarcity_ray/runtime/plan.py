@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from scarcity_ray.actors.validation import rows_of
-from scarcity_ray.core import insights
+from scarcity_ray.core import insights, tables
 from scarcity_ray.core.aggregation import Aggregator
 from scarcity_ray.core.exchange import ServerState, State, packed_bytes
 from scarcity_ray.core.federation import Federation
@@ -19,6 +20,7 @@ from scarcity_ray.core.metrics import Metric, Shown, headline
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data import deal, describe
+from scarcity_ray.metrics.predictions import Predictions
 from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
@@ -85,6 +87,11 @@ class RunPlan:
     def headline(self) -> Shown:
         """The metric that decides between strategies."""
         return headline(self.federation.task, self.scenario.evaluation.metric)
+
+    def prediction_schema(self) -> pa.Schema | None:
+        """Of the table of predictions; None where none is asked for."""
+        asked = self.scenario.evaluation.predictions
+        return tables.predictions(self.federation.task, self.federation.outputs) if asked else None
 
     def describe(self) -> list[tuple[str, str]]:
         """The plan in rows of (what, how much): data, actors, memory, and the bytes each strategy is expected to move."""
@@ -253,7 +260,8 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
             seed=seed,
         )
         # The scenario's own problem too: rounds that prepare a strategy with its own model are evaluated with it.
-        return replace(strategy.problem(replace(problem, metrics=metrics)), metrics=metrics)
+        gathered = (*metrics, Predictions(federation.task)) if scenario.evaluation.predictions else metrics
+        return replace(strategy.problem(replace(problem, metrics=gathered)), metrics=gathered)
     except SpecError as error:
         first = error.field[0]  # a strategy does not know its place in the list, and names its own field
         own = strategy.model is not None if first == "model" else first in type(strategy).model_fields

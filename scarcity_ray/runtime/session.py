@@ -76,7 +76,9 @@ class Session:
         try:
             group = self._started(plan, progress, directory)  # first: where there is no room for it, nothing is written
             with held(directory), log_to(directory / "logs" / "scarcity.log", append=last is not None):
-                recorder = Recorder(directory, resolved(_anchored(scenario, base_dir)), facts, schema, last, plan.metrics)
+                recorder = Recorder(
+                    directory, resolved(_anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
+                )
                 observers, checkpoints = observers_of(plan, recorder, progress, last)
                 driver = Driver(scenario, base_dir, group, observers, checkpoints)
                 diverged = driver.run(plan, directory, group.leave if self._once else lambda: None)

@@ -52,9 +52,12 @@ class Evaluation(Spec):
     positive: Annotated[
         bool | int | str | None, Field(description="two classes: the label of the positive class; null: the second in sorted order")
     ] = None
+    predictions: Annotated[
+        bool, Field(description="write predictions.parquet: what each strategy's last models answer to each test row, and what is true")
+    ] = False
 
 
-OBSERVED = {"metric", "margin", "thresholds", "sensitivity_at", "positive"}
+OBSERVED = {"metric", "margin", "thresholds", "sensitivity_at", "positive", "predictions"}
 """The fields of `evaluation` that no result depends on: what is measured, and how it is judged."""
 
 

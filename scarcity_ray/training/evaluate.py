@@ -90,7 +90,7 @@ def evaluate_metrics(
     gives values that are not finite.
     """
     stats = start_metrics(problem.metrics if metrics is None else metrics, ids, label_scale)
-    measured = [stat for stat in stats.values() if any(one.applies(problem.task, problem.outputs) for one in stat.metrics)]
+    measured = [stat for stat in stats.values() if any(one.applies(problem.task, problem.outputs) for one in stat.metrics or [stat.metric])]
     for block in blocks(problem, theta, shards, ids) if measured else ():
         for stat in measured:
             stat.update(block)

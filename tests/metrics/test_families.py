@@ -2,119 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from helpers.answers import Answers
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    brier_score_loss,
-    confusion_matrix,
-    log_loss,
-    mean_absolute_error,
-    r2_score,
-    roc_auc_score,
-    roc_curve,
-)
+from helpers.references import of_more, of_two, one_versus_rest
+from sklearn.metrics import log_loss, mean_absolute_error, r2_score, roc_auc_score
 
 from scarcity_ray.core.metrics import LOSS, METRICS, Metric, Stat, headline, round_columns
 from scarcity_ray.metrics import measures, scores
 
 CLIENTS = np.repeat(np.arange(12), [1, 2, 3, 5, 8, 13, 21, 34, 55, 40, 40, 200])
-Reference = Callable[[np.ndarray, np.ndarray], float]
-"""Of classes `[n]` and probabilities `[n, classes]`; NaN where there is no value."""
-
-
-def two_classed(function: Reference) -> Reference:
-    return lambda y, p: function(y, p) if len(set(y.tolist())) == 2 else float("nan")
-
-
-def matrix(y: np.ndarray, p: np.ndarray, threshold: float, positive: int) -> np.ndarray:
-    return confusion_matrix(y == positive, p[:, positive] >= threshold, labels=[False, True])
-
-
-def sensitivity(threshold: float, positive: int) -> Reference:
-    def value(y: np.ndarray, p: np.ndarray) -> float:
-        (_, _), (missed, found) = matrix(y, p, threshold, positive)
-        return found / (missed + found) if missed + found else float("nan")
-
-    return value
-
-
-def specificity(threshold: float, positive: int) -> Reference:
-    def value(y: np.ndarray, p: np.ndarray) -> float:
-        (kept, flagged), (_, _) = matrix(y, p, threshold, positive)
-        return kept / (kept + flagged) if kept + flagged else float("nan")
-
-    return value
-
-
-def net_benefit(threshold: float, positive: int) -> Reference:
-    def value(y: np.ndarray, p: np.ndarray) -> float:
-        (_, false), (_, true) = matrix(y, p, threshold, positive)
-        return (true - false * threshold / (1 - threshold)) / len(y)
-
-    return value
-
-
-def at_sensitivity(least: float, positive: int) -> Reference:
-    def value(y: np.ndarray, p: np.ndarray) -> float:
-        false, true, _ = roc_curve(y == positive, np.log(p[:, positive]) - np.log(p[:, 1 - positive]), drop_intermediate=False)
-        return float((1 - false)[true >= least - 1e-9].max())
-
-    return two_classed(value)
-
-
-def calibration_error(y: np.ndarray, p: np.ndarray) -> float:
-    confidence, hit = p.max(1), p.argmax(1) == y
-    place = np.minimum((confidence * 15).astype(int), 14)
-    return sum(abs(confidence[place == one].mean() - hit[place == one].mean()) * (place == one).mean() for one in set(place.tolist()))
-
-
-def slope(y: np.ndarray, p: np.ndarray) -> float:
-    odds = np.log(p[:, 1]) - np.log(p[:, 0])
-    ones, others = odds[y == 1], odds[y == 0]
-    if not len(ones) or not len(others) or ones.min() >= others.max() or others.min() >= ones.max():
-        return float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fit = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(odds[:, None], y)
-    return float(fit.coef_[0, 0])
-
-
-def one_versus_rest(y: np.ndarray, p: np.ndarray) -> float:
-    there = [one for one in range(p.shape[1]) if 0 < (y == one).sum() < len(y)]
-    return float(np.mean([roc_auc_score(y == one, p[:, one]) for one in there])) if there else float("nan")
-
-
-def brier(y: np.ndarray, p: np.ndarray) -> float:
-    return float(brier_score_loss(y, p, labels=list(range(p.shape[1])), scale_by_half=p.shape[1] == 2))
-
-
-def balanced(y: np.ndarray, p: np.ndarray) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(balanced_accuracy_score(y, p.argmax(1)))
-
-
-def of_two(positive: int) -> dict[str, Reference]:
-    found: dict[str, Reference] = {
-        "balanced_accuracy": balanced,
-        "brier": brier,
-        "calibration_error": calibration_error,
-        "calibration_in_the_large": lambda y, p: (y == positive).mean() - p[:, positive].mean(),
-        "auc": two_classed(lambda y, p: roc_auc_score(y, np.log(p[:, 1]) - np.log(p[:, 0]))),
-        "calibration_slope": slope,
-        "specificity_at_sensitivity_0_9": at_sensitivity(0.9, positive),
-    }
-    for threshold, name in ((0.1, "0_1"), (0.5, "0_5"), (0.25, "0_25")):
-        for kind in (sensitivity, specificity, net_benefit):
-            found[f"{kind.__name__}_at_{name}"] = kind(threshold, positive)
-    return found
 
 
 def settings(task: str, outputs: int, positive: int = 1) -> dict[str, Metric]:
@@ -130,7 +30,11 @@ def check(stat: Stat, metric: Metric, expected: list[float], pooled: float, rtol
 
 @pytest.mark.parametrize("positive", [0, 1])
 def test_two_classes(positive: int) -> None:
-    answers, metrics, expected = Answers.of_classes(CLIENTS, 2, seed=1), settings("classification", 2, positive), of_two(positive)
+    answers, metrics, expected = (
+        Answers.of_classes(CLIENTS, 2, seed=1),
+        settings("classification", 2, positive),
+        of_two(positive, (0.1, 0.5, 0.25)),
+    )
     assert set(metrics) - {"loss", "accuracy"} == set(expected)
     for name, reference in expected.items():
         values = [reference(answers.of(client).y.numpy(), answers.of(client).p) for client in range(12)]
@@ -141,7 +45,7 @@ def test_two_classes(positive: int) -> None:
 
 def test_three_classes() -> None:
     answers, metrics = Answers.of_classes(CLIENTS, 3, seed=2), settings("classification", 3)
-    expected = {"balanced_accuracy": balanced, "brier": brier, "calibration_error": calibration_error, "auc": one_versus_rest}
+    expected = of_more(3)
     assert set(metrics) - {"loss", "accuracy"} == set(expected)
     for name, reference in expected.items():
         values = [reference(answers.of(client).y.numpy(), answers.of(client).p) for client in range(12)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from helpers.scenarios import scenario
 from rich.console import Console
 
 from scarcity_ray import Results, simulate, verify
-from scarcity_ray.core.metrics import ACCURACY, LOSS
+from scarcity_ray.core.metrics import ACCURACY, LOSS, headline
 from scarcity_ray.metrics import scores
+from scarcity_ray.report.curves import _curves, draw_curves
 from scarcity_ray.report.final_table import show_final
 from scarcity_ray.report.verdict import verdict
 from scarcity_ray.runtime import evaluation
@@ -130,6 +132,14 @@ def test_a_label_that_no_row_has_is_refused_by_name(tmp_path: Path) -> None:
 # -- what decides ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_plots() -> Iterator[None]:
+    """They take longer than these runs; one test draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scarcity_ray.report.curves.draw_curves", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def by_auc(tmp_path_factory: pytest.TempPathFactory) -> Results:
     changes = {"evaluation": {"metric": "auc", "thresholds": [0.3]}, "execution": {"ray": False, "actors": 3}}
@@ -171,6 +181,14 @@ def test_the_metric_that_decides_is_known_after_each_round_and_over_all_rows_aft
         assert found["test_auc_pooled"].notna().tolist() == [False, False, True]
         assert found["test_calibration_slope_pooled"].notna().tolist() == [False, False, True]
         assert found["test_brier"].notna().all()
+
+
+def test_curves_are_of_the_metric(by_auc: Results, tmp_path: Path) -> None:
+    draw_curves(by_auc, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    curves = _curves(by_auc, by_auc.summary, by_auc.frame("rounds"), headline("classification", "auc"))
+    assert [curve.name for curve in curves] == ["local_only", "fed_avg"]
+    assert all(np.isfinite(curve.centre).all() and len(curve.round) == 3 for curve in curves)
 
 
 def test_a_regression_goes_by_its_metric(tmp_path: Path) -> None:

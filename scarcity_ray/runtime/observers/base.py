@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import TrainedModels
@@ -45,11 +49,13 @@ class StrategyRun:
 
 @dataclass(frozen=True)
 class Round:
-    """A round as the tables show it. row: its row of `rounds`. clients: columns of `clients`, None where it was not evaluated."""
+    """A round as the tables show it. row: its row of `rounds`. clients: columns of `clients`, None where it was not evaluated.
+    predictions: columns of `predictions`, None unless it is a last round that they are asked for of."""
 
     result: RoundResult
     row: dict[str, Any]
     clients: dict[str, Any] | None
+    predictions: dict[str, Any] | None = None
 
     @property
     def number(self) -> int:
@@ -63,8 +69,20 @@ class Round:
         row = {**who, **result.row, "seconds": result.seconds}
         if result.clients is None:
             return cls(result, row, None)
-        group = run.plan.federation.at(round).group[result.clients["client_id"]]
-        return cls(result, row, {**who, "round": round, "group": group, **result.clients})
+        federation = run.plan.federation.at(round)
+        clients = {**who, "round": round, "group": federation.group[result.clients["client_id"]], **result.clients}
+        predictions = None if result.predictions is None else who | _in_the_users_words(result.predictions, federation)
+        return cls(result, row, clients, predictions)
+
+
+def _in_the_users_words(predictions: dict[str, NDArray[Any]], federation: Federation) -> dict[str, Any]:
+    """Predictions with the clients' own names, and targets that are no longer relative to their mean."""
+    encoding = federation.encoding
+    if encoding is None:
+        return predictions
+    names = None if encoding.clients is None else np.array(encoding.clients, dtype=object)[predictions["client_id"]]
+    shifted = {name: values + encoding.label_mean for name, values in predictions.items() if name.startswith(("y", "prediction"))}
+    return {**predictions, **(shifted if federation.task == "regression" else {}), "client": names}
 
 
 class Observer:
