@@ -31,9 +31,8 @@ def table(folder: Path, task: str) -> dict[str, Any]:
     for place in range(300):
         dose, age = draw.normal(size=2)
         value = dose - age + draw.normal()
-        rows.append(
-            f"{'abcdef'[place % 6]}{place % 6},{dose},{age},{('no', 'yes')[int(value > 0.3)] if task == 'classification' else 70 + 20 * value}"
-        )
+        outcome = ("no", "yes")[int(value > 0.3)] if task == "classification" else 70 + 20 * value
+        rows.append(f"{'abcdef'[place % 6]}{place % 6},{dose},{age},{outcome}")
     (folder / "rows.csv").write_text("\n".join(rows))
     return {"source": {"kind": "table", "path": str(folder / "rows.csv"), "label": "outcome", "client": "site", "task": task}}
 
@@ -78,19 +77,21 @@ def references(run: Results) -> tuple[list[str], dict[str, Callable[[Any], float
         return answers, {name: of_numbers(function) for name, function in found.items()}
     found = of_two(1, (0.1, 0.2)) if len(answers) == 2 else of_more(len(answers))
     found["accuracy"] = lambda y, p: accuracy_score(y, p.argmax(1))
-    found["loss"] = lambda y, p: log_loss(y, p / p.sum(1, keepdims=True), labels=range(p.shape[1]))
+    found["loss"] = lambda y, p: log_loss(y, p, labels=range(p.shape[1]))
     return answers, {name: of_classes(function) for name, function in found.items()}
 
 
 def test_every_metric_of_every_client_follows_from_it(run: Results) -> None:
     predictions, clients, rounds = run.frame("predictions"), run.frame("clients"), run.frame("rounds")
-    _, metrics = references(run)
+    answers, metrics = references(run)
     columns = [
         name for name in clients.columns if name.startswith("test_") and not name.endswith("_global") and clients[name].notna().any()
     ]
     assert {f"test_{name}" for name in metrics} == set(columns)
     groups = predictions.groupby(["strategy", "seed"])
     assert len(groups) == 2 * len(STRATEGIES)
+    if answers != ["prediction"]:
+        np.testing.assert_allclose(predictions[answers].sum(axis=1), 1.0, rtol=1e-12)
     for (strategy, seed), rows in groups:
         last = clients[(clients["strategy"] == strategy) & (clients["seed"] == seed)]
         last = last[last["round"] == last["round"].max()].sort_values("client_id")
