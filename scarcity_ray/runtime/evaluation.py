@@ -40,8 +40,8 @@ def described(plan: RunPlan) -> str:
     if evaluation.margin:
         words.append(f"a gain below {evaluation.margin:g} counts as none")
     if federation.task == "classification" and federation.outputs == 2:
-        labels = _labels(federation)
-        words.append(f"the positive class is {labels[_positive(evaluation, federation)[0]]} (the other: {labels[0]})")
+        labels, positive = _labels(federation), _positive(evaluation, federation)[0]
+        words.append(f"the positive class is {labels[positive]} (the other: {labels[1 - positive]})")
     if federation.task == "classification" and (needed := _score_bytes(evaluation, federation)) > scores.MOST_BYTES:
         words.append(f"no AUC, which would take {needed / 2**20:,.0f} MiB")
     return "; ".join(words)

@@ -113,15 +113,15 @@ def test_an_auc_that_takes_too_much_memory_is_refused_and_otherwise_left_out(mon
         (["no", "yes"], "yes", 1),
         ([0, 1], "0", 0),
         ([3, 7], 7, 1),
-        (["true", "false"], True, 1),
-        (["true", "false"], "False", 0),
+        (["false", "true"], True, 1),
+        (["false", "true"], "False", 0),
     ],
 )
 def test_the_positive_class_goes_by_its_label(tmp_path: Path, labels: list[Any], positive: Any, place: int) -> None:
     plan = prepare(parse(with_labels(tmp_path, labels) | {"evaluation": {} if positive is None else {"positive": positive}}), tmp_path)
     (found,) = [metric for metric in plan.metrics if metric.name == "sensitivity_at_0_1"]
     assert found.positive == place  # type: ignore[attr-defined]  # of this metric
-    assert "the positive class is" in dict(plan.describe())["metric"]
+    assert f"the positive class is {labels[place]} (the other: {labels[1 - place]})".lower() in dict(plan.describe())["metric"].lower()
 
 
 def test_a_label_that_no_row_has_is_refused_by_name(tmp_path: Path) -> None:
