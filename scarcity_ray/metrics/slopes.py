@@ -38,7 +38,8 @@ def slopes(client: Ids, scores: NDArray[np.float32], positive: NDArray[np.bool_]
     reached = _likelihood(b, x, y, place, m)
     step_size, close = np.ones(m), np.zeros(m, dtype=np.bool_)
     for _ in range(_STEPS):
-        p = 1.0 / (1.0 + np.exp(-(b[0][place] + b[1][place] * x)))
+        with np.errstate(over="ignore"):  # of a probability that is 0
+            p = 1.0 / (1.0 + np.exp(-(b[0][place] + b[1][place] * x)))
         weight, left = p * (1 - p), y - p
         g0, g1, h00, h01, h11 = total(left), total(left * x), total(weight), total(weight * x), total(weight * x**2)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -9,10 +9,16 @@ import pytest
 import torch
 from helpers.answers import Answers
 from helpers.references import of_more, of_two, one_versus_rest
+from scipy.optimize import brentq
+from scipy.special import expit
 from sklearn.metrics import log_loss, mean_absolute_error, r2_score, roc_auc_score
 
+from scarcity_ray.core import tables
 from scarcity_ray.core.metrics import LOSS, METRICS, Metric, Stat, headline, round_columns
 from scarcity_ray.metrics import measures, scores
+from scarcity_ray.metrics.predictions import Predictions, PredictionStat, row_bytes
+from scarcity_ray.metrics.ranks import overlaps
+from scarcity_ray.metrics.slopes import slopes
 
 CLIENTS = np.repeat(np.arange(12), [1, 2, 3, 5, 8, 13, 21, 34, 55, 40, 40, 200])
 
@@ -166,3 +172,38 @@ def test_where_neither_more_nor_less_is_better_the_worst_are_the_farthest() -> N
     stat = answers.stat(metric)
     row = round_columns({metric.name: stat}, np.unique(CLIENTS, return_counts=True)[1])
     assert row["test_calibration_in_the_large_worst_decile"] == np.abs(stat.values()).max()
+
+
+def test_every_slope_solves_its_likelihood_equations() -> None:
+    """Few rows with heavy tails, at any scale and far from 0: where Newton's method alone would fail."""
+    draw = np.random.default_rng(10)
+    client = np.repeat(np.arange(300), draw.integers(2, 40, 300))
+    scale = 10.0 ** draw.uniform(-6, 4, 300)
+    x = (scale[client] * (draw.standard_t(1.2, len(client)) + 5 * draw.normal(size=300)[client])).astype(np.float32)
+    positive = draw.random(len(client)) < draw.uniform(0.02, 0.98, 300)[client]
+    chosen = overlaps(client, x, positive, 300)
+    found = slopes(client, x, positive, chosen)
+    assert (np.isnan(found) == ~chosen).all()
+    assert 200 < chosen.sum() < 300
+    for one in np.flatnonzero(chosen):
+        mine, y = x[client == one].astype(np.float64), positive[client == one]
+        centred = mine - mine.mean()
+        intercept = brentq(lambda a: (y - expit(a + found[one] * centred)).sum(), -1e4, 1e4, xtol=1e-13)  # noqa: B023 - used at once
+        left = (y - expit(intercept + found[one] * centred)) @ centred
+        assert abs(left) < 1e-6 * np.abs(centred).sum()
+
+
+def test_predictions_have_the_columns_of_their_table() -> None:
+    for answers, task, outputs in (
+        (Answers.of_classes(CLIENTS, 3, seed=11), "classification", 3),
+        (Answers.of_numbers(CLIENTS, seed=11), "regression", 1),
+        (Answers.of_numbers(CLIENTS, seed=11, targets=2), "regression", 2),
+    ):
+        stat = answers.stat(Predictions(task), scale=10.0)
+        assert isinstance(stat, PredictionStat)
+        columns = stat.columns()
+        assert {*columns, "strategy", "seed", "client"} == set(tables.predictions(task, outputs).names)
+        assert tables.batch(tables.predictions(task, outputs), {"strategy": "x", "seed": 1, **columns}).num_rows == len(CLIENTS)
+        gathered = sum(part.nbytes for parts in stat._parts for part in parts)
+        assert gathered == row_bytes(outputs, task) * len(CLIENTS)
+    np.testing.assert_allclose(columns["prediction_1"] - columns["y_1"], 10 * answers.outputs[:, 1].double().numpy(), rtol=1e-5)
