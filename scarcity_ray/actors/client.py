@@ -22,7 +22,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import GLOBAL, client_columns
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.training.chunks import chunks
-from scarcity_ray.training.evaluate import RowValues, Stats, evaluate_metrics, merge_metrics, start_metrics
+from scarcity_ray.training.evaluate import Stats, evaluate_metrics, merge_metrics, start_metrics
 from scarcity_ray.training.measures import scalar_columns
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.rows import Rows
@@ -209,28 +209,30 @@ class Client:
     def evaluate(self, state: ServerState, ids: Ids | None = None) -> dict[str, NDArray[Any]]:
         """What `measure` finds, each metric as the clients' values `[n]` in the user's unit, `test_NAME`: NaN for a client without
         test rows, and where a metric does not apply."""
-        found = self.measure(state, ids)
+        found = self.measure(state, ids=ids)
         return found.columns | client_columns(found.stats) | client_columns(found.of_global, GLOBAL)
 
-    def measure(self, state: ServerState, ids: Ids | None = None, rows: bool = False) -> Measured:
+    def measure(self, state: ServerState, last: bool = True, ids: Ids | None = None) -> Measured:
         """The statistics of each metric for each client's model on its own test rows, by rising id, and columns `[n]` of the
         clients table: client_id, and expert_id where the strategy has clients choose one. A strategy that adapts does so
-        first, on training rows. Then the statistics of the global model, where it is tested beside personal ones. rows: also what the
-        metric that decides says of each row.
+        first, on training rows. Then the statistics of the global model, where it is tested beside personal ones.
+
+        last: after the last round, when the numbers of single rows leave the actor for the metrics that need all of them.
         """
         ids = self.ids if ids is None else np.sort(ids)
         strategy, problem, scale = self.strategy, self.problem, self.federation.label_scale
-        parts, globals_, experts = [start_metrics(problem, ids, scale)], list[Stats](), np.full(len(ids), -1)
-        single = [RowValues(ids[:0], ids[:0], np.zeros(0))]
+        every = [metric for metric in problem.metrics if last or not metric.at_last]
+        beside = [metric for metric in every if not metric.detail]
+        parts, globals_, experts = [start_metrics(every, ids, scale)], list[Stats](), np.full(len(ids), -1)
         local = strategy.server_half == "meta_learner"
         test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
 
         def test_models(chunk: Ids, client: State) -> None:
             models = self._models(state.received(chunk), client)
             if (reported := _reported(models)) is not None:
-                parts.append(evaluate_metrics(problem, reported, test, chunk, scale, rows=single if rows else None))
+                parts.append(evaluate_metrics(problem, reported, test, chunk, scale, every))
             if len(models) > 1:
-                globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale))
+                globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale, beside))
 
         def adapt_first(chunk: Ids, task: Task) -> None:
             client = strategy.adapt(task, state.received(chunk), self._recall(chunk))
@@ -249,7 +251,10 @@ class Client:
                 here = ids[start : start + piece]
                 test_models(here, self._recall(here))
         columns = {"client_id": ids} | ({"expert_id": experts} if (experts >= 0).any() else {})
-        return Measured(columns, merge_metrics(parts), merge_metrics(globals_) if globals_ else {}, RowValues.merge(single))
+        found = [merge_metrics(one) if one else {} for one in (parts, globals_)]
+        if not last:
+            found = [{name: stat.settled() for name, stat in stats.items()} for stats in found]
+        return Measured(columns, *found)
 
     def personal(self, state: ServerState) -> tuple[Ids, NDArray[Any]] | None:
         """The clients of the block and their personal models, one row each; None where they keep none."""

@@ -11,7 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scarcity_ray.core.insights import Rejection
-from scarcity_ray.training.evaluate import RowValues, Stats, merge_metrics
+from scarcity_ray.metrics.predictions import PredictionStat
+from scarcity_ray.metrics.tested_rows import TestedRowsStat
+from scarcity_ray.training.evaluate import Stats, gathered, merge_metrics
 from scarcity_ray.training.rows import Rows
 from scarcity_ray.training.sums import Sums
 
@@ -59,13 +61,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Measured:
-    """What testing some clients found. columns: of the clients table, `[n]` each, by rising id. stats: of each metric, by its name.
-    of_global: those of the global model, where it is tested beside personal ones. rows: of the metric that decides, where asked for."""
+    """What testing some clients found. columns: of the clients table, `[n]` each, by rising id. stats: of the metrics. of_global: those
+    of the global model, where it is tested beside personal ones."""
 
     columns: dict[str, NDArray[Any]]
     stats: Stats
     of_global: Stats
-    rows: RowValues
 
     @classmethod
     def merge(cls, parts: Sequence[Measured]) -> Measured:
@@ -74,9 +75,7 @@ class Measured:
         order = np.argsort(columns["client_id"])
         stats = merge_metrics([part.stats for part in parts])
         of_global = merge_metrics([part.of_global for part in parts]) if parts[0].of_global else {}
-        return cls(
-            {name: value[order] for name, value in columns.items()}, stats, of_global, RowValues.merge([part.rows for part in parts])
-        )
+        return cls({name: value[order] for name, value in columns.items()}, stats, of_global)
 
 
 @dataclass
@@ -85,7 +84,8 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
-    tested_rows: after the last round, what the metric that decides says of each test row.
+    tested_rows: what the metric that decides takes from each test row, after the last round.
+    predictions: columns of the predictions table (metrics.predictions), after the last round where they are asked for.
     insights: the accepted insights. learned: what summary.json says of the round. rejected: whose update or
     insight did not enter (None where an insight names no client), and why. diverged: not one update could be used. done: the
     strategy has nothing more to learn. server, client_state: the state dicts of the server and of all clients, where they were asked
@@ -95,7 +95,8 @@ class RoundResult:
     row: dict[str, Any]
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
-    tested_rows: RowValues | None = None
+    tested_rows: TestedRowsStat | None = None
+    predictions: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
@@ -105,6 +106,11 @@ class RoundResult:
     client_state: dict[str, NDArray[Any]] = field(default_factory=dict)
     kept_seconds: float = 0.0
     seconds: float = 0.0
+
+    def keep_rows(self, found: Measured) -> None:
+        """Takes what the clients' tests say of single rows, where it was gathered."""
+        self.tested_rows, answers = gathered(found.stats, TestedRowsStat), gathered(found.stats, PredictionStat)
+        self.predictions = None if answers is None else answers.columns()
 
 
 def report_of(parts: Sequence[ChunkReport | Report], **rest: Any) -> Report:

@@ -184,9 +184,9 @@ class Server:
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
-    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False, last: bool = False) -> RoundResult | None:
+    def run_ordered_round(self, round: int, evaluated: Ids, test: bool, keep: bool = False, last: bool = True) -> RoundResult | None:
         """A round of a run, which may have been ordered before the last one ended: None, and nothing done, once the strategy has
-        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs. last: no round follows."""
+        diverged, failed, or has nothing more to learn. keep: the result has what a checkpoint needs. last: no round follows it."""
         if self._over:
             return None
         self._over = True  # should this round fail, those that are ordered already must not be run without it
@@ -203,9 +203,10 @@ class Server:
             result.kept_seconds = time.perf_counter() - began
         return result
 
-    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True, last: bool = False) -> RoundResult:
+    def run_round(self, round: int | None = None, evaluated: Ids | None = None, test: bool = True, last: bool = True) -> RoundResult:
         """Broadcast, local work, aggregation. round: the next one if left out. test: whether the clients `evaluated` (all if left
-        out) are tested after it; after the last round of a strategy that ends they are in any case. last: it is the last in any case."""
+        out) are tested after it; after the last round of a strategy that ends they are in any case. last: metrics that need single
+        rows are measured too."""
         self.round = self.round + 1 if round is None else round
         plan = self.plan_round()
         down = self._down_bytes(plan.ids)
@@ -232,7 +233,7 @@ class Server:
             self._deliver()
         result = self._result(report, heard, [*report.rejected.items(), *rejections])
         if test or update.done:
-            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or update.done)
+            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or update.done or diverged)
         result.learned, result.diverged, result.done = update.learned, diverged, update.done
         # Where the payload is too large to be written down, a later process could not read it back.
         if accepted is not None:
@@ -379,11 +380,9 @@ class Server:
         self._counted = sent
         return RoundResult(row, int(report.steps.sum()), rejected=rejected)
 
-    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], rows: bool) -> None:
+    def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], last: bool) -> None:
         """Tests clients and adds what was found to the result. more: columns `[clients]` of the clients table."""
-        orders = {actor: (*order, rows) for actor, order in self._by_actor(ids).items()}
-        found = Measured.merge(list(self.clients.map(Client.measure, orders, shared=(self._sent(self.state),)).values()))
-        result.tested_rows = found.rows if rows else None
+        found = Measured.merge(list(self.clients.map(Client.measure, self._by_actor(ids), shared=(self._sent(self.state), last)).values()))
         columns = found.columns
         columns |= (
             metrics.client_columns(found.stats)
@@ -397,3 +396,4 @@ class Server:
         )
         result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
         result.row |= metrics.round_columns(found.stats, columns["num_test"])
+        result.keep_rows(found)

@@ -15,9 +15,9 @@ from scarcity_ray.baselines.alone import Features, alone
 from scarcity_ray.baselines.features import own_features
 from scarcity_ray.baselines.ridge_alone import Values
 from scarcity_ray.core.federation import Array, Federation
-from scarcity_ray.core.metrics import Block, headline
+from scarcity_ray.core.metrics import Block
 from scarcity_ray.core.strategy import Strategy
-from scarcity_ray.training.evaluate import RowValues, Stats, start_metrics
+from scarcity_ray.training.evaluate import Stats, applying, start_metrics
 from scarcity_ray.training.problem import Problem
 
 _NUMBER = 4  # bytes of a class's share, or of a target's mean
@@ -25,11 +25,10 @@ _NUMBER = 4  # bytes of a class's share, or of a target's mean
 
 @dataclass(frozen=True)
 class Baseline:
-    """What every strategy is compared with. stats: of each metric. rows: of the metric that decides. bytes: up, and as many down, of
-    each client."""
+    """What every strategy is compared with. stats: of the metrics, as of a strategy after its last round. bytes: up, and as many down,
+    of each client."""
 
     stats: Stats
-    rows: RowValues
     bytes: int
 
 
@@ -37,7 +36,7 @@ def baselines(problem: Problem, federation: Federation, strategies: Sequence[Str
     """`guess` and `alone` of clients `[k]`, by name. problem: the scenario's. strategies: whose representations a client may use."""
     guess = measured(problem, federation, ids, guesses(problem, federation, ids))
     own = measured(problem, federation, ids, alone_predictions(problem, federation, own_features(strategies, problem.seed), ids))
-    return {GUESS: Baseline(*guess, _NUMBER * problem.outputs), ALONE: Baseline(*own, 0)}
+    return {GUESS: Baseline(guess, _NUMBER * problem.outputs), ALONE: Baseline(own, 0)}
 
 
 def alone_predictions(problem: Problem, federation: Federation, maps: Mapping[str, Features], ids: NDArray[np.int64]) -> Iterable[Values]:
@@ -65,20 +64,18 @@ def guesses(problem: Problem, federation: Federation, ids: NDArray[np.int64]) ->
         yield np.broadcast_to(guess, (rows, problem.outputs))
 
 
-def measured(problem: Problem, federation: Federation, ids: NDArray[np.int64], predictions: Iterable[Values]) -> tuple[Stats, RowValues]:
+def measured(problem: Problem, federation: Federation, ids: NDArray[np.int64], predictions: Iterable[Values]) -> Stats:
     """The statistics of predictions for the clients' test rows. predictions: of each client, log-probabilities or targets."""
-    stats, test, decides = start_metrics(problem, ids, federation.label_scale), federation.test, headline(problem.task).metric
-    values = []
+    stats, test = start_metrics(problem.metrics, ids, federation.label_scale), federation.test
+    applied = applying(stats.values(), problem)
     for place, (client, predicted) in enumerate(zip(ids.tolist(), predictions, strict=True)):
         y = test.y[test.rows(client)]
         if not len(y):
             continue
         block = _block(problem, place, predicted, y)
-        values.append(decides.per_row(block).double().numpy())
-        for stat in stats.values():
-            if stat.metric.applies(problem.task, problem.outputs):
-                stat.update(block)
-    return stats, RowValues(ids, test.counts[ids], np.concatenate([np.zeros(0), *values]))
+        for stat in applied:
+            stat.update(block)
+    return stats
 
 
 def _block(problem: Problem, place: int, predicted: Values, y: NDArray[Any]) -> Block:

@@ -28,6 +28,7 @@ _FOLDERS = (
     "data",
     "ensemble",
     "inference",
+    "metrics",
     "models",
     "schedules",
     "strategies",

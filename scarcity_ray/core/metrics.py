@@ -5,32 +5,38 @@ clients, or of other rows of the same clients, merge into one, from which the va
 follow. These are the three steps `update`, `merge` and `compute` of torchmetrics (Detlefsen et al., JOSS 7(70), 2022), with
 `values` and `pooled` in place of `compute`, because one Stat answers for many clients.
 
-A new metric is one class: derive it from `MeanMetric`, `SumMetric` or `RowMetric` and register it. Columns of the tables, entries of
-summary.json, plots and the final table follow from the list `METRICS`. A process on another machine learns of a metric with the
-`Problem`, so its class must be in a module that can be imported there.
+A new metric is one class: derive it from `MeanMetric`, `SumMetric`, `GroupMetric` or `RowMetric` and register it. Columns of the
+tables, entries of summary.json, plots and the final table follow from the list `METRICS`; those that every run has are in
+scarcity_ray/metrics. A process on another machine learns of a metric with the `Problem`, so its class must be in a module that can be
+imported there.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib
+import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scarcity_ray.core import statistics
+from scarcity_ray.core.stat import GroupStat, MeanStat, RowStat, SumStat
+from scarcity_ray.core.stat import Ids as Ids
+from scarcity_ray.core.stat import Stat as Stat
+from scarcity_ray.core.stat import Values as Values
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WORST, POOLED, GLOBAL = "_worst_decile", "_pooled", "_global"
-"""What a column adds to a metric's own: mean of the worst tenth of the clients, value over all rows, the global model's value."""
-
-Ids = NDArray[np.int64]
-Values = NDArray[np.float64]
+WORST, POOLED, GLOBAL, UNDEFINED = "_worst_decile", "_pooled", "_global", "_undefined"
+"""What a column adds to a metric's own: mean of the worst tenth of the clients, value over all rows, the global model's value, number of
+clients whose rows have no value."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,29 @@ class Block:
 
 
 class Metric(ABC):
-    """One number of a client's rows. Its class says what it is; an instance has no state and may be sent to any process.
+    """One number of a client's rows. Its class says what it is; an instance has at most settings, and may be sent to any process.
 
     name: in columns, `test_NAME`. unit, description: of the column, for one client. tasks: where it applies. label_power: the value
     is in this power of the label's unit (2 for a squared error): values are measured in standard deviations of the label and
-    multiplied by their size to that power. width: numbers of each row, c.
+    multiplied by their size to that power. width: numbers of each row, c. title: in tables and plots; its name if empty. ideal: the
+    best value, where neither more nor less is better; the worst tenth is then that of the distances from it. partial: some clients'
+    rows have no value, and these clients are counted. detail: final table and plots have it only where it is the metric that decides;
+    runs where it does not apply have no column for it, and a global model beside personal ones is not measured by it. at_last: it is
+    measured only after the last round.
     """
 
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    description: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
-    label_power: ClassVar[int] = 0
-    width: ClassVar[int] = 1
+    name: str
+    unit: str
+    description: str
+    higher_is_better: bool
+    tasks: tuple[str, ...] = ("classification", "regression")
+    label_power: int = 0
+    width: int = 1
+    title: str = ""
+    ideal: float | None = None
+    partial: bool = False
+    detail: bool = False
+    at_last: bool = False
 
     @property
     def column(self) -> str:
@@ -73,6 +88,23 @@ class Metric(ABC):
     def applies(self, task: str, outputs: int) -> bool:
         """Whether it can be measured. outputs: classes, or targets a row."""
         return task in self.tasks
+
+    @property
+    def statistic(self) -> str:
+        """What its statistics are called. Metrics with the same name here share them, and have the same `per_row` and `start`."""
+        return self.name
+
+    def seen_from(self, positive: int) -> Metric:
+        """The same for two classes of which this one (0 or 1) is the positive; itself where that makes no difference."""
+        return self
+
+    def at_every_evaluation(self) -> Metric:
+        """The same, measured at every evaluation."""
+        if not self.at_last:
+            return self
+        made = copy.copy(self)
+        made.at_last = False
+        return made
 
     @abstractmethod
     def per_row(self, block: Block) -> Tensor:
@@ -111,8 +143,29 @@ class MeanMetric(SumMetric):
         return MeanStat(self, ids, scale)
 
 
+class GroupMetric(Metric):
+    """A function of sums over the rows of g groups, such as classes: `per_row` gives each row's group, then its c numbers."""
+
+    @abstractmethod
+    def groups(self, outputs: int) -> int:
+        """g. outputs: classes, or targets a row."""
+
+    @abstractmethod
+    def value(self, sums: Values, counts: Ids) -> Values:
+        """The values `[k]` from `[1 + c, g, k]`, the rows of each group and then its sums, and the clients' rows `[k]`."""
+
+    def is_defined(self, sums: Values, counts: Ids) -> NDArray[np.bool_]:
+        """As for a SumMetric, `[k]`."""
+        return np.ones(len(counts), dtype=np.bool_)
+
+    def start(self, ids: Ids, scale: float = 1.0) -> Stat:
+        """Numbers of rows and sums for each client and group."""
+        return GroupStat(self, ids, scale)
+
+
 class RowMetric(Metric):
-    """A function of all rows together, such as a rank statistic. It costs 8 (c + 1) bytes a row, in each process and on the way."""
+    """A function of all rows together, such as a rank statistic. It costs 8 (c + 1) bytes a row where rows are gathered: in each
+    process, and on the way only after the last round. Before, there are values of clients, and none over all rows."""
 
     @abstractmethod
     def value(self, rows: Values) -> float:
@@ -131,142 +184,6 @@ class RowMetric(Metric):
         return RowStat(self, ids, scale)
 
 
-class Stat(ABC):
-    """The statistics of a metric for k clients.
-
-    ids: int64 `[k]`, the clients, each once. counts: int64 `[k]`, rows of each so far. scale: see `Metric.start`.
-    """
-
-    def __init__(self, metric: Metric, ids: Ids, scale: float) -> None:
-        self.metric, self.ids, self.scale = metric, np.asarray(ids, dtype=np.int64), scale
-        self.counts = np.zeros(len(self.ids), dtype=np.int64)
-
-    def update(self, block: Block) -> None:
-        """Adds rows, each client's in the order in which they come."""
-        client = block.client[block.real]
-        numbers = self.metric.per_row(block).double().numpy()[block.real]
-        np.add.at(self.counts, client, 1)
-        self._add(client, numbers.reshape(len(numbers), -1))
-
-    def values(self) -> Values:
-        """Each client's value in the user's unit, `[k]`; NaN for a client whose rows have none."""
-        found: Values = self._values() * self.scale**self.metric.label_power
-        return found
-
-    def pooled(self) -> float:
-        """The value over all rows of all clients; NaN where they have none."""
-        return self._pooled() * self.scale**self.metric.label_power if self.counts.any() else float("nan")
-
-    def is_defined(self) -> NDArray[np.bool_]:
-        """Which clients have a value, `[k]`: all with rows, unless the metric says otherwise. A value that is not a number although
-        it is defined is that of a diverged model."""
-        return (self.counts > 0) & self._defined()
-
-    @staticmethod
-    def merge(stats: Sequence[Stat]) -> Stat:
-        """One Stat of all their clients, by ascending id. Rows of one client may be spread over several of them."""
-        merged = stats[0].metric.start(np.unique(np.concatenate([stat.ids for stat in stats])), stats[0].scale)
-        for stat in stats:
-            places = np.searchsorted(merged.ids, stat.ids)
-            merged.counts[places] += stat.counts
-            merged._include(stat, places)
-        return merged
-
-    @abstractmethod
-    def _add(self, client: Ids, numbers: Values) -> None:
-        """Rows' numbers `[n, c]` of clients at places `[n]`."""
-
-    @abstractmethod
-    def _include(self, other: Stat, places: Ids) -> None:
-        """The statistics of another one, whose clients are at these places here."""
-
-    @abstractmethod
-    def _defined(self) -> NDArray[np.bool_]: ...
-
-    @abstractmethod
-    def _values(self) -> Values: ...
-
-    @abstractmethod
-    def _pooled(self) -> float: ...
-
-
-class SumStat(Stat):
-    """Sums `[c, k]` over each client's rows, in float64, one row after the other: their bits do not depend on how rows were cut."""
-
-    metric: SumMetric
-
-    def __init__(self, metric: Metric, ids: Ids, scale: float) -> None:
-        super().__init__(metric, ids, scale)
-        self.sums = np.zeros((metric.width, len(self.ids)))
-
-    def _add(self, client: Ids, numbers: Values) -> None:
-        for sums, column in zip(self.sums, numbers.T, strict=True):
-            np.add.at(sums, client, column)
-
-    def _include(self, other: Stat, places: Ids) -> None:
-        assert isinstance(other, SumStat)
-        self.sums[:, places] += other.sums
-
-    def _defined(self) -> NDArray[np.bool_]:
-        return self.metric.is_defined(self.sums, self.counts)
-
-    def _values(self) -> Values:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(self.is_defined(), self.metric.value(self.sums, self.counts), np.nan)
-
-    def _pooled(self) -> float:
-        sums, counts = self.sums.sum(axis=1, keepdims=True), self.counts.sum(keepdims=True)
-        return float(self.metric.value(sums, counts)[0]) if self.metric.is_defined(sums, counts)[0] else float("nan")
-
-
-class MeanStat(SumStat):
-    """The sum of one number over each client's rows."""
-
-    def pooled(self) -> float:
-        """The clients' means weighted by their rows, as the summaries of all runs have it, to the bit."""
-        return statistics.pooled(self.values(), self.counts)
-
-
-class RowStat(Stat):
-    """The numbers of every row, and whose it is."""
-
-    metric: RowMetric
-
-    def __init__(self, metric: Metric, ids: Ids, scale: float) -> None:
-        super().__init__(metric, ids, scale)
-        self.parts: list[tuple[Ids, Values]] = []
-
-    def _add(self, client: Ids, numbers: Values) -> None:
-        self.parts.append((client, numbers))
-
-    def _include(self, other: Stat, places: Ids) -> None:
-        assert isinstance(other, RowStat)
-        self.parts += [(places[client], numbers) for client, numbers in other.parts]
-
-    def _defined(self) -> NDArray[np.bool_]:
-        return np.array([len(rows) > 0 and self.metric.is_defined(rows) for rows in self._by_client()], dtype=np.bool_)
-
-    def _rows(self) -> tuple[Ids, Values]:
-        """All rows: client `[n]`, numbers `[n, c]`."""
-        empty = (np.zeros(0, dtype=np.int64), np.zeros((0, self.metric.width)))
-        client, numbers = (np.concatenate(list(parts)) for parts in zip(empty, *self.parts, strict=True))
-        return client, numbers
-
-    def _by_client(self) -> list[Values]:
-        client, numbers = self._rows()
-        return np.split(numbers[np.lexsort((*numbers.T[::-1], client))], np.cumsum(self.counts)[:-1])
-
-    def _values(self) -> Values:
-        return np.array([self._value(rows) for rows in self._by_client()], dtype=np.float64)
-
-    def _value(self, rows: Values) -> float:
-        return self.metric.value(rows) if len(rows) and self.metric.is_defined(rows) else float("nan")
-
-    def _pooled(self) -> float:
-        _, numbers = self._rows()
-        return self._value(numbers[np.lexsort(numbers.T[::-1])])
-
-
 _M = TypeVar("_M", bound=Metric)
 
 
@@ -279,13 +196,19 @@ class MetricRegistry:
     def register(self, cls: type[_M]) -> type[_M]:
         """The decorator. Raises ValueError for a name that is taken, or that would make a column which another metric has."""
         name = cls.name
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith((WORST, POOLED, GLOBAL)):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith((WORST, POOLED, GLOBAL, UNDEFINED)):
             raise ValueError(f"{cls.__name__} needs another name: {name!r} would make columns that are no metric's own")
         known = self._metrics.get(name)
         if known is not None and (type(known).__module__, type(known).__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"{cls.__name__} needs another name: {name} is {type(known).__name__}'s")
         self._metrics[name] = cls()
         return cls
+
+    def collect(self, package: str) -> None:
+        """Imports every module of a package, in the order of their names, so that its metrics are registered."""
+        found = importlib.import_module(package)
+        for module in sorted(pkgutil.iter_modules(found.__path__), key=lambda one: one.name):
+            importlib.import_module(f"{package}.{module.name}")
 
     def unregister(self, name: str) -> None:
         """Removes a metric. Raises KeyError where there is none of that name."""
@@ -330,25 +253,39 @@ class Accuracy(MeanMetric):
 LOSS, ACCURACY = METRICS["loss"], METRICS["accuracy"]
 
 
+def suited(metrics: Iterable[Metric], task: str, outputs: int) -> tuple[Metric, ...]:
+    """The metrics that a run has columns for: all but details that do not apply to it."""
+    return tuple(metric for metric in metrics if not metric.detail or metric.applies(task, outputs))
+
+
 def client_columns(stats: Mapping[str, Stat], suffix: str = "") -> dict[str, Values]:
     """The metrics' columns of the clients table, `[k]` each. suffix: GLOBAL where the statistics are of the global model beside
     personal ones."""
-    return {f"{stat.metric.column}{suffix}": stat.values() for stat in stats.values()}
+    return {f"{metric.column}{suffix}": stat.values(metric) for stat in stats.values() for metric in stat.metrics}
 
 
-def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, float]:
+def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, Any]:
     """The metrics' columns of a round's row. rows: test rows `[k]` of each client.
 
     Clients with test rows count, except those that were evaluated on rows without a value (`Stat.is_defined`).
     """
-    found = {}
+    found: dict[str, Any] = {}
     for stat in stats.values():
-        name, values, higher = stat.metric.column, stat.values(), stat.metric.higher_is_better
-        counted = np.where((stat.counts > 0) & ~stat.is_defined(), 0, np.asarray(rows))
-        found[name] = statistics.mean(values, counted)
-        found[f"{name}{WORST}"] = statistics.worst_decile(values, higher, counted)
-        found[f"{name}{POOLED}"] = stat.pooled()
+        for metric, values, defined, pooled in stat.answers():
+            name, undefined = metric.column, (stat.counts > 0) & ~defined
+            counted = np.where(undefined, 0, np.asarray(rows))
+            ranked, higher = (values, metric.higher_is_better) if metric.ideal is None else (np.abs(values - metric.ideal), False)
+            found[name] = statistics.mean(values, counted)
+            found[f"{name}{WORST}"] = statistics.worst_decile(ranked, higher, counted)
+            found[f"{name}{POOLED}"] = pooled
+            if metric.partial:
+                found[f"{name}{UNDEFINED}"] = int(undefined.sum()) if stat.counts.any() else None
     return found
+
+
+def columns_of(metric: Metric) -> list[str]:
+    """A metric's columns of `rounds`, which are keys of the summary too."""
+    return [f"{metric.column}{suffix}" for suffix in ("", WORST, POOLED, *((UNDEFINED,) if metric.partial else ()))]
 
 
 @dataclass(frozen=True)
@@ -356,8 +293,8 @@ class Shown:
     """How a metric is presented.
 
     key: of summary.json, where the worst tenth is `{key}_worst_decile` and the value over all rows `{key}_pooled`. short, long: its
-    name in a table and in a plot. mean: the name of its mean over clients in a sentence. root: what is shown is the square root of
-    the metric.
+    name in a table and in a plot. mean: its value over clients in a sentence, and over: what that is, under a table. root: what is
+    shown is the square root of the metric.
     """
 
     metric: Metric
@@ -365,12 +302,13 @@ class Shown:
     short: str
     long: str
     mean: str
+    over: str = "over clients"
     root: bool = False
 
     @classmethod
-    def of(cls, metric: Metric) -> Shown:
-        """A metric as it is."""
-        words = metric.name.replace("_", " ")
+    def of(cls, metric: Metric, words: str = "") -> Shown:
+        """A metric as it is. words: its name, if another one than its own."""
+        words = words or metric.title or metric.name.replace("_", " ")
         return cls(metric, metric.column, words, words, f"mean {words}")
 
     def shape(self, values: ArrayLike) -> Values:
@@ -379,13 +317,28 @@ class Shown:
         return np.sqrt(numbers) if self.root else numbers
 
 
-def headline(task: str) -> Shown:
-    """The metric that decides between strategies: accuracy, or for a regression the loss as a root mean square error."""
-    if task == "regression":
-        return Shown(LOSS, "rmse", "RMSE", "root mean square error", "root mean square error", root=True)
-    return Shown.of(ACCURACY)
+HEADLINES = {"classification": ("accuracy", "auc", "log_loss", "brier"), "regression": ("rmse", "mae", "r2")}
+"""The metrics that can decide between strategies, by task; the first one does where a scenario names none."""
+
+
+def default_headline(task: str) -> str:
+    """The metric that decides where a scenario names none: RMSE for a regression, accuracy for anything else."""
+    return HEADLINES["regression" if task == "regression" else "classification"][0]
+
+
+def headline(task: str, name: str | None = None) -> Shown:
+    """The metric that decides between strategies, by its name in a scenario; the task's first if None.
+
+    The loss is the log loss of a classification, and its root the RMSE of a regression. Raises KeyError for another name.
+    """
+    name = name or default_headline(task)
+    if name == "rmse":
+        # The mean over clients is taken before the root: a mean of roots would weigh the clients differently.
+        root_of = "root of the clients' mean squared error"
+        return Shown(LOSS, "rmse", "RMSE", "root mean square error", f"RMSE ({root_of})", over=root_of, root=True)
+    return Shown.of(LOSS, "log loss") if name == "log_loss" else Shown.of(METRICS[name])
 
 
 def further() -> list[Shown]:
-    """The metrics that were registered beside loss and accuracy."""
-    return [Shown.of(metric) for metric in METRICS if metric not in (LOSS, ACCURACY)]
+    """The metrics that were registered beside loss and accuracy, without details."""
+    return [Shown.of(metric) for metric in METRICS if metric not in (LOSS, ACCURACY) and not metric.detail]

@@ -6,17 +6,19 @@ Columns follow from the list of metrics, so `rounds` and `clients` are functions
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from scarcity_ray.core.metrics import GLOBAL, METRICS, POOLED, WORST, Metric
+from scarcity_ray.core.metrics import GLOBAL, POOLED, UNDEFINED, WORST, Metric
+from scarcity_ray.metrics import METRICS
 
-SCHEMA_VERSION = (1, 1)
+SCHEMA_VERSION = (1, 2)
 """Of the tables, major and minor, in the metadata of every file. Minor: columns were added, which older runs lack and older programs
-ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0."""
+ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0. From 1.2 on a run has
+columns for the details (`Metric.detail`) that apply to it, and no others."""
 
 Hashed = Literal["yes", "unless_null", "no"]
 
@@ -62,12 +64,15 @@ Only these are hashed. Another metric is an observation: it changes no result, s
 """
 
 
-_GAIN = "accuracy, or root mean square error, against the client at its best alone, after the last round; above 0: better"
+_GAIN = "in the metric that decides, over the client at its best alone, after the last round; above 0: better"
 
 
-def rounds() -> pa.Schema:
-    """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit."""
-    measured = {field.name: field for metric in METRICS for field in _of_round(metric)}
+def rounds(metrics: Iterable[Metric] | None = None) -> pa.Schema:
+    """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit.
+
+    metrics: those of a run, all that are registered if None.
+    """
+    measured = {field.name: field for metric in (METRICS if metrics is None else metrics) for field in _of_round(metric)}
     return _table(
         *_WHO,
         column("round", pa.int64(), "rounds", "communication round, from 1"),
@@ -88,9 +93,9 @@ def rounds() -> pa.Schema:
     )
 
 
-def clients() -> pa.Schema:
-    """One row a client for each evaluated round."""
-    measured = {field.name: field for metric in METRICS for field in _of_client(metric)}
+def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
+    """One row a client for each evaluated round. metrics: as for `rounds`."""
+    measured = {field.name: field for metric in (METRICS if metrics is None else metrics) for field in _of_client(metric)}
     return _table(
         *_WHO,
         column("round", pa.int64(), "rounds", "the evaluated round, from 1"),
@@ -121,10 +126,14 @@ def _of_round(metric: Metric) -> list[pa.Field]:
     where = "null where not evaluated" + (f", and for tasks other than {metric.tasks[0]}" if len(metric.tasks) == 1 else "")
     hashed: Hashed = "yes" if name in _FIRST else "no"
     worst = f"mean of the {least} max(1, n // 10) clients"
+    if metric.ideal is not None:
+        worst = f"mean distance from {metric.ideal:g} of the max(1, n // 10) clients that are farthest from it"
+    without = f"clients whose test rows have no {name}, which are left out of its mean"
     return [
         column(name, kind, unit, f"mean over clients with test rows; {where}", nullable=True, hashed=hashed),
         column(f"{name}{WORST}", kind, unit, worst, nullable=True, hashed=hashed),
         column(f"{name}{POOLED}", kind, unit, f"over all test rows of all clients; {where}", nullable=True, hashed="no"),
+        *([column(f"{name}{UNDEFINED}", pa.int64(), "clients", without, nullable=True, hashed="no")] if metric.partial else []),
     ]
 
 
@@ -133,10 +142,29 @@ def _of_client(metric: Metric) -> list[pa.Field]:
     name, kind, unit, words = metric.column, pa.float64(), metric.unit, metric.description
     first = name in _FIRST
     beside = f"the same of the global model, where the client is tested with a personal one: {words}"
-    return [
-        column(name, kind, unit, f"{words}; null where it has no value", nullable=True, hashed="yes" if first else "no"),
-        column(f"{name}{GLOBAL}", kind, unit, beside, nullable=True, hashed="unless_null" if first else "no"),
-    ]
+    also = [] if metric.detail else [column(f"{name}{GLOBAL}", kind, unit, beside, nullable=True, hashed="unless_null" if first else "no")]
+    return [column(name, kind, unit, f"{words}; null where it has no value", nullable=True, hashed="yes" if first else "no"), *also]
+
+
+def predictions(task: str, outputs: int) -> pa.Schema:
+    """One row a test row of each client, after the last round. outputs: classes, or targets a row; 0 for the columns of any run."""
+    which = [f"p_{place}" for place in range(outputs)]
+    if task == "classification":
+        words = [(name, f"probability of class {place}") for place, name in enumerate(which)]
+        answers = [column(name, pa.float64(), "probability", said, nullable=True, hashed="no") for name, said in words]
+        true = [column("y", pa.int64(), "", "the true class, from 0", hashed="no")] if outputs else []
+    else:
+        ends = [""] if outputs == 1 else [f"_{place}" for place in range(outputs)]
+        true = [column(f"y{end}", pa.float64(), "label", "the true target", hashed="no") for end in ends]
+        answers = [column(f"prediction{end}", pa.float64(), "label", "the model's answer", nullable=True, hashed="no") for end in ends]
+    return _table(
+        *_WHO,
+        column("client_id", pa.int64(), "", "the client, from 0", hashed="no"),
+        column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no"),
+        column("row", pa.int64(), "rows", "place among the client's test rows, from 0", hashed="no"),
+        *true,
+        *answers,
+    )
 
 
 def insights(scalar_part: pa.Schema, payloads: pa.Schema | None = None) -> pa.Schema:

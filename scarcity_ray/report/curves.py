@@ -45,7 +45,10 @@ def draw_curves(results: Results, path: Path) -> None:
     The metric that decides comes first, then each further one that has a value.
     """
     summary, rounds = results.summary, results.rounds.to_pandas()
-    lines = {shown.key: (shown, _curves(results, summary, rounds, shown)) for shown in (headline(summary["task"]), *further())}
+    lines = {
+        shown.key: (shown, _curves(results, summary, rounds, shown))
+        for shown in (headline(summary["task"], summary.get("metric")), *further())
+    }
     drawn = [(shown, curves) for shown, curves in lines.values() if curves]
     figure = Figure(figsize=(15, 5 * max(len(drawn), 1)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

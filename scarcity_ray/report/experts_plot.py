@@ -24,7 +24,7 @@ def draw_experts(results: Results, path: Path) -> bool:
     names = [name for name in summary["strategies"] if (clients["strategy"] == name).any()]
     if not names:
         return False
-    shown = headline(summary["task"])
+    shown = headline(summary["task"], summary.get("metric"))
     calibrations = {name: _calibration(summary["strategies"][name]) for name in names}
     panels = 4 if any(calibrations.values()) else 3
     figure = Figure(figsize=(5 * panels, 4.6 * len(names)), dpi=110, layout="constrained")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from scarcity_ray.core.metrics import POOLED, WORST, further, headline
+from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
 from scarcity_ray.report.units import number
 from scarcity_ray.report.verdict import best_of, nothing_learned, verdict
 
@@ -21,7 +21,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
 
     The metric that decides has all its columns, every further one its mean over clients.
     """
-    shown = headline(summary["task"])
+    shown = headline(summary["task"], summary.get("metric"))
     others = [one for one in further() if any(entry.get(one.key) is not None for entry in summary["strategies"].values())]
     table = Table(
         title=summary["question"] or summary["scenario"],
@@ -37,7 +37,7 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     heads = (f"{shown.short}\nmean", *rows, "worst\ntenth", *(f"{one.short}\nmean" for one in others))
     for head in (*heads, "surely\nbetter", "surely\nworse", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
-    best, learned = best_of(summary["strategies"], summary["task"]), not nothing_learned(summary)
+    best, learned = best_of(summary["strategies"], shown), not nothing_learned(summary)
     for name, entry in summary["strategies"].items():
         title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
         style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
@@ -60,12 +60,16 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     """Prints the table, the verdict and where to look."""
     console.print()
     console.print(final_table(summary), highlight=False)
-    notes = ["mean: over clients", "all rows: over test rows", "worst tenth: of the clients"]
+    shown = headline(summary["task"], summary.get("metric"))
+    notes = [f"mean: {shown.over}", "all rows: over test rows", "worst tenth: of the clients"]
     notes.append("surely better and worse: clients, against themselves alone")
     seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
     if seeds > 1:
         notes.remove("all rows: over test rows")
         notes.append(f"mean±standard deviation over {seeds} seeds")
+    without = max((entry.get(f"{shown.key}{UNDEFINED}") or 0 for entry in summary["strategies"].values()), default=0)
+    if without:
+        notes.append(f"{without:,.0f} of {summary['clients']:,} clients have test rows without {shown.short}, and do not count")
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)

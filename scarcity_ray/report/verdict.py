@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scarcity_ray.core.metrics import headline
+from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.inference.conclusion import Verdict
 from scarcity_ray.report.units import number, size
 
 
-def best_of(entries: Mapping[str, Mapping[str, Any]], task: str) -> str | None:
-    """The strategy with the best mean over clients, of those that have one and did not diverge; None where there is none."""
-    shown = headline(task)
+def best_of(entries: Mapping[str, Mapping[str, Any]], shown: Shown) -> str | None:
+    """The strategy with the best mean of a metric over clients, of those that have one and did not diverge; None where there is none."""
     values = {
         name: float(entry[shown.key])
         for name, entry in entries.items()
@@ -35,7 +34,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     Claims go by the 95 % interval of the mean gain over clients, and a client is surely better or worse off by its own rows and what
     all clients' gains together say (see results.gains).
     """
-    entries, found, shown = summary["strategies"], summary.get("best"), headline(summary["task"])
+    entries, found, shown = summary["strategies"], summary.get("best"), headline(summary["task"], summary.get("metric"))
     if found is None:
         return "No federated strategy came to a result that can be compared, so there is nothing to judge."
     gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]

@@ -6,7 +6,7 @@ import functools
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from scarcity_ray.core import tables
+from scarcity_ray.core.metrics import Metric
 from scarcity_ray.results.checkpoints import FOLDER, Checkpoint, Checkpoints
 from scarcity_ray.results.files import to_json, write_whole
 from scarcity_ray.results.growing_table import GrowingTable
 from scarcity_ray.results.hashing import ResultHash
 from scarcity_ray.results.log import get_logger
 from scarcity_ray.results.sealed import save_sealed
-from scarcity_ray.results.stored_table import TABLES, read_batches
+from scarcity_ray.results.stored_table import PREDICTIONS, TABLES, read_batches
 
 FLUSH_SECONDS = 0.5
 """Rows reach the disk at most so long after they arrive, plus the time of writing: a killed run loses no more."""
@@ -50,32 +51,38 @@ class Recorder:
         environment: Mapping[str, Any],
         insight_schema: pa.Schema,
         last: Checkpoint | None = None,
+        metrics: Sequence[Metric] | None = None,
+        predictions: pa.Schema | None = None,
     ) -> None:
         """Makes the directory if need be and writes scenario.yaml, environment.json and empty tables at once.
 
         Files of an earlier run there are removed. insight_schema: of the insight table, see tables.insights.
+        metrics: those of the run, which have columns; all that are registered if None. predictions: of the table of predictions, where
+        there is to be one.
         last: continues the run of the directory after that checkpoint; rows of later rounds are dropped, as they will come
         again. Raises BrokenFile, and leaves all as it is, where its tables cannot be read.
         """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for name in TABLES if last is not None else ():
+        kept = [name for name in (*TABLES, PREDICTIONS) if name in TABLES or GrowingTable.there(directory / f"{name}.parquet").exists()]
+        for name in kept if last is not None else ():
             for _ in read_batches(GrowingTable.there(directory / f"{name}.parquet"), name):
                 """A broken table is found before anything is replaced."""
         for name in ("summary.json", "curves.png", "experts.png"):
             (directory / name).unlink(missing_ok=True)
         if last is None:
-            for name in ("models", FOLDER):
+            for name in ("models", FOLDER, f"{PREDICTIONS}.parquet"):
                 shutil.rmtree(directory / name, ignore_errors=True)
             write_whole(directory / "scenario.yaml", scenario_yaml.encode())
             write_whole(directory / "environment.json", to_json(environment).encode())
         (directory / "models").mkdir(exist_ok=True)
         self._hashes: dict[tuple[str, int], ResultHash] = {}
         self._first_seed: int | None = None if last is None else environment["seed"]
-        schemas = {"rounds": tables.rounds(), "clients": tables.clients(), "insights": insight_schema}
+        schemas = {"rounds": tables.rounds(metrics), "clients": tables.clients(metrics), "insights": insight_schema}
+        schemas |= {} if predictions is None else {PREDICTIONS: predictions}
         self._tables = {}
         for name, schema in schemas.items():
-            rows = () if last is None else self._kept(name, schema, last)
+            rows = () if last is None or name not in kept else self._kept(name, schema, last)
             self._tables[name] = GrowingTable(directory / f"{name}.parquet", schema, rows)
         self._checkpoints = Checkpoints(directory)
         self._next: Checkpoint | None = None
@@ -104,6 +111,12 @@ class Recorder:
         schema = self._tables["insights"].schema
         for piece in rows.to_batches() if isinstance(rows, pa.Table) else [rows]:
             self._take("insights", strategy, seed, tables.insight_rows(piece, schema, strategy, seed))
+
+    def predictions(self, columns: Mapping[str, Any]) -> None:
+        """Takes rows of `predictions` of one strategy and seed: arrays `[rows]` and scalars. Raises ValueError."""
+        self._check()
+        table = self._tables[PREDICTIONS]
+        table.append(tables.batch(table.schema, columns))  # no hash covers them
 
     def checkpoint(self, checkpoint: Checkpoint, rest: float = 0.0) -> None:
         """Takes a checkpoint, to be written once all rows taken so far are on disk; a newer one takes the place of one that waits.
@@ -183,8 +196,9 @@ class Recorder:
                 if run["result_hash"] is not None
             ]
             current = pc.and_(pc.equal(batch["strategy"], last.strategy), pc.equal(batch["seed"], last.seed))
-            current = pc.and_(current, pc.less_equal(batch["round"], last.round))
-            if not last.status:
+            # Predictions are of a strategy's last round: it makes them again, unless it has ended.
+            current = pc.and_(current, False if name == PREDICTIONS else pc.less_equal(batch["round"], last.round))
+            if not last.status and name != PREDICTIONS:
                 self._hash(last.strategy, last.seed).rows(name, batch.filter(current))
             yield batch.filter(functools.reduce(pc.or_, ended, current))
 

@@ -16,18 +16,25 @@ import pyarrow.parquet as pq
 
 from scarcity_ray.core import tables
 from scarcity_ray.core.insights import PAYLOADS, SCHEMA
+from scarcity_ray.metrics import METRICS
 from scarcity_ray.results.environment import memory_bytes
 from scarcity_ray.results.reading import BrokenFile, RunError, inside
 
 TABLES = ("rounds", "clients", "insights")
+"""What every run has."""
+
+PREDICTIONS = "predictions"
+"""The table that a run has where its scenario asks for it."""
 
 _PART = re.compile(r"part-(\d{8,})\.parquet")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
-def declared(name: str) -> pa.Schema:
-    """The schema that this version writes a table with. Raises KeyError for another name."""
-    return {"rounds": tables.rounds(), "clients": tables.clients(), "insights": tables.insights(SCHEMA, PAYLOADS)}[name]
+def declared(name: str, *, details: bool = True) -> pa.Schema:
+    """The schema that this version writes a table with, for all metrics, or without details. Raises KeyError for another name."""
+    metrics = [metric for metric in METRICS if details or not metric.detail]
+    schemas = {"rounds": tables.rounds(metrics), "clients": tables.clients(metrics), "insights": tables.insights(SCHEMA, PAYLOADS)}
+    return (schemas | {PREDICTIONS: tables.predictions("classification", 0)})[name]
 
 
 def read_table(
@@ -44,13 +51,15 @@ def read_table(
     added after the run are null; without it they are left out.
     Raises RunError where there is none; BrokenFile where it is cut, altered, of a newer major version or larger than it can be.
     """
-    if name not in TABLES:
-        raise RunError(f"a run has no table {name!r}; it has {', '.join(TABLES)}")
+    if name not in (*TABLES, PREDICTIONS):
+        raise RunError(f"a run has no table {name!r}; it has {', '.join((*TABLES, PREDICTIONS))}")
     path = inside(directory, f"{name}.parquet")
     if not path.exists():
-        raise RunError(f"{path} is missing")
+        hint = ": the scenario did not ask for it, by `evaluation: {predictions: true}`" if name == PREDICTIONS else ""
+        raise RunError(f"{path} is missing{hint}")
     parts, stored = parts_of(path, name)
-    added = [field for field in declared(name) if tables.is_optional(field) and field.name not in stored.names]
+    known = declared(name, details=tables.version_of(stored) < (1, 2))
+    added = [field for field in known if tables.is_optional(field) and field.name not in stored.names]
     asked = None if columns is None else [column for column in columns if column not in {field.name for field in added}]
     try:
         table = pq.read_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core import statistics
-from scarcity_ray.core.metrics import METRICS, POOLED, WORST, headline
+from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default_headline, headline
+from scarcity_ray.metrics import METRICS
 from scarcity_ray.results.gains import Gains, SeedGains, describe_best, interval
 
 Task = Literal["classification", "regression"]
@@ -49,10 +50,24 @@ class _Run:
 class Tally:
     """Adds up a run row by row; `summary` may be asked for at any moment."""
 
-    def __init__(self, scenario: str, task: Task, clients: int, *, question: str | None = None, keeps_clients: bool = False) -> None:
-        """clients: the population, which bytes and steps a client are divided by. keeps_clients: whether a client has the same rows
-        under every seed."""
+    def __init__(
+        self,
+        scenario: str,
+        task: Task,
+        clients: int,
+        *,
+        question: str | None = None,
+        metrics: Sequence[Metric] | None = None,
+        metric: str | None = None,
+        margin: float = 0.0,
+        keeps_clients: bool = False,
+    ) -> None:
+        """clients: the population, which bytes and steps a client are divided by. metrics: those of the run, all that are registered if
+        None. metric: the name of the one that decides, the task's own if None. margin: a gain below it counts as none.
+        keeps_clients: whether a client has the same rows under every seed."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
+        self._shown, self._metric, self._margin = headline(task, metric), metric or default_headline(task), margin
+        self._columns = [column for one in (METRICS if metrics is None else metrics) for column in columns_of(one)]
         self._keeps_clients = keeps_clients
         self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
@@ -84,8 +99,8 @@ class Tally:
         strategy, seed = ((columns if row is None else row)[name] for name in ("strategy", "seed"))
         run, size = self._runs[strategy][seed], len(columns["client_id"])
         if row is not None:
-            run.metrics = {name: row.get(name) for name in _columns()}
-        value = np.broadcast_to(np.asarray(columns[headline(self._task).metric.column], dtype=np.float64), size)
+            run.metrics = {name: row.get(name) for name in self._columns}
+        value = np.broadcast_to(np.asarray(columns[self._shown.metric.column], dtype=np.float64), size)
         run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
         if "gain" in columns:
             run.gains = SeedGains.of(columns)
@@ -149,6 +164,8 @@ class Tally:
             "question": self._question,
             "task": self._task,
             "clients": self._clients,
+            "metric": self._metric,
+            "margin": self._margin,
             "alone": ALONE,
             "best": self._best(),
             "recovered": self.recovered,
@@ -165,7 +182,7 @@ class Tally:
         own, guess = self._gains(name), self._gains(GUESS)
         if own is None or name == ALONE:
             return {}
-        found = own.describe()
+        found = own.describe(self._margin)
         shares = {f"share_{word}_than_alone" if word != "equal" else "share_equal_to_alone": found.pop(word) for word in _SHARES}
         if name != GUESS and guess is not None:
             found["over_guess"] = interval(own.over(guess))
@@ -179,7 +196,7 @@ class Tally:
         """The best of the federated strategies that did not diverge."""
         ran = [name for name, runs in self._runs.items() if all(run.status != "diverged" for run in runs.values())]
         gains = {name: self._gains(name) for name in ran if self._kinds[name] not in NOT_FEDERATED}
-        return describe_best({name: one for name, one in gains.items() if one is not None}, self._gains(GUESS))
+        return describe_best({name: one for name, one in gains.items() if one is not None}, self._gains(GUESS), self._margin)
 
     def _entry(self, name: str, seed: int, run: _Run) -> dict[str, Any]:
         population = max(self._clients, 1)
@@ -202,8 +219,8 @@ class Tally:
         }
 
     def _metrics(self, row: Mapping[str, float | None]) -> dict[str, float | None]:
-        """The metrics of an evaluated round's row; where the metric that decides is shown as a root, its roots too."""
-        found = {name: _number(row.get(name)) for name in _columns()}
+        """The metrics of an evaluated round's row; of a regression the roots of the squared error too."""
+        found = {name: _number(row.get(name)) for name in self._columns}
         shown = headline(self._task)
         for suffix in ("", WORST, POOLED) if shown.root else ():
             value = found[f"{shown.metric.column}{suffix}"]
@@ -216,15 +233,10 @@ class Tally:
         run = self._runs[name][seed]
         if reference and reference.clients and run.clients:
             _, here, there = np.intersect1d(run.clients["client_id"], reference.clients["client_id"], return_indices=True)
-            higher = headline(self._task).metric.higher_is_better
+            higher = self._shown.metric.higher_is_better
             shares = statistics.shares(run.clients["value"][here], reference.clients["value"][there], higher)
         better, equal, worse = shares or (None, None, None)
         return {"raw_share_better_than_alone": better, "raw_share_equal_to_alone": equal, "raw_share_worse_than_alone": worse}
-
-
-def _columns() -> list[str]:
-    """The metrics' columns of `rounds`, which are keys of the summary too."""
-    return [f"{metric.column}{suffix}" for metric in METRICS for suffix in ("", WORST, POOLED)]
 
 
 def _number(value: float | None) -> float | None:

@@ -9,19 +9,24 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from scarcity_ray.actors.validation import rows_of
 from scarcity_ray.baselines.measure import Baseline, baselines
-from scarcity_ray.core import insights
+from scarcity_ray.core import insights, tables
 from scarcity_ray.core.aggregation import Aggregator
 from scarcity_ray.core.exchange import ServerState, State, packed_bytes
 from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.metrics import Metric, Shown, headline
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data import deal, describe
+from scarcity_ray.metrics.predictions import Predictions
+from scarcity_ray.metrics.tested_rows import TestedRows
 from scarcity_ray.models import Linear, build
+from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
 from scarcity_ray.training.problem import Problem, make_problem
@@ -36,14 +41,15 @@ _NAMED = 6  # clients of a node that the plan names
 class RunPlan:
     """One seed's part of a run.
 
-    problems: by strategy title. blocks: the clients that each Client actor keeps. cpus: cores the run takes. slots: the
-    nodes it runs on; none where that is a cluster not yet asked what it offers; None where that is this machine.
+    problems: by strategy title. metrics: what is measured. blocks: the clients that each Client actor keeps. cpus: cores the run takes.
+    slots: the nodes it runs on; none where that is a cluster not yet asked what it offers; None where that is this machine.
     """
 
     scenario: Scenario
     seed: int
     federation: Federation
     problems: dict[str, Problem]
+    metrics: tuple[Metric, ...]
     blocks: list[NDArray[np.int64]]
     cpus: int
     slots: tuple[NodeResources, ...] | None = None
@@ -99,6 +105,15 @@ class RunPlan:
                 plan._refuse_more_than(slot.memory, plan._bytes(parts, len(parts)), len(parts), slot.cpus, f" on node {slot.node}")
         return plan
 
+    def headline(self) -> Shown:
+        """The metric that decides between strategies."""
+        return headline(self.federation.task, self.scenario.evaluation.metric)
+
+    def prediction_schema(self) -> pa.Schema | None:
+        """Of the table of predictions; None where none is asked for."""
+        asked = self.scenario.evaluation.predictions
+        return tables.predictions(self.federation.task, self.federation.outputs) if asked else None
+
     def describe(self) -> list[tuple[str, str]]:
         """The plan in rows of (what, how much): data, actors, memory, and the bytes each strategy is expected to move."""
         facts, scenario = describe(self.federation), self.scenario
@@ -108,6 +123,7 @@ class RunPlan:
             ("clients", f"{facts['clients']:,} with {smallest:,} to {largest:,} training rows (median {median:g})"),
             *([("held out", f"{facts['strangers']:,} clients with {facts['stranger_rows']:,} rows")] if facts["strangers"] else []),
             ("rows", f"{facts['train_rows']:,} to train, {facts['validation_rows']:,} to validate, {facts['test_rows']:,} to test"),
+            ("metric", evaluation.described(self)),
             *self._placement(),
             ("seeds", ", ".join(str(scenario.seed + i) for i in range(scenario.repeats))),
         ]
@@ -223,20 +239,21 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     federation = deal(scenario.data, seed, base_dir)
-    problems, errors = {}, []
+    metrics, errors = evaluation.metrics_of(scenario.evaluation, federation)
+    problems = {}
     for place, strategy in enumerate(scenario.strategies):
         try:
-            problems[strategy.title] = _problem(scenario, strategy, place, federation, seed)
+            problems[strategy.title] = _problem(scenario, strategy, place, federation, seed, metrics)
         except SpecError as error:
             errors.append(error)
     errors += _impossible(scenario, federation, problems)
     if errors:
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
     if cluster:
-        plan = RunPlan(scenario, seed, federation, problems, [], 0, slots=())
+        plan = RunPlan(scenario, seed, federation, problems, metrics, [], 0, slots=())
         return plan.sized(plan.wanted)
     cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
-    plan = RunPlan(scenario, seed, federation, problems, _blocks(scenario, federation, cpus), cpus)
+    plan = RunPlan(scenario, seed, federation, problems, metrics, _blocks(scenario, federation, cpus), cpus)
     plan.refuse_what_does_not_fit()
     return plan
 
@@ -249,7 +266,7 @@ def _on_a_cluster(scenario: Scenario) -> bool:
     return cluster_address(scenario.execution.address) is not None
 
 
-def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Federation, seed: int) -> Problem:
+def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Federation, seed: int, metrics: tuple[Metric, ...]) -> Problem:
     model = strategy.model or scenario.model or Linear()  # a strategy that brings its own model takes no more than shapes
     samples = strategy.trains_on(federation.train).counts
     try:
@@ -263,7 +280,10 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
             groups=federation.group if len(samples) == federation.clients else None,  # clients of a strategy's making have none
             seed=seed,
         )
-        return strategy.problem(problem)
+        # The scenario's own problem too: rounds that prepare a strategy with its own model are evaluated with it.
+        rows = TestedRows(headline(federation.task, scenario.evaluation.metric).metric)
+        gathered = (*metrics, rows, *([Predictions(federation.task)] if scenario.evaluation.predictions else []))
+        return replace(strategy.problem(replace(problem, metrics=gathered)), metrics=gathered)
     except SpecError as error:
         first = error.field[0]  # a strategy does not know its place in the list, and names its own field
         own = strategy.model is not None if first == "model" else first in type(strategy).model_fields

@@ -22,7 +22,7 @@ from scarcity_ray.runtime.fleet import WorkerError, describe_error
 from scarcity_ray.runtime.loop import Driver, RunFailed
 from scarcity_ray.runtime.observers import observers_of
 from scarcity_ray.runtime.plan import RunPlan
-from scarcity_ray.scenario import Scenario, resolved
+from scarcity_ray.scenario import OBSERVED, Scenario, resolved
 
 
 class Session:
@@ -76,7 +76,9 @@ class Session:
         try:
             group = self._started(plan, progress, directory)  # first: where there is no room for it, nothing is written
             with held(directory), log_to(directory / "logs" / "scarcity.log", append=last is not None):
-                recorder = Recorder(directory, resolved(_anchored(scenario, base_dir)), facts, schema, last)
+                recorder = Recorder(
+                    directory, resolved(_anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
+                )
                 observers, checkpoints = observers_of(plan, recorder, progress, last)
                 driver = Driver(scenario, base_dir, group, observers, checkpoints)
                 diverged = driver.run(plan, directory, group.leave if self._once else lambda: None)
@@ -98,8 +100,9 @@ class Session:
 
 def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
-    # Where a table lies is written differently in a run's own folder; what is in it is in `data`.
-    settings = scenario.model_dump(mode="json", exclude={"execution": True, "output": True, "data": {"source": {"path"}}})
+    # Where a table lies is written differently in a run's own folder; what is in it is in `data`. Metrics only observe.
+    left_out: Any = {"execution": True, "output": True, "data": {"source": {"path"}}, "evaluation": OBSERVED}
+    settings = scenario.model_dump(mode="json", exclude=left_out)
     return {**environment(scenario.seed), "scenario": settings, "imports": sources(imports(settings)), "data": fingerprint(plan.federation)}
 
 

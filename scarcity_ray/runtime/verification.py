@@ -106,10 +106,10 @@ def _repeated(before: Results, actor_group: ActorGroup, plan: RunPlan, last: Che
         return history_of(lambda: before.table("insights", filters=who), strategy, run.problem, last.round)
 
     (result,) = play_rounds(plan, actor_group, last, history, last=run.first)
-    round, schema, clients = Round.of(run, result), tables.insights(insights.SCHEMA, insights.PAYLOADS), tables.clients()
+    round, schema, clients = Round.of(run, result), tables.insights(insights.SCHEMA, insights.PAYLOADS), tables.clients(plan.metrics)
     sent = [] if result.insights is None else [tables.insight_rows(result.insights, schema, run.name, run.seed)]
     now = {
-        "rounds": pa.Table.from_batches([tables.batch(tables.rounds(), round.row)]),
+        "rounds": pa.Table.from_batches([tables.batch(tables.rounds(plan.metrics), round.row)]),
         "clients": pa.Table.from_batches([] if round.clients is None else [tables.batch(clients, round.clients)], clients),
         "insights": pa.Table.from_batches(sent, schema),
     }

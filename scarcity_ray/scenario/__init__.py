@@ -3,10 +3,12 @@
 from scarcity_ray.scenario.conflicts import cores, unavailable
 from scarcity_ray.scenario.diagnostics import Diagnostic, ScenarioError, SpecErrors
 from scarcity_ray.scenario.loading import Loaded, load, parse, resolved
-from scarcity_ray.scenario.schema import Scenario, json_schema
+from scarcity_ray.scenario.schema import OBSERVED, Evaluation, Scenario, json_schema
 
 __all__ = [
+    "OBSERVED",
     "Diagnostic",
+    "Evaluation",
     "Loaded",
     "Scenario",
     "ScenarioError",

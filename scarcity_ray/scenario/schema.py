@@ -20,13 +20,45 @@ NAME = r"^[A-Za-z0-9_-]{1,100}$"
 Count = Annotated[int, Field(ge=1)]
 
 
+Threshold = Annotated[float, Field(ge=0.001, le=0.999)]
+
+
 class Evaluation(Spec):
-    """When models are tested, and on which clients. The last round is always evaluated."""
+    """When models are tested, on which clients, and by what. The last round is always evaluated. No result hash depends on the metrics."""
 
     every: Annotated[int, Field(ge=1, description="rounds from one evaluation to the next")] = 1
     clients: Annotated[
         Literal["all"] | Count, Field(description="which clients are tested: all, or a fixed random sample of this size")
     ] = "all"
+    metric: Annotated[
+        Literal["accuracy", "auc", "log_loss", "brier", "rmse", "mae", "r2"] | None,
+        Field(
+            description="the metric that decides between strategies: accuracy, auc, log_loss or brier for classes, rmse, mae or r2 for "
+            "numbers; null: accuracy, or rmse"
+        ),
+    ] = None
+    margin: Annotated[float, Field(ge=0, description="a gain below this counts as none; in the unit of the metric")] = 0.0
+    thresholds: Annotated[
+        tuple[Threshold, ...],
+        Field(
+            strict=False,
+            max_length=20,
+            description="two classes: probabilities of the positive class at which sensitivity, specificity and net benefit are measured",
+        ),
+    ] = (0.1, 0.2)
+    sensitivity_at: Annotated[
+        float, Field(ge=0.001, le=1, description="two classes: the least sensitivity at which the specificity is measured")
+    ] = 0.9
+    positive: Annotated[
+        bool | int | str | None, Field(description="two classes: the label of the positive class; null: the second in sorted order")
+    ] = None
+    predictions: Annotated[
+        bool, Field(description="write predictions.parquet: what each strategy's last models answer to each test row, and what is true")
+    ] = False
+
+
+OBSERVED = {"metric", "margin", "thresholds", "sensitivity_at", "positive", "predictions"}
+"""The fields of `evaluation` that no result depends on: what is measured, and how it is judged."""
 
 
 class Execution(Spec):

@@ -23,6 +23,7 @@ from scarcity_ray.results.reading import believing, inside, refuse_links
 from scarcity_ray.results.rebuild import of_metadata
 from scarcity_ray.results.results import ENSEMBLE, Results, RunError
 from scarcity_ray.results.sealed import save_sealed
+from scarcity_ray.results.stored_table import PREDICTIONS
 from scarcity_ray.serving.predict import client_id
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.strategies.sf_hfe import SfHfe
@@ -34,7 +35,7 @@ def unlearn(results: Results, client: str | int) -> list[str]:
     It learns again from the history's other moments: grouping, strengths, heads, router, personal heads, contributions.
     The result is that of a run without the client, with one exception: a bandwidth of Fourier features that came from a survey
     stays. It is one number, which a client changes by about its share of the rows, and all later messages depend on it.
-    The client's rows leave `insights` and `clients`; metrics measured before stay as they were, and summary.json says who
+    The client's rows leave `insights`, `clients` and `predictions`; metrics measured before stay as they were, and summary.json says who
     was unlearned. Models of other strategies (weights that the client helped to train) cannot forget it and are removed.
 
     Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it, or its files are not
@@ -51,7 +52,8 @@ def unlearn(results: Results, client: str | int) -> list[str]:
     relearned, kept, summary = {}, {}, results.summary
     with believing(results.directory / "summary.json"):
         summary["unlearned"] = [*summary.get("unlearned", []), known]
-    for table in ("insights", "clients"):
+    optional = [PREDICTIONS] if (results.directory / f"{PREDICTIONS}.parquet").exists() else []
+    for table in ("insights", "clients", *optional):
         with believing(inside(results.directory, f"{table}.parquet")):
             rows = results.table(table)
             kept[table] = rows.filter(pa.array(rows["client_id"].to_numpy() != known))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.core.federation import Shards
-from scarcity_ray.core.metrics import ACCURACY, LOSS, Block, MeanMetric, Metric, Stat, headline
+from scarcity_ray.core.metrics import ACCURACY, LOSS, Block, MeanMetric, Metric, Stat
 from scarcity_ray.training.batches import gather, padded_rows
 from scarcity_ray.training.problem import Problem
 
 _BYTES = 2 << 20  # rows and parameters of one block
 _PIECE = 1 << 20  # a client's rows are cut into pieces of at most this
 
+_S = TypeVar("_S", bound=Stat)
+
 Stats = dict[str, Stat]
-"""The statistics of each metric, by its name, of the same clients."""
+"""Statistics of the same clients, by `Metric.statistic`: the name of the metric, or of what several of them share."""
 
 
 def _pieces(problem: Problem, shards: Shards, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -65,9 +67,20 @@ def mean_over_rows(values: NDArray[np.float64], counts: NDArray[np.int64]) -> ND
         return np.where(counts > 0, values / counts, np.nan)
 
 
-def start_metrics(problem: Problem, ids: NDArray[np.int64], label_scale: float = 1.0) -> Stats:
-    """Empty statistics of the problem's metrics: every value is NaN, as for a client that has no model yet."""
-    return {metric.name: metric.start(ids, label_scale) for metric in problem.metrics}
+def start_metrics(metrics: Sequence[Metric], ids: NDArray[np.int64], label_scale: float = 1.0) -> Stats:
+    """Empty statistics for metrics: every value is NaN, as for a client that has no model yet."""
+    stats: Stats = {}
+    for metric in metrics:
+        if metric.statistic in stats:
+            stats[metric.statistic].metrics.append(metric)
+        else:
+            stats[metric.statistic] = metric.start(ids, label_scale)
+    return stats
+
+
+def applying(stats: Iterable[Stat], problem: Problem) -> list[Stat]:
+    """Those of a metric that applies to the problem."""
+    return [stat for stat in stats if any(one.applies(problem.task, problem.outputs) for one in stat.metrics or [stat.metric])]
 
 
 def evaluate_metrics(
@@ -77,55 +90,24 @@ def evaluate_metrics(
     ids: NDArray[np.int64],
     label_scale: float = 1.0,
     metrics: Sequence[Metric] | None = None,
-    rows: list[RowValues] | None = None,
 ) -> Stats:
     """The statistics of metrics (the problem's if None) over each client's rows of `shards`, in the order of `ids [k]`.
 
     theta: `[1, P]`, the same for all, or `[k, P]`. label_scale: what one standard deviation of the label is in the unit of the
     values. A metric that does not apply to the problem has no rows, so its values are NaN. A row of parameters that is not finite
-    gives values that are not finite. rows: takes what the metric that decides says of each row.
+    gives values that are not finite.
     """
-    decides, found = headline(problem.task).metric, list[tuple[NDArray[np.int64], NDArray[np.float64]]]()
-    stats = {metric.name: metric.start(ids, label_scale) for metric in (problem.metrics if metrics is None else metrics)}
-    measured = [stat for stat in stats.values() if stat.metric.applies(problem.task, problem.outputs)]
+    stats = start_metrics(problem.metrics if metrics is None else metrics, ids, label_scale)
+    measured = applying(stats.values(), problem)
     for block in blocks(problem, theta, shards, ids) if measured else ():
         for stat in measured:
             stat.update(block)
-        if rows is not None:
-            found.append((block.client[block.real], decides.per_row(block).double().numpy()[block.real]))
-    if rows is not None:
-        rows.append(RowValues.of(ids, found))
     return stats
 
 
-@dataclass(frozen=True)
-class RowValues:
-    """One number of each row of clients. ids, counts: int64 `[k]`, the clients and how many rows each has. values: float64 `[rows]`,
-    one client after the other."""
-
-    ids: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-    @property
-    def places(self) -> NDArray[np.int64]:
-        """Each row's client, as its place in `ids`."""
-        return np.repeat(np.arange(len(self.ids)), self.counts)
-
-    @classmethod
-    def of(cls, ids: NDArray[np.int64], parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> RowValues:
-        """From blocks of rows: clients as places in `ids`, and numbers, `[n]` each; a client's rows come in their order."""
-        client = np.concatenate([np.zeros(0, dtype=np.int64), *(part[0] for part in parts)])
-        values = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
-        return cls(ids, np.bincount(client, minlength=len(ids)), values[np.argsort(client, kind="stable")])
-
-    @classmethod
-    def merge(cls, parts: Sequence[RowValues]) -> RowValues:
-        """Those of all parts' clients, by ascending id."""
-        ids, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "counts"))
-        order = np.argsort(np.repeat(ids, counts), kind="stable")
-        by_id = np.argsort(ids)
-        return cls(ids[by_id], counts[by_id], np.concatenate([part.values for part in parts])[order])
+def gathered(stats: Stats, kind: type[_S]) -> _S | None:
+    """The statistics of this kind; None where there are none, as before the last round for those of single rows."""
+    return next((stat for stat in stats.values() if isinstance(stat, kind)), None)
 
 
 def merge_metrics(parts: Sequence[Stats]) -> Stats:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scarcity_ray.core.metrics import METRICS, Metric
+from scarcity_ray.core.metrics import Metric, suited
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.metrics import METRICS
 from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.learner import Learner, make_learner
 from scarcity_ray.training.local import Local
@@ -32,7 +33,7 @@ class Problem:
     seed: the run's seed.
     groups: int64 `[clients]`, the group of each client, from 0.
     base: the scenario's problem, if a strategy with its own model made this one from it; else None.
-    metrics: what clients are evaluated by, as registered where the problem was made: other processes get the list with it.
+    metrics: what clients are evaluated by: other processes get the list with it.
     """
 
     module: nn.Module
@@ -46,7 +47,7 @@ class Problem:
     seed: int
     groups: NDArray[np.int64]
     base: Problem | None = None
-    metrics: tuple[Metric, ...] = field(default_factory=lambda: tuple(METRICS))
+    metrics: tuple[Metric, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -76,7 +77,7 @@ def make_problem(
     groups: NDArray[np.int64] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Problem:
-    """The problem of training a module. Without `groups` all clients are in one group.
+    """The problem of training a module, evaluated by all registered metrics that suit it. Without `groups` all clients are in one group.
 
     Raises SpecError at ("model",) if the module cannot be trained on inputs of `shape`.
     """
@@ -92,4 +93,5 @@ def make_problem(
         raise SpecError(("model",), name, f"on 2 inputs of shape {list(shape)} it returns {found}, not [2, {outputs}]")
     row, samples = learner.layout.row(module.state_dict()), np.asarray(samples, dtype=np.int64)
     groups = np.zeros_like(samples) if groups is None else np.asarray(groups, dtype=np.int64)
-    return Problem(module, learner, row, local, task, outputs, tuple(shape), samples, seed, groups)
+    metrics = suited(METRICS, task, outputs)
+    return Problem(module, learner, row, local, task, outputs, tuple(shape), samples, seed, groups, metrics=metrics)

@@ -34,7 +34,16 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
     An observer of the user belongs at the end of the list: it then sees only what is recorded, and can change nothing of it.
     """
     scenario = plan.scenario
-    tally = Tally(scenario.name, plan.federation.task, plan.federation.clients, keeps_clients=scenario.data.keeps_clients)
+    evaluation, facts = scenario.evaluation, plan.federation
+    tally = Tally(
+        scenario.name,
+        facts.task,
+        facts.clients,
+        metrics=plan.metrics,
+        metric=evaluation.metric,
+        margin=evaluation.margin,
+        keeps_clients=scenario.data.keeps_clients,
+    )
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
         RunLog(recorder),

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.baselines import ALONE
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.metrics.tested_rows import TestedRowsStat
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import TrainedModels
 from scarcity_ray.runtime.failure_policy import Decision, Failure
 from scarcity_ray.runtime.gains import gain_columns
 from scarcity_ray.runtime.plan import RunPlan
+from scarcity_ray.training.evaluate import gathered
 from scarcity_ray.training.problem import Problem
 
 
@@ -47,11 +53,13 @@ class StrategyRun:
 
 @dataclass(frozen=True)
 class Round:
-    """A round as the tables show it. row: its row of `rounds`. clients: columns of `clients`, None where it was not evaluated."""
+    """A round as the tables show it. row: its row of `rounds`. clients: columns of `clients`, None where it was not evaluated.
+    predictions: columns of `predictions`, None unless it is a last round that they are asked for of."""
 
     result: RoundResult
     row: dict[str, Any]
     clients: dict[str, Any] | None
+    predictions: dict[str, Any] | None = None
 
     @property
     def number(self) -> int:
@@ -68,9 +76,20 @@ class Round:
         federation, ids = run.plan.federation.at(round), result.clients["client_id"]
         clients = {**who, "round": round, "group": federation.group[ids], **result.clients}
         if result.tested_rows is not None:
-            alone = run.plan.baselines[ALONE].rows
-            clients |= gain_columns(federation.task, federation.label_scale, alone, result.tested_rows, ids, run.seed)
-        return cls(result, row, clients)
+            alone = gathered(run.plan.baselines[ALONE].stats, TestedRowsStat)
+            clients |= gain_columns(run.plan.headline(), alone, result.tested_rows, ids, run.seed)
+        predictions = None if result.predictions is None else who | in_the_users_words(result.predictions, federation)
+        return cls(result, row, clients, predictions)
+
+
+def in_the_users_words(predictions: dict[str, NDArray[Any]], federation: Federation) -> dict[str, Any]:
+    """Predictions with the clients' own names, and targets that are no longer relative to their mean."""
+    encoding = federation.encoding
+    if encoding is None:
+        return predictions
+    names = None if encoding.clients is None else np.array(encoding.clients, dtype=object)[predictions["client_id"]]
+    shifted = {name: values + encoding.label_mean for name, values in predictions.items() if name.startswith(("y", "prediction"))}
+    return {**predictions, **(shifted if federation.task == "regression" else {}), "client": names}
 
 
 class Observer:

@@ -6,10 +6,13 @@ import numpy as np
 
 from scarcity_ray.baselines import ALONE
 from scarcity_ray.core import metrics
+from scarcity_ray.metrics.predictions import PredictionStat
+from scarcity_ray.metrics.tested_rows import TestedRowsStat
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Tally
 from scarcity_ray.runtime.gains import gain_columns
-from scarcity_ray.runtime.observers.base import Observer, StrategyRun
+from scarcity_ray.runtime.observers.base import Observer, StrategyRun, in_the_users_words
+from scarcity_ray.training.evaluate import gathered
 
 
 class Baselines(Observer):
@@ -34,10 +37,13 @@ class Baselines(Observer):
                 **dict.fromkeys(("uplink_bytes", "downlink_bytes"), np.full(len(ids), baseline.bytes)),
             }
             if name != ALONE:
-                alone = plan.baselines[ALONE].rows
-                columns |= gain_columns(federation.task, federation.label_scale, alone, baseline.rows, ids, run.seed)
+                alone, own = (gathered(one.stats, TestedRowsStat) for one in (plan.baselines[ALONE], baseline))
+                columns |= gain_columns(plan.headline(), alone, own, ids, run.seed)
             self.tally.begin(name, name, run.seed)
             self.recorder.clients({**who, **columns})
+            if (answers := gathered(baseline.stats, PredictionStat)) is not None:
+                where = {key: who[key] for key in ("strategy", "seed")}
+                self.recorder.predictions(where | in_the_users_words(answers.columns(), federation))
             self.tally.evaluated({**who, **metrics.round_columns(baseline.stats, columns["num_test"])}, columns)
             self.tally.traffic(name, run.seed, *(baseline.bytes * federation.clients,) * 2)
             self.tally.end(name, run.seed, "finished", self.recorder.result_hash(name, run.seed))

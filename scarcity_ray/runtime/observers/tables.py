@@ -16,6 +16,8 @@ class TableWriter(Observer):
         self.recorder.round(round.row)
         if round.clients is not None:
             self.recorder.clients(round.clients)
+        if round.predictions is not None:
+            self.recorder.predictions(round.predictions)
         if round.result.insights is not None:
             self.recorder.insights(round.result.insights, run.name, run.seed)
 

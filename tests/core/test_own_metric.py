@@ -1,4 +1,4 @@
-"""A metric of a user's own: the area under the ROC curve, which needs every row of a client and cannot be averaged."""
+"""A metric of a user's own: the distance between the scores of two classes, which needs every row of a client and cannot be averaged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 import torch
 from helpers.scenarios import scenario
 from rich.console import Console
-from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
+from scipy.stats import ks_2samp
 from torch import Tensor
 
 from scarcity_ray import Results, simulate, verify
@@ -27,10 +26,10 @@ SCENARIO = scenario(
 )
 
 
-class Auc(RowMetric):
-    """The chance that a row of class 1 has a higher score than one of class 0, ties counting half (Mann and Whitney, 1947)."""
+class Distance(RowMetric):
+    """The greatest distance between the distributions of the scores of two classes (Smirnov, 1939)."""
 
-    name, unit, description = "auc", "share", "area under the ROC curve of the client's test rows"
+    name, unit, description = "distance", "share", "Kolmogorov-Smirnov distance of the classes' scores in the client's test rows"
     higher_is_better = True
     width = 2
 
@@ -45,8 +44,8 @@ class Auc(RowMetric):
 
     def value(self, rows: np.ndarray) -> float:
         scores, positive = rows[:, 0], rows[:, 1] == 1
-        n1, n0 = positive.sum(), (~positive).sum()
-        return float((rankdata(scores)[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+        lower = np.searchsorted(np.sort(scores[positive]), scores, side="right") / positive.sum()
+        return float(np.abs(lower - np.searchsorted(np.sort(scores[~positive]), scores, side="right") / (~positive).sum()).max())
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +55,19 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
-def auc() -> Iterator[None]:
-    METRICS.register(Auc)
+def distance() -> Iterator[None]:
+    METRICS.register(Distance)
     yield
-    METRICS.unregister("auc")
+    METRICS.unregister("distance")
 
 
 @pytest.fixture(scope="module")
-def measured(plain: Results, auc: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def measured(plain: Results, distance: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return simulate(SCENARIO, out=tmp_path_factory.mktemp("measured") / "run")
+
+
+def distance_of(y: np.ndarray, scores: np.ndarray) -> float:
+    return float(ks_2samp(scores[y == 1], scores[y == 0]).statistic)
 
 
 def references(results: Results) -> tuple[np.ndarray, np.ndarray, float]:
@@ -74,15 +77,15 @@ def references(results: Results) -> tuple[np.ndarray, np.ndarray, float]:
         scores = model(torch.from_numpy(test.x))
     scores = (scores[:, 1] - scores[:, 0]).numpy()
     own = [test.rows(client) for client in range(30)]
-    values = [roc_auc_score(test.y[rows], scores[rows]) if len(set(test.y[rows])) == 2 else np.nan for rows in own]
-    return np.array(values), test.counts, float(roc_auc_score(test.y, scores))
+    values = [distance_of(test.y[rows], scores[rows]) if len(set(test.y[rows])) == 2 else np.nan for rows in own]
+    return np.array(values), test.counts, distance_of(test.y, scores)
 
 
-def test_each_client_has_the_auc_of_scikit_learn_and_null_where_it_has_one_class(measured: Results) -> None:
+def test_each_client_has_the_distance_of_scipy_and_null_where_it_has_one_class(measured: Results) -> None:
     expected, _, _ = references(measured)
     clients = measured.frame("clients")
     last = clients[(clients["strategy"] == "fed_avg") & (clients["round"] == 3)]
-    np.testing.assert_allclose(last["test_auc"].to_numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(last["test_distance"].to_numpy(), expected, rtol=1e-12)
     assert 0 < np.isnan(expected).sum() < 30
 
 
@@ -92,9 +95,9 @@ def test_rounds_and_summary_have_the_one_over_all_rows_of_three_actors(measured:
     last = measured.rounds.to_pylist()[-1]
     entry = measured.summary["strategies"]["fed_avg"]
     for found in (last, entry):
-        assert found["test_auc_pooled"] == pytest.approx(pooled, rel=1e-12)
-        assert found["test_auc"] == pytest.approx(known.mean(), rel=1e-12)
-        assert found["test_auc_worst_decile"] == pytest.approx(known[: max(1, len(known) // 10)].mean(), rel=1e-12)
+        assert found["test_distance_pooled"] == pytest.approx(pooled, rel=1e-12)
+        assert found["test_distance"] == pytest.approx(known.mean(), rel=1e-12)
+        assert found["test_distance_worst_decile"] == pytest.approx(known[: max(1, len(known) // 10)].mean(), rel=1e-12)
     assert len(known) // 10 == 2
     assert known[1] < known[-2]  # the lowest are the worst
     assert abs(pooled - known.mean()) > 1e-3
@@ -111,23 +114,23 @@ def test_the_final_table_shows_it(measured: Results, plain: Results) -> None:
     console = Console(width=120)
     with console.capture() as shown:
         console.print(final_table(measured.summary))
-    assert "auc" in shown.get()
+    assert "distance" in shown.get()
     with console.capture() as shown:
         console.print(final_table(plain.summary))
-    assert "auc" not in shown.get()
+    assert "distance" not in shown.get()
 
 
 def test_a_run_with_an_unknown_metric_can_be_read_and_verified(measured: Results) -> None:
-    METRICS.unregister("auc")
+    METRICS.unregister("distance")
     try:
-        assert "test_auc" in Results.load(measured.directory).clients.column_names
+        assert "test_distance" in Results.load(measured.directory).clients.column_names
         assert verify(measured.directory).difference is None
     finally:
-        METRICS.register(Auc)
+        METRICS.register(Distance)
 
 
-def test_in_a_regression_it_is_null(auc: None, tmp_path: Path) -> None:
+def test_in_a_regression_it_is_null(distance: None, tmp_path: Path) -> None:
     regression = {"source": {"kind": "shifted_regression", "samples_per_client": 8}, "clients": 3}
     run = simulate(SCENARIO | {"data": regression, "model": {"kind": "linear"}, "rounds": 1}, out=tmp_path / "run")
-    assert run.clients["test_auc"].null_count == run.clients.num_rows
-    assert run.summary["strategies"]["fed_avg"]["test_auc_pooled"] is None
+    assert run.clients["test_distance"].null_count == run.clients.num_rows
+    assert run.summary["strategies"]["fed_avg"]["test_distance_pooled"] is None

@@ -1,0 +1,47 @@
+"""What the metric that decides needs of each test row: gathered after the last round, so that gains have an error from the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from scarcity_ray.core.metrics import Block, Ids, Metric, Stat, Values
+from scarcity_ray.core.stat import RowStat
+
+
+class TestedRows(Metric):
+    """Gathers the numbers that another metric takes from each row. It is no column of a table."""
+
+    name, unit, description = "tested_rows", "", "numbers of the clients' test rows"
+    higher_is_better = True
+    detail = True
+    at_last = True
+
+    def __init__(self, decides: Metric) -> None:
+        self.decides, self.width = decides, decides.width
+
+    def per_row(self, block: Block) -> Tensor:
+        """What the other metric takes."""
+        return self.decides.per_row(block)
+
+    def start(self, ids: Ids, scale: float = 1.0) -> Stat:
+        """No rows yet."""
+        return TestedRowsStat(self, ids, scale)
+
+
+class TestedRowsStat(RowStat):
+    """The numbers of every row. They follow no metric: `by_client` has them."""
+
+    metric: TestedRows
+
+    def __init__(self, metric: Metric, ids: Ids, scale: float) -> None:
+        super().__init__(metric, ids, scale)
+        self.metrics: list[Any] = []
+
+    def by_client(self) -> tuple[Ids, Values]:
+        """The place of each row's client in `ids`, `[n]`, and its numbers `[n, c]`, by client and then as the client has its rows."""
+        client, numbers = self._rows()
+        order = np.argsort(client, kind="stable")
+        return client[order], numbers[order]
