@@ -84,7 +84,8 @@ class RayFleet:
 
     def put(self, value: Any) -> Any:
         _send_user_modules()
-        if isinstance(value, dict) and sum(getattr(part, "nbytes", _INLINE) for part in value.values()) < _INLINE:
+        parts = value.values() if isinstance(value, dict) else [value]
+        if sum(getattr(part, "nbytes", _INLINE) for part in parts) < _INLINE:
             return value  # inside the calls it arrives a millisecond sooner than by reference
         return ray.put(value)
 
