@@ -20,6 +20,7 @@ from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.training.evaluate import Stats, applying, start_metrics
 from scarcity_ray.training.problem import Problem
 
+_ROWS = 1 << 16  # of one block
 _NUMBER = 4  # bytes of a class's share, or of a target's mean
 
 
@@ -67,19 +68,19 @@ def guesses(problem: Problem, federation: Federation, ids: NDArray[np.int64]) ->
 def measured(problem: Problem, federation: Federation, ids: NDArray[np.int64], predictions: Iterable[Values]) -> Stats:
     """The statistics of predictions for the clients' test rows. predictions: of each client, log-probabilities or targets."""
     stats, test = start_metrics(problem.metrics, ids, federation.label_scale), federation.test
-    applied = applying(stats.values(), problem)
-    for place, (client, predicted) in enumerate(zip(ids.tolist(), predictions, strict=True)):
-        y = test.y[test.rows(client)]
-        if not len(y):
-            continue
-        block = _block(problem, place, predicted, y)
+    applied, counts, ready = applying(stats.values(), problem), test.counts[ids], iter(predictions)
+    of_block = np.cumsum(counts) // _ROWS
+    for here in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(of_block)) + 1):
+        predicted = np.concatenate([next(ready) for _ in here])
+        y = np.concatenate([test.y[test.rows(client)] for client in ids[here].tolist()])
+        block = _block(problem, np.repeat(here, counts[here]), predicted, y)
         for stat in applied:
             stat.update(block)
     return stats
 
 
-def _block(problem: Problem, place: int, predicted: Values, y: NDArray[Any]) -> Block:
+def _block(problem: Problem, client: NDArray[np.int64], predicted: Values, y: NDArray[Any]) -> Block:
     outputs = torch.from_numpy(np.array(predicted if problem.task == "classification" else predicted - y, dtype=np.float64))
     labels = torch.from_numpy(np.asarray(y))
     losses = problem.learner.objective.losses(outputs, labels)
-    return Block(np.full(len(y), place), np.ones(len(y), dtype=np.bool_), outputs, labels, losses)
+    return Block(client, np.ones(len(y), dtype=np.bool_), outputs, labels, losses)

@@ -245,8 +245,9 @@ class RowStat(Stat):
 
     def _rows(self) -> tuple[Ids, Values]:
         """All rows: client `[n]`, numbers `[n, c]`."""
-        empty = (np.zeros(0, dtype=np.int64), np.zeros((0, self.metric.width)))
-        client, numbers = (np.concatenate(list(parts)) for parts in zip(empty, *self.parts, strict=True))
+        if not self.parts:
+            return np.zeros(0, dtype=np.int64), np.zeros((0, self.metric.width))
+        client, numbers = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
         return client, numbers
 
     def _by_client(self) -> list[Values]:

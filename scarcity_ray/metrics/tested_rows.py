@@ -20,7 +20,7 @@ class TestedRows(Metric):
     at_last = True
 
     def __init__(self, decides: Metric) -> None:
-        self.decides, self.width = decides, decides.width
+        self.decides = decides
 
     def per_row(self, block: Block) -> Tensor:
         """What the other metric takes."""

@@ -43,7 +43,10 @@ def verdict(summary: Mapping[str, Any]) -> str:
         return f"Nothing was learned: no federated strategy is surely better than {guess}."
     reached = " or ".join(f"{number(entries[name][shown.key])} with {name}" for name in names)
     change = f"{shown.mean} {number(entries['alone'][shown.key])} alone, {reached}"
-    sentences = [f"{_ANSWERS[Verdict(conclusion['verdict'])]}: {change}; {_interval(gain, conclusion)}."]
+    answer = _ANSWERS[Verdict(conclusion["verdict"])]
+    if conclusion["equal"] and summary["margin"]:
+        answer = f"Federating makes no difference beyond the margin of {number(summary['margin'])}"
+    sentences = [f"{answer}: {change}; {_interval(gain, conclusion)}."]
     if len(names) > 1:
         sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
     sentences += [*_needed(conclusion), _for_whom(gain), *_next(gain)]

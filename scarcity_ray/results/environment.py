@@ -98,6 +98,7 @@ def _said(value: Any) -> str:
     return "none" if value is None else str(value)[:80]
 
 
+@functools.cache  # 4 ms each, as long as a round of a small run
 def _installed(name: str) -> str | None:
     try:
         return version(name)

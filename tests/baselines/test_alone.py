@@ -12,8 +12,10 @@ from sklearn.metrics import accuracy_score, log_loss
 from scarcity_ray import simulate
 from scarcity_ray.baselines.alone import alone
 from scarcity_ray.baselines.measure import alone_predictions, baselines, guesses
+from scarcity_ray.metrics.tested_rows import TestedRowsStat
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import ScenarioError, parse
+from scarcity_ray.training.evaluate import gathered
 
 RNG = np.random.default_rng(0)
 
@@ -87,7 +89,9 @@ def test_its_metrics_are_those_of_scikit_learn_and_no_other_client_matters(tmp_p
         assert stats["loss"].values()[i] == pytest.approx(log_loss(y, np.exp(guessed[i]), labels=range(10)))
     counts = np.bincount(federation.train.y, minlength=10) + 0.5
     np.testing.assert_allclose(np.exp(guessed[0][0]), counts / counts.sum())
-    assert found["guess"].rows.values.mean() == pytest.approx(stats["accuracy"].pooled())
+    rows = gathered(found["guess"].stats, TestedRowsStat)
+    assert rows is not None
+    assert rows.by_client()[1].mean() == pytest.approx(stats["accuracy"].pooled())
 
 
 def test_they_are_in_the_tables_and_the_summary_and_no_strategy_has_their_names(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_summary_table_and_verdict_go_by_the_metric(by_auc: Results) -> None:
     summary = by_auc.summary
     entry = summary["strategies"]["fed_avg"]
     assert (summary["metric"], summary["margin"]) == ("auc", 0.0)
-    assert f"mean AUC {summary['strategies']['local_only']['test_auc']:.3f} alone, {entry['test_auc']:.3f} with fed_avg" in verdict(summary)
+    assert f"mean AUC {summary['strategies']['alone']['test_auc']:.3f} alone, {entry['test_auc']:.3f} with fed_avg" in verdict(summary)
     console = Console(width=120)
     with console.capture() as shown:
         show_final(console, summary, by_auc.directory)
@@ -168,9 +168,10 @@ def test_summary_table_and_verdict_go_by_the_metric(by_auc: Results) -> None:
     last = rows[(rows["strategy"] == "fed_avg") & (rows["round"] == 3)]
     assert last["test_auc"].isna().sum() == undefined
     assert entry["test_auc"] == pytest.approx(last["test_auc"].mean())
-    alone = rows[(rows["strategy"] == "local_only") & (rows["round"] == 3)]["test_auc"].to_numpy()
-    gain = last["test_auc"].to_numpy() - alone
-    assert entry["share_better_than_alone"] == pytest.approx((gain > 0).sum() / (~np.isnan(gain)).sum())
+    gain = last["test_auc"].to_numpy() - rows[rows["strategy"] == "alone"]["test_auc"].to_numpy()
+    np.testing.assert_allclose(last["gain"], gain, atol=1e-12)
+    assert entry["raw_share_better_than_alone"] == pytest.approx((gain > 0).sum() / (~np.isnan(gain)).sum())
+    assert entry["gain"]["mean"] == pytest.approx(np.nanmean(gain))
 
 
 def test_the_metric_that_decides_is_known_after_each_round_and_over_all_rows_after_the_last(by_auc: Results, plain: Results) -> None:
@@ -200,11 +201,14 @@ def test_a_regression_goes_by_its_metric(tmp_path: Path) -> None:
     assert "test_auc" not in run.clients.column_names
 
 
-def test_a_gain_below_the_margin_counts_as_none(by_auc: Results) -> None:
-    summary = by_auc.summary
-    for margin, word in ((0.0, "Federating "), (0.9, "Federating makes no difference here (less than 0.900): mean AUC")):
-        assert verdict(summary | {"margin": margin}).startswith(word)
-    assert "no difference" not in verdict(summary)
+def test_a_gain_below_the_margin_counts_as_none(by_auc: Results, tmp_path: Path) -> None:
+    assert "no difference" not in verdict(by_auc.summary)
+    settings = TWO | {"evaluation": {"metric": "auc", "margin": 0.9}}
+    summary = simulate(settings, out=tmp_path / "run").summary
+    assert verdict(summary).startswith("Federating makes no difference beyond the margin of 0.900: mean AUC")
+    entry = summary["strategies"]["fed_avg"]
+    assert entry["share_equal_to_alone"] == pytest.approx(1.0, abs=1e-3)
+    assert entry["gain"]["cannot_tell"] == entry["gain"]["clients"]
 
 
 def test_a_summary_of_before_these_settings_is_read(plain: Results) -> None:
