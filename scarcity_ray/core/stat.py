@@ -45,7 +45,7 @@ class Stat(ABC):
         client = block.client[block.real]
         numbers = self.metric.per_row(block).double().numpy()[block.real]
         np.add.at(self.counts, client, 1)
-        self._add(client, numbers.reshape(len(numbers), -1))
+        self._add(client, numbers[:, None] if numbers.ndim == 1 else numbers)
 
     def values(self, metric: Metric | None = None) -> Values:
         """Each client's value in the user's unit, `[k]`; NaN for a client whose rows have none."""
