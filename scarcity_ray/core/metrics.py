@@ -20,7 +20,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,7 +64,7 @@ class Metric(ABC):
     best value, where neither more nor less is better; the worst tenth is then that of the distances from it. partial: some clients'
     rows have no value, and these clients are counted. detail: final table and plots have it only where it is the metric that decides;
     runs where it does not apply have no column for it, and a global model beside personal ones is not measured by it. at_last: it is
-    measured only after the last round.
+    measured only after the last round. part: of which of a client's rows, "test" or "validation".
     """
 
     name: str
@@ -79,11 +79,12 @@ class Metric(ABC):
     partial: bool = False
     detail: bool = False
     at_last: bool = False
+    part: Literal["test", "validation"] = "test"
 
     @property
     def column(self) -> str:
         """Its column in the tables and its key in summary.json."""
-        return f"test_{self.name}"
+        return f"{self.part}_{self.name}"
 
     def applies(self, task: str, outputs: int) -> bool:
         """Whether it can be measured. outputs: classes, or targets a row."""
@@ -93,6 +94,17 @@ class Metric(ABC):
     def statistic(self) -> str:
         """What its statistics are called. Metrics with the same name here share them, and have the same `per_row` and `start`."""
         return self.name
+
+    @property
+    def key(self) -> str:
+        """Its statistics' key among those of a client's rows."""
+        return self.statistic if self.part == "test" else f"{self.part}_{self.statistic}"
+
+    def on_validation_rows(self) -> Metric:
+        """The same on validation rows."""
+        made = copy.copy(self)
+        made.part, made.detail, made.description = "validation", True, self.description.replace("test", "validation")
+        return made
 
     def seen_from(self, positive: int) -> Metric:
         """The same for two classes of which this one (0 or 1) is the positive; itself where that makes no difference."""
@@ -273,7 +285,7 @@ def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, Any]:
     for stat in stats.values():
         for metric, values, defined, pooled in stat.answers():
             name, undefined = metric.column, (stat.counts > 0) & ~defined
-            counted = np.where(undefined, 0, np.asarray(rows))
+            counted = np.where(undefined, 0, np.asarray(rows) if metric.part == "test" else stat.counts)
             ranked, higher = (values, metric.higher_is_better) if metric.ideal is None else (np.abs(values - metric.ideal), False)
             found[name] = statistics.mean(values, counted)
             found[f"{name}{WORST}"] = statistics.worst_decile(ranked, higher, counted)
