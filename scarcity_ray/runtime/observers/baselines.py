@@ -30,6 +30,7 @@ class Baselines(Observer):
             who = {"strategy": name, "seed": run.seed, "round": plan.last}
             columns = {
                 "client_id": ids,
+                "client": federation.own_names(ids),
                 "group": federation.group[ids],
                 "num_train": federation.train.counts[ids],
                 "num_test": federation.test.counts[ids],
