@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
-from scarcity_ray.report.units import number
+from scarcity_ray.report.units import number, short_number
 from scarcity_ray.report.verdict import best_of, nothing_learned, verdict
 
 
@@ -48,9 +48,9 @@ def final_table(summary: Mapping[str, Any]) -> Table:
             _cell(entry, f"{shown.key}{WORST}"),
             *(_cell(entry, one.key) for one in others),
             *(_count(entry, name) if learned else "-" for name in ("surely_better", "surely_worse")),
-            _short(entry["bytes_per_client"] / 1024),
+            short_number(entry["bytes_per_client"] / 1024),
             f"{entry['rounds']:g}" if entry["rounds"] else "-",
-            _short(entry["seconds"]) if entry["rounds"] else "-",
+            short_number(entry["seconds"]) if entry["rounds"] else "-",
             style=style,
         )
     return table
@@ -125,8 +125,5 @@ def _cell(entry: Mapping[str, Any], key: str) -> str:
 
 
 def _count(entry: Mapping[str, Any], name: str) -> str:
-    return f"{entry['gain'][name]:,}" if "gain" in entry else "-"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    """A number of clients; "-" where the strategy has no client with a gain, so none could be counted."""
+    return f"{entry['gain'][name]:,}" if entry.get("gain", {}).get("clients") else "-"
