@@ -95,7 +95,9 @@ def client_report(results: Results, strategy: str | None = None) -> ClientReport
         report["measured_gain"] = report["gain"]
         for column_name, values in (("gain", found.mean), ("gain_low", found.low), ("gain_high", found.high)):
             report.loc[known, column_name] = values
-        report.loc[known, "sure"] = [SURE[int(one)] for one in found.sure]
+        sure = np.full(len(report), None, dtype=object)
+        sure[known] = [SURE[one] for one in found.sure.tolist()]
+        report["sure"] = sure
         report = report.sort_values(["gain", "measured_gain"], kind="stable", na_position="last").assign(strategy=name)
         table = pa.Table.from_pandas(report[SCHEMA.names], SCHEMA, preserve_index=False).replace_schema_metadata()
     return ClientReport(table, name, shown, as_good, status, rows["seed"].nunique() if averaged else 1)
