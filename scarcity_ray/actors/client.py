@@ -213,7 +213,7 @@ class Client:
         return found.columns | client_columns(found.stats) | client_columns(found.of_global, GLOBAL)
 
     def measure(self, state: ServerState, last: bool = True, ids: Ids | None = None) -> Measured:
-        """The statistics of each metric for each client's model on its own test rows, by rising id, and columns `[n]` of the
+        """The statistics of each metric for each client's model on its own test and validation rows, by rising id, and columns `[n]` of the
         clients table: client_id, and expert_id where the strategy has clients choose one. A strategy that adapts does so
         first, on training rows. Then the statistics of the global model, where it is tested beside personal ones.
 
@@ -224,15 +224,20 @@ class Client:
         every = [metric for metric in problem.metrics if last or not metric.at_last]
         beside = [metric for metric in every if not metric.detail]
         parts, globals_, experts = [start_metrics(every, ids, scale)], list[Stats](), np.full(len(ids), -1)
-        local = strategy.server_half == "meta_learner"
-        test = strategy.view(problem, state, self.federation.test.only(ids) if local else self.federation.test)
+        local, shards = strategy.server_half == "meta_learner", {"test": self.federation.test, "validation": self.federation.validation}
+        views = {
+            name: (strategy.view(problem, state, rows.only(ids) if local else rows), chosen)
+            for name, rows in shards.items()
+            if (chosen := [metric for metric in every if metric.part == name])
+        }
 
         def test_models(chunk: Ids, client: State) -> None:
             models = self._models(state.received(chunk), client)
             if (reported := _reported(models)) is not None:
-                parts.append(evaluate_metrics(problem, reported, test, chunk, scale, every))
+                found = [evaluate_metrics(problem, reported, rows, chunk, scale, chosen) for rows, chosen in views.values()]
+                parts.append({name: stat for stats in found for name, stat in stats.items()})
             if len(models) > 1:
-                globals_.append(evaluate_metrics(problem, models["global"], test, chunk, scale, beside))
+                globals_.append(evaluate_metrics(problem, models["global"], views["test"][0], chunk, scale, beside))
 
         def adapt_first(chunk: Ids, task: Task) -> None:
             client = strategy.adapt(task, state.received(chunk), self._recall(chunk))

@@ -20,7 +20,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 WORST, POOLED, GLOBAL, UNDEFINED = "_worst_decile", "_pooled", "_global", "_undefined"
 """What a column adds to a metric's own: mean of the worst tenth of the clients, value over all rows, the global model's value, number of
 clients whose rows have no value."""
+
+LOW, HIGH = f"{POOLED}_low", f"{POOLED}_high"
+"""The 95 % interval of the value over all rows."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class Metric(ABC):
     best value, where neither more nor less is better; the worst tenth is then that of the distances from it. partial: some clients'
     rows have no value, and these clients are counted. detail: final table and plots have it only where it is the metric that decides;
     runs where it does not apply have no column for it, and a global model beside personal ones is not measured by it. at_last: it is
-    measured only after the last round.
+    measured only after the last round. part: of which of a client's rows, "test" or "validation". has_interval: the
+    value over all rows has a 95 % interval, see `Stat.interval`.
     """
 
     name: str
@@ -79,11 +83,13 @@ class Metric(ABC):
     partial: bool = False
     detail: bool = False
     at_last: bool = False
+    part: Literal["test", "validation"] = "test"
+    has_interval: bool = False
 
     @property
     def column(self) -> str:
         """Its column in the tables and its key in summary.json."""
-        return f"test_{self.name}"
+        return f"{self.part}_{self.name}"
 
     def applies(self, task: str, outputs: int) -> bool:
         """Whether it can be measured. outputs: classes, or targets a row."""
@@ -93,6 +99,17 @@ class Metric(ABC):
     def statistic(self) -> str:
         """What its statistics are called. Metrics with the same name here share them, and have the same `per_row` and `start`."""
         return self.name
+
+    @property
+    def key(self) -> str:
+        """Its statistics' key among those of a client's rows."""
+        return self.statistic if self.part == "test" else f"{self.part}_{self.statistic}"
+
+    def on_validation_rows(self) -> Metric:
+        """The same on validation rows."""
+        made = copy.copy(self)
+        made.part, made.detail, made.description = "validation", True, self.description.replace("test", "validation")
+        return made
 
     def seen_from(self, positive: int) -> Metric:
         """The same for two classes of which this one (0 or 1) is the positive; itself where that makes no difference."""
@@ -196,7 +213,7 @@ class MetricRegistry:
     def register(self, cls: type[_M]) -> type[_M]:
         """The decorator. Raises ValueError for a name that is taken, or that would make a column which another metric has."""
         name = cls.name
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith((WORST, POOLED, GLOBAL, UNDEFINED)):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith((WORST, POOLED, GLOBAL, UNDEFINED, LOW, HIGH)):
             raise ValueError(f"{cls.__name__} needs another name: {name!r} would make columns that are no metric's own")
         known = self._metrics.get(name)
         if known is not None and (type(known).__module__, type(known).__qualname__) != (cls.__module__, cls.__qualname__):
@@ -271,13 +288,15 @@ def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for stat in stats.values():
-        for metric, values, defined, pooled in stat.answers():
+        for metric, values, defined, pooled, interval in stat.answers():
             name, undefined = metric.column, (stat.counts > 0) & ~defined
-            counted = np.where(undefined, 0, np.asarray(rows))
+            counted = np.where(undefined, 0, np.asarray(rows) if metric.part == "test" else stat.counts)
             ranked, higher = (values, metric.higher_is_better) if metric.ideal is None else (np.abs(values - metric.ideal), False)
             found[name] = statistics.mean(values, counted)
             found[f"{name}{WORST}"] = statistics.worst_decile(ranked, higher, counted)
             found[f"{name}{POOLED}"] = pooled
+            if metric.has_interval:
+                found[f"{name}{LOW}"], found[f"{name}{HIGH}"] = interval
             if metric.partial:
                 found[f"{name}{UNDEFINED}"] = int(undefined.sum()) if stat.counts.any() else None
     return found
@@ -285,7 +304,8 @@ def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, Any]:
 
 def columns_of(metric: Metric) -> list[str]:
     """A metric's columns of `rounds`, which are keys of the summary too."""
-    return [f"{metric.column}{suffix}" for suffix in ("", WORST, POOLED, *((UNDEFINED,) if metric.partial else ()))]
+    more = (*((LOW, HIGH) if metric.has_interval else ()), *((UNDEFINED,) if metric.partial else ()))
+    return [f"{metric.column}{suffix}" for suffix in ("", WORST, POOLED, *more)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from scarcity_ray.core.metrics import GLOBAL, POOLED, UNDEFINED, WORST, Metric
+from scarcity_ray.core.metrics import GLOBAL, HIGH, LOW, POOLED, UNDEFINED, WORST, Metric
 from scarcity_ray.metrics import METRICS
 
 SCHEMA_VERSION = (1, 3)
@@ -130,11 +130,13 @@ def _of_round(metric: Metric) -> list[pa.Field]:
     worst = f"mean of the {least} max(1, n // 10) clients"
     if metric.ideal is not None:
         worst = f"mean distance from {metric.ideal:g} of the max(1, n // 10) clients that are farthest from it"
-    without = f"clients whose test rows have no {name}, which are left out of its mean"
+    ends = (LOW, HIGH) if metric.has_interval else ()
+    without = f"clients whose {metric.part} rows have no {name}, which are left out of its mean"
     return [
-        column(name, kind, unit, f"mean over clients with test rows; {where}", nullable=True, hashed=hashed),
+        column(name, kind, unit, f"mean over clients with {metric.part} rows; {where}", nullable=True, hashed=hashed),
         column(f"{name}{WORST}", kind, unit, worst, nullable=True, hashed=hashed),
-        column(f"{name}{POOLED}", kind, unit, f"over all test rows of all clients; {where}", nullable=True, hashed="no"),
+        column(f"{name}{POOLED}", kind, unit, f"over all {metric.part} rows of all clients; {where}", nullable=True, hashed="no"),
+        *(column(f"{name}{end}", kind, unit, f"95 % interval over all rows; {where}", nullable=True, hashed="no") for end in ends),
         *([column(f"{name}{UNDEFINED}", pa.int64(), "clients", without, nullable=True, hashed="no")] if metric.partial else []),
     ]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
 from scarcity_ray.report.units import number, short_number
-from scarcity_ray.report.verdict import best_of, nothing_learned, verdict
+from scarcity_ray.report.verdict import nothing_learned, verdict
 
 
 def final_table(summary: Mapping[str, Any]) -> Table:
@@ -37,10 +37,11 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     heads = (f"{shown.short}\nmean", *rows, "worst\ntenth", *(f"{one.short}\nmean" for one in others))
     for head in (*heads, "surely\nbetter", "surely\nworse", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
-    best, learned = best_of(summary["strategies"], shown), not nothing_learned(summary)
+    best, learned = (summary.get("best") or {"strategies": []})["strategies"], not nothing_learned(summary)
     for name, entry in summary["strategies"].items():
-        title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
-        style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
+        marks = [word for word, marked in _marks(entry).items() if marked]
+        title = f"{name} ({', '.join(marks)})" if marks else name
+        style = "bold" if name in best else "red" if entry["status"] == "diverged" or entry.get("not_learned") else ""
         table.add_row(
             Text(title),
             _cell(entry, shown.key),
@@ -54,6 +55,13 @@ def final_table(summary: Mapping[str, Any]) -> Table:
             style=style,
         )
     return table
+
+
+def _marks(entry: Mapping[str, Any]) -> dict[str, bool]:
+    """What a row says beside the strategy's name."""
+    failed = entry.get("not_learned", False) and entry["status"] != "diverged"
+    falls = entry.get("still_falling", False) and entry["status"] == "finished" and not failed
+    return {entry["status"]: entry["status"] != "finished", "not learned": failed, "still falling": falls}
 
 
 def show_final(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
@@ -70,6 +78,10 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     without = max((entry.get(f"{shown.key}{UNDEFINED}") or 0 for entry in summary["strategies"].values()), default=0)
     if without:
         notes.append(f"{without:,.0f} of {summary['clients']:,} clients have test rows without {shown.short}, and do not count")
+    if any(_marks(entry)["not learned"] for entry in summary["strategies"].values()):
+        notes.append("not learned: far worse than a guess, and out of the comparison")
+    if any(_marks(entry)["still falling"] for entry in summary["strategies"].values()):
+        notes.append("still falling: the loss fell until the end, more rounds would gain more")
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)

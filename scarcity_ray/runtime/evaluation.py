@@ -29,6 +29,7 @@ def metrics_of(evaluation: Evaluation, federation: Federation) -> tuple[tuple[Me
         sensitivity_at=evaluation.sensitivity_at,
         positive=positive,
         scores=_score_bytes(evaluation, federation) <= scores.MOST_BYTES,
+        validation=bool(federation.validation.counts.any()),
     )
     return metrics, errors
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scarcity_ray.actors.validation import rows_of
 from scarcity_ray.baselines.measure import Baseline, baselines
+from scarcity_ray.baselines.trained_alone import LocalTraining
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.aggregation import Aggregator
 from scarcity_ray.core.exchange import ServerState, State, packed_bytes
@@ -29,6 +30,7 @@ from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
+from scarcity_ray.strategies.local_only import LocalOnly
 from scarcity_ray.training.problem import Problem, make_problem
 
 ACTOR_BYTES = 190 * 10**6
@@ -72,8 +74,10 @@ class RunPlan:
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
         """What the strategies are compared with, on the clients' data of the last round."""
-        problem = next(iter(self.problems.values()))
-        return baselines(problem.base or problem, self.federation.at(self.last), self.scenario.strategies, self.evaluated)
+        problem, every = next(iter(self.problems.values())), self.scenario.evaluation.every
+        local = next((one for one in self.scenario.strategies if isinstance(one, LocalOnly)), None)
+        training = None if local is None else LocalTraining(local, self.problems[local.title], self.rounds(local), every)
+        return baselines(problem.base or problem, self.federation.at(self.last), self.scenario.strategies, self.evaluated, training)
 
     @property
     def wanted(self) -> int:

@@ -21,7 +21,7 @@ _PIECE = 1 << 20  # a client's rows are cut into pieces of at most this
 _S = TypeVar("_S", bound=Stat)
 
 Stats = dict[str, Stat]
-"""Statistics of the same clients, by `Metric.statistic`: the name of the metric, or of what several of them share."""
+"""Statistics of the same clients, by `Metric.key`: the name of the metric, or of what several of them share."""
 
 
 def _pieces(problem: Problem, shards: Shards, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
@@ -71,10 +71,10 @@ def start_metrics(metrics: Sequence[Metric], ids: NDArray[np.int64], label_scale
     """Empty statistics for metrics: every value is NaN, as for a client that has no model yet."""
     stats: Stats = {}
     for metric in metrics:
-        if metric.statistic in stats:
-            stats[metric.statistic].metrics.append(metric)
+        if metric.key in stats:
+            stats[metric.key].metrics.append(metric)
         else:
-            stats[metric.statistic] = metric.start(ids, label_scale)
+            stats[metric.key] = metric.start(ids, label_scale)
     return stats
 
 
