@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scarcity_ray.report.final_table import marked
 from scarcity_ray.report.units import number, short_number, signed
 from scarcity_ray.report.verdict import nothing_learned
 from scarcity_ray.results.client_report import SURE, ClientReport
@@ -34,8 +35,7 @@ class _Column(NamedTuple):
 def show_clients(console: Console, report: ClientReport, summary: Mapping[str, Any]) -> None:
     """Prints the table, worst gain first, and what it says. summary: the run's. Columns without room on the console are named below."""
     columns, left_out = _fitting(_columns(report), console.width)
-    title = f"{report.shown.long} of each client, alone and with {report.strategy}"
-    title += "" if report.status == "finished" else f" ({report.status})"
+    title = f"{report.shown.long} of each client, alone and with {marked(report.strategy, summary['strategies'][report.strategy])}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for each in columns:
         table.add_column(each.head, justify="left" if each.words else "right", no_wrap=True, overflow="ellipsis")

@@ -39,11 +39,9 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     best, learned = (summary.get("best") or {"strategies": []})["strategies"], not nothing_learned(summary)
     for name, entry in summary["strategies"].items():
-        marks = [word for word, marked in _marks(entry).items() if marked]
-        title = f"{name} ({', '.join(marks)})" if marks else name
         style = "bold" if name in best else "red" if entry["status"] == "diverged" or entry.get("not_learned") else ""
         table.add_row(
-            Text(title),
+            Text(marked(name, entry)),
             _cell(entry, shown.key),
             *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
             _cell(entry, f"{shown.key}{WORST}"),
@@ -57,8 +55,14 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def marked(name: str, entry: Mapping[str, Any]) -> str:
+    """A strategy's name, and in brackets why its numbers are not, or may not be, what it can reach. entry: its part of summary.json."""
+    marks = [word for word, is_so in _marks(entry).items() if is_so]
+    return f"{name} ({', '.join(marks)})" if marks else name
+
+
 def _marks(entry: Mapping[str, Any]) -> dict[str, bool]:
-    """What a row says beside the strategy's name."""
+    """What stands beside a strategy's name."""
     failed = entry.get("not_learned", False) and entry["status"] != "diverged"
     falls = entry.get("still_falling", False) and entry["status"] == "finished" and not failed
     return {entry["status"]: entry["status"] != "finished", "not learned": failed, "still falling": falls}

@@ -54,7 +54,9 @@ class Progress:
         time left is shown."""
         self._strategy = _Strategy(strategy if repeats == 1 else f"{strategy} (seed {seed})", rounds, at_most)
         if self._bars:
-            self._strategy.task = self._bars.add_task(self._strategy.title, total=None if at_most else rounds, facts=self._strategy.place(short=True))
+            self._strategy.task = self._bars.add_task(
+                self._strategy.title, total=None if at_most else rounds, facts=self._strategy.place(short=True)
+            )
 
     def update(self, row: Mapping[str, Any], updates_per_second: float) -> None:
         """A round has ended: its row of `rounds`."""

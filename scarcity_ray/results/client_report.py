@@ -49,13 +49,12 @@ SCHEMA = pa.schema(
 @dataclass(frozen=True)
 class ClientReport:
     """table: see SCHEMA. shown: the metric that decides. as_good: a strategy that may be as good, where the summary names two as best.
-    status: of the strategy. seeds: how many the numbers are means over; 1 where each seed has rows of its own."""
+    seeds: how many the numbers are means over; 1 where each seed has rows of its own."""
 
     table: pa.Table
     strategy: str
     shown: Shown
     as_good: str | None
-    status: str
     seeds: int
 
     @property
@@ -83,7 +82,6 @@ def client_report(results: Results, strategy: str | None = None) -> ClientReport
     with believing(directory / "summary.json"):
         name, as_good = _chosen(summary, strategy, directory)
         shown, margin = headline(summary["task"], summary.get("metric")), float(summary.get("margin") or 0.0)
-        status = str(summary["strategies"][name]["status"])
     with believing(directory / "clients.parquet"):
         rows = _rows(results, name, shown)
         several = rows["seed"].nunique() > 1
@@ -100,14 +98,14 @@ def client_report(results: Results, strategy: str | None = None) -> ClientReport
         report["sure"] = sure
         report = report.sort_values(["gain", "measured_gain"], kind="stable", na_position="last").assign(strategy=name)
         table = pa.Table.from_pandas(report[SCHEMA.names], SCHEMA, preserve_index=False).replace_schema_metadata()
-    return ClientReport(table, name, shown, as_good, status, rows["seed"].nunique() if averaged else 1)
+    return ClientReport(table, name, shown, as_good, rows["seed"].nunique() if averaged else 1)
 
 
 def _chosen(summary: dict[str, Any], strategy: str | None, directory: Path) -> tuple[str, str | None]:
     """The strategy to report, and the other one where the best is one of two."""
     names = [name for name in summary["strategies"] if name != ALONE]
     best = (summary.get("best") or {}).get("strategies", [])
-    if strategy in names:
+    if strategy is not None and strategy in names:
         return strategy, None
     if strategy is None and best:
         return str(best[0]), str(best[1]) if len(best) > 1 else None

@@ -2,13 +2,17 @@ import io
 import json
 import logging
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.played import federation, shards
 from helpers.rows import INSIGHTS, a_round, metrics_of, some_clients
 from rich.console import Console
 
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.core.federation import Array, Encoding
 from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.report import progress as progress_module
 from scarcity_ray.report import units
@@ -20,6 +24,7 @@ from scarcity_ray.results.log import get_logger, log_to
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.results import Results
 from scarcity_ray.results.summary import Tally
+from scarcity_ray.runtime.observers.log import RunLog
 
 
 class Server:
@@ -44,6 +49,21 @@ def test_log_lines_have_the_format_even_in_a_traceback(tmp_path):
     assert lines[0].endswith(" - server.Server - INFO - round 3")
     assert lines[1].endswith(" - simulation.Simulation - ERROR - it failed")
     assert not any("not shown" in line or "after the run" in line for line in lines)
+
+
+def test_the_log_calls_rejected_clients_by_their_own_names(tmp_path):
+    x = np.zeros((2, 4))
+    encoding = Encoding(inputs=Array(shape=(4,)), client="site", clients=("north", "south"))
+    held = replace(federation(shards(x, np.zeros((2, 1), dtype=np.float32), [1, 1])), encoding=encoding)
+    for population in (2, 1):
+        plan, problem = SimpleNamespace(federation=held), SimpleNamespace(population=population)
+        result = RoundResult({"round": 4}, 0, rejected=[(1, "too large"), (None, "no id")])
+        with log_to(tmp_path / f"{population}.log"):
+            RunLog(None).on_round(SimpleNamespace(name="fed_avg", plan=plan, problem=problem), SimpleNamespace(number=4, result=result))
+    named, virtual = ((tmp_path / f"{population}.log").read_text() for population in (2, 1))
+    assert "fed_avg: round 4: client south is rejected: too large" in named
+    assert "client None is rejected: no id" in named
+    assert "client 1 is rejected: too large" in virtual
 
 
 def test_the_log_leaves_logging_as_it_was(tmp_path):
