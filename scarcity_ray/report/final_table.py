@@ -15,6 +15,12 @@ from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headlin
 from scarcity_ray.report.units import number, short_number
 from scarcity_ray.report.verdict import nothing_learned, verdict
 
+_REPEATS = {
+    "splits": ", each a new split of the same clients' rows",
+    "deals": ", each dealing the same rows to other clients",
+    "draws": ", each with rows of its own",
+}
+
 
 def final_table(summary: Mapping[str, Any]) -> Table:
     """A row a strategy, from the content of summary.json. With repeats `mean±standard deviation` over seeds.
@@ -78,7 +84,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
     if seeds > 1:
         notes.remove("all rows: over test rows")
-        notes.append(f"mean±standard deviation over {seeds} seeds")
+        notes.append(f"mean±standard deviation over {seeds} seeds{_REPEATS.get(summary.get('repeats', ''), '')}")
     without = max((entry.get(f"{shown.key}{UNDEFINED}") or 0 for entry in summary["strategies"].values()), default=0)
     if without:
         notes.append(f"{without:,.0f} of {summary['clients']:,} clients have test rows without {shown.short}, and do not count")

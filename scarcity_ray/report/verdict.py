@@ -78,11 +78,12 @@ def _rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> l
     mine = [one for one in comparisons if names[0] in (one["better"], one["worse"])]
     sure = {one["worse"]: one for one in mine if one["better"] == names[0] and (one["p_holm"] if one["p_holm"] is not None else 1) <= _SURE}
     rest = [one["worse"] if one["better"] == names[0] else one["better"] for one in mine if one not in sure.values()]
+    pairs = "one pair" if len(comparisons) == 1 else f"{len(comparisons)} pairs"
     parts = [
         *([f"surely better than {_listed(list(sure), 'and')}"] if sure else []),
         *([f"not surely better than {_listed(rest, 'or')}"] if rest else []),
     ]
-    return [f"{names[0]} is {', and '.join(parts)} (p-values by Holm, {len(comparisons)} pairs)."]
+    return [f"{names[0]} is {', and '.join(parts)} (Holm's test of {pairs})."]
 
 
 def _listed(names: Sequence[str], word: str) -> str:

@@ -18,6 +18,7 @@ from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best
 from scarcity_ray.results.learning import not_learned, still_falling
 
 Task = Literal["classification", "regression"]
+Repeats = Literal["splits", "deals", "draws"]
 Status = Literal["finished", "diverged", "interrupted"]
 
 NOT_FEDERATED = ("local_only", "pooled", ALONE, GUESS)
@@ -64,15 +65,15 @@ class Tally:
         metrics: Sequence[Metric] | None = None,
         metric: str | None = None,
         margin: float = 0.0,
-        keeps_clients: bool = False,
+        repeats: Repeats = "draws",
     ) -> None:
         """clients: the population, which bytes and steps a client are divided by. metrics: those of the run, all that are registered if
         None. metric: the name of the one that decides, the task's own if None. margin: a gain below it counts as none.
-        keeps_clients: whether a client has the same rows under every seed."""
+        repeats: what another seed brings, see Data.repeats."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
         self._shown, self._metric, self._margin = headline(task, metric), metric or default_headline(task), margin
         self._columns = [column for one in (METRICS if metrics is None else metrics) for column in columns_of(one)]
-        self._keeps_clients = keeps_clients
+        self._repeats = repeats
         self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
@@ -173,6 +174,7 @@ class Tally:
             "clients": self._clients,
             "metric": self._metric,
             "margin": self._margin,
+            "repeats": self._repeats,
             "alone": ALONE,
             "best": self._best(),
             "comparisons": compared(self._candidates()),
@@ -206,7 +208,7 @@ class Tally:
 
     def _gains(self, name: str) -> Gains | None:
         seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
-        return Gains.of(seeds, self._keeps_clients) if seeds else None
+        return Gains.of(seeds, self._repeats == "splits") if seeds else None
 
     def _best(self) -> dict[str, Any] | None:
         return describe_best(self._candidates(), self._gains(GUESS), self._margin)

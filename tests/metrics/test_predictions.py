@@ -124,7 +124,7 @@ def test_intervals_and_net_benefits_are_those_of_other_packages(run: Results) ->
             _, wanted = roc_auc_score(rows["y"].to_numpy(), rows["p_1"].to_numpy())
             np.testing.assert_allclose([low, high], wanted, atol=1e-6)
             found = dca(data=rows[["y", "p_1"]], outcome="y", modelnames=["p_1"], thresholds=np.array([0.1, 0.2]))
-            benefits = [entry[f"test_net_benefit_{name}_pooled"] for name in ("0_1", "0_2")]
+            benefits = [entry[f"test_net_benefit_at_{name}_pooled"] for name in ("0_1", "0_2")]
             np.testing.assert_allclose(benefits, found[found["model"] == "p_1"]["net_benefit"], atol=1e-9)
 
 
