@@ -68,7 +68,7 @@ class Metric(ABC):
     rows have no value, and these clients are counted. detail: final table and plots have it only where it is the metric that decides;
     runs where it does not apply have no column for it, and a global model beside personal ones is not measured by it. at_last: it is
     measured only after the last round. part: of which of a client's rows, "test" or "validation". has_interval: the
-    value over all rows has a 95 % interval, see `Stat.interval`.
+    value over all rows has a 95 % interval, see `Stat.interval`. bounded: values lie from 0 to 1, so gains from -1 to 1.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Metric(ABC):
     at_last: bool = False
     part: Literal["test", "validation"] = "test"
     has_interval: bool = False
+    bounded: bool = False
 
     @property
     def column(self) -> str:
@@ -259,7 +260,7 @@ class Accuracy(MeanMetric):
     """The share of rows whose most probable class is the right one."""
 
     name, unit, description = "accuracy", "share", "of the client's test rows whose most probable class is right"
-    higher_is_better = True
+    higher_is_better = bounded = True
     tasks = ("classification",)
 
     def per_row(self, block: Block) -> Tensor:

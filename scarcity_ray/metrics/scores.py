@@ -132,7 +132,7 @@ class Auc(_OfScores):
 
     name, title = "auc", "AUC"
     description = "area under the ROC curve of the client's test rows; mean over the classes in them where there are more than two"
-    has_interval = True
+    has_interval = bounded = True
 
     def of(self, client: Ids, scores: NDArray[np.float32], y: NDArray[np.int32], k: int) -> tuple[Values, NDArray[np.bool_]]:
         """The area, or the mean of the areas."""

@@ -47,16 +47,18 @@ class SeedGains:
 @dataclass(frozen=True)
 class Gains:
     """The clients' gains of a strategy under all seeds. gains, errors: `[3, seeds, clients]`, as in SeedGains, by rising client id; NaN
-    where a client has none. rows, validation: `[seeds, clients]`. keeps_clients: whether a client has the same rows under all seeds."""
+    where a client has none. rows, validation: `[seeds, clients]`. keeps_clients: whether a client has the same rows under all seeds.
+    bound: no gain is larger."""
 
     gains: Floats
     errors: Floats
     rows: Floats
     validation: Floats
     keeps_clients: bool
+    bound: float = np.inf
 
     @classmethod
-    def of(cls, seeds: Sequence[SeedGains], keeps_clients: bool) -> Gains:
+    def of(cls, seeds: Sequence[SeedGains], keeps_clients: bool, bound: float = np.inf) -> Gains:
         """From those of each seed, at least one."""
         ids = np.unique(np.concatenate([seed.ids for seed in seeds]))
         found = np.full((2, 3, len(seeds), len(ids)), np.nan)
@@ -65,7 +67,7 @@ class Gains:
             there = np.searchsorted(ids, seed.ids)
             found[0][:, place, there], found[1][:, place, there], rows[place, there] = seed.gains, seed.errors, seed.rows
             validation[place, there] = seed.validation
-        return cls(found[0], found[1], rows, validation, keeps_clients)
+        return cls(found[0], found[1], rows, validation, keeps_clients, bound)
 
     def mean(self, widen: float = 1.0) -> tuple[MeanGain, MeanGain]:
         """The mean gain with its interval, each client, and each test row, weighing the same. widen: see `inference.winner`."""
@@ -93,8 +95,8 @@ class Gains:
             "by_row": interval(by_row),
             # Nobody knows the next client's gain better than the mean one: where a few precise clients say otherwise, by their weight in
             # random effects, the interval of the mean holds.
-            "next_low": _number(np.fmin(next_client.next_low, by_client.low)),
-            "next_high": _number(np.fmax(next_client.next_high, by_client.high)),
+            "next_low": _number(max(np.fmin(next_client.next_low, by_client.low), -self.bound)),
+            "next_high": _number(min(np.fmax(next_client.next_high, by_client.high), self.bound)),
             "better": _number(found.share_better),
             "equal": _number(found.share_equal),
             "worse": _number(found.share_worse),

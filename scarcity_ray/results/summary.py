@@ -208,7 +208,7 @@ class Tally:
 
     def _gains(self, name: str) -> Gains | None:
         seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
-        return Gains.of(seeds, self._repeats == "splits") if seeds else None
+        return Gains.of(seeds, self._repeats == "splits", 1.0 if self._shown.metric.bounded else np.inf) if seeds else None
 
     def _best(self) -> dict[str, Any] | None:
         return describe_best(self._candidates(), self._gains(GUESS), self._margin)
