@@ -147,4 +147,4 @@ def _keeps_clients(results: Results) -> bool:
     """Whether a client of the run has the same rows under every seed."""
     scenario = results.scenario
     with believing(results.directory / "scenario.yaml"):
-        return Data.model_validate_json(json.dumps(scenario["data"])).keeps_clients
+        return Data.model_validate_json(json.dumps(scenario["data"])).repeats == "splits"
