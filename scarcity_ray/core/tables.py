@@ -15,7 +15,7 @@ import pyarrow as pa
 from scarcity_ray.core.metrics import GLOBAL, HIGH, LOW, POOLED, UNDEFINED, WORST, Metric
 from scarcity_ray.metrics import METRICS
 
-SCHEMA_VERSION = (1, 2)
+SCHEMA_VERSION = (1, 3)
 """Of the tables, major and minor, in the metadata of every file. Minor: columns were added, which older runs lack and older programs
 ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0. From 1.2 on a run has
 columns for the details (`Metric.detail`) that apply to it, and no others."""
@@ -64,6 +64,7 @@ Only these are hashed. Another metric is an observation: it changes no result, s
 """
 
 
+_OWN_NAME = column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no")
 _GAIN = "in the metric that decides, over the client at its best alone, after the last round; above 0: better"
 
 
@@ -116,6 +117,7 @@ def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
             for half, where in (("", ""), ("_0", ", on one half of the test rows"), ("_1", ", on the other half"))
             for part, what in (("", _GAIN), ("_error", "standard error of the gain, from the test rows"))
         ),
+        _OWN_NAME,
     )
 
 
@@ -162,7 +164,7 @@ def predictions(task: str, outputs: int) -> pa.Schema:
     return _table(
         *_WHO,
         column("client_id", pa.int64(), "", "the client, from 0", hashed="no"),
-        column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no"),
+        _OWN_NAME,
         column("row", pa.int64(), "rows", "place among the client's test rows, from 0", hashed="no"),
         *true,
         *answers,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
-from scarcity_ray.report.units import number
+from scarcity_ray.report.units import number, short_number
 from scarcity_ray.report.verdict import nothing_learned, verdict
 
 _REPEATS = {
@@ -45,26 +45,30 @@ def final_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     best, learned = (summary.get("best") or {"strategies": []})["strategies"], not nothing_learned(summary)
     for name, entry in summary["strategies"].items():
-        marks = [word for word, marked in _marks(entry).items() if marked]
-        title = f"{name} ({', '.join(marks)})" if marks else name
         style = "bold" if name in best else "red" if entry["status"] == "diverged" or entry.get("not_learned") else ""
         table.add_row(
-            Text(title),
+            Text(marked(name, entry)),
             _cell(entry, shown.key),
             *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
             _cell(entry, f"{shown.key}{WORST}"),
             *(_cell(entry, one.key) for one in others),
             *(_count(entry, name) if learned else "-" for name in ("surely_better", "surely_worse")),
-            _short(entry["bytes_per_client"] / 1024),
+            short_number(entry["bytes_per_client"] / 1024),
             f"{entry['rounds']:g}" if entry["rounds"] else "-",
-            _short(entry["seconds"]) if entry["rounds"] else "-",
+            short_number(entry["seconds"]) if entry["rounds"] else "-",
             style=style,
         )
     return table
 
 
+def marked(name: str, entry: Mapping[str, Any]) -> str:
+    """A strategy's name, and in brackets why its numbers are not, or may not be, what it can reach. entry: its part of summary.json."""
+    marks = [word for word, is_so in _marks(entry).items() if is_so]
+    return f"{name} ({', '.join(marks)})" if marks else name
+
+
 def _marks(entry: Mapping[str, Any]) -> dict[str, bool]:
-    """What a row says beside the strategy's name."""
+    """What stands beside a strategy's name."""
     failed = entry.get("not_learned", False) and entry["status"] != "diverged"
     falls = entry.get("still_falling", False) and entry["status"] == "finished" and not failed
     return {entry["status"]: entry["status"] != "finished", "not learned": failed, "still falling": falls}
@@ -143,8 +147,5 @@ def _cell(entry: Mapping[str, Any], key: str) -> str:
 
 
 def _count(entry: Mapping[str, Any], name: str) -> str:
-    return f"{entry['gain'][name]:,}" if "gain" in entry else "-"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    """A number of clients; "-" where the strategy has no client with a gain, so none could be counted."""
+    return f"{entry['gain'][name]:,}" if entry.get("gain", {}).get("clients") else "-"

@@ -7,7 +7,7 @@ from typing import Any
 
 from scarcity_ray.core.metrics import headline
 from scarcity_ray.inference.conclusion import Verdict
-from scarcity_ray.report.units import number, size
+from scarcity_ray.report.units import number, signed, size
 
 _SURE = 0.05
 """An adjusted p-value up to this is surely better."""
@@ -43,7 +43,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
         sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
     sentences += [*_needed(conclusion), _for_whom(gain), *_next(gain)]
     if conclusion["weightings_disagree"]:
-        sentences.append(f"Counted by test rows the mean gain is {_signed(gain['by_row']['mean'])}: large clients differ from small ones.")
+        sentences.append(f"Counted by test rows the mean gain is {signed(gain['by_row']['mean'])}: large clients differ from small ones.")
     sentences += _rivals(names, summary["comparisons"])
     cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
     return " ".join([*sentences, f"It takes {cost} a client."])
@@ -59,9 +59,9 @@ def nothing_learned(summary: Mapping[str, Any]) -> bool:
 
 def _interval(gain: Mapping[str, Any], conclusion: Mapping[str, Any]) -> str:
     if gain["low"] is None:
-        return f"the gain is {_signed(gain['mean'])} for one client, which does not tell how others would do"
+        return f"the gain is {signed(gain['mean'])} for one client, which does not tell how others would do"
     luck = ", for these trained models" if conclusion["given_models"] else ""
-    return f"the mean gain is {_signed(gain['mean'])} (95 % interval {_signed(gain['low'])} to {_signed(gain['high'])}{luck})"
+    return f"the mean gain is {signed(gain['mean'])} (95 % interval {signed(gain['low'])} to {signed(gain['high'])}{luck})"
 
 
 def _needed(conclusion: Mapping[str, Any]) -> list[str]:
@@ -98,8 +98,4 @@ def _for_whom(gain: Mapping[str, Any]) -> str:
 def _next(gain: Mapping[str, Any]) -> list[str]:
     if gain["next_low"] is None:
         return []
-    return [f"The next client gains {_signed(gain['next_low'])} to {_signed(gain['next_high'])} (95 %)."]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.3g}"
+    return [f"The next client gains {signed(gain['next_low'])} to {signed(gain['next_high'])} (95 %)."]
