@@ -25,9 +25,9 @@ _ROUNDS = 1_000
 class Shrunk(NamedTuple):
     """mean, low, high, better, worse, lfsr, sure: `[clients]`, NaN (sure: 0) for a client without a gain.
 
-    mean: posterior mean of the gain. low, high: its posterior quantiles 2.5 % and 97.5 %, a 95 % interval; 0 where no gain at all is
-    that likely. better, worse: chance that it is above margin, below -margin. lfsr: local false
-    sign rate, the chance that the likelier of the two does not hold. sure: 1 surely better, -1 surely worse, 0 cannot tell.
+    mean: posterior mean of the gain. low, high: its posterior quantiles 5 % and 95 %, so 0 is not between them where the sign is sure; 0
+    where no gain at all is that likely. better, worse: chance that it is above margin, below -margin. lfsr: local false sign rate, the
+    chance that the likelier of the two does not hold. sure: 1 surely better, -1 surely worse, 0 cannot tell.
     share_better, share_equal, share_worse: posterior shares of the clients with a gain, summing to 1; NaN without any.
     """
 
@@ -88,7 +88,7 @@ def _posterior(g: Floats, s: Floats, margin: float) -> tuple[Floats, Floats, Flo
     evidence = density.max(1) + np.log(total[:, 0])
     parts = zip((g, -g), np.split(weights[1:], 2), np.split(density[:, 1:], 2, axis=1), strict=True)
     above, below = (Half(gains, s, widths, weight, part, evidence) for gains, weight, part in parts)
-    low, high = (quantile(above, below, share) for share in (0.025, 0.975))
+    low, high = (quantile(above, below, share) for share in (SURE, 1 - SURE))
     return mean, low, high, better, worse
 
 

@@ -60,9 +60,9 @@ def _columns(report: ClientReport) -> list[_Column]:
         _Column("\nalone", list(map(number, found["alone"]))),
         _Column("\nfederated", list(map(number, found["federated"]))),
         _Column("\ngain", ["-" if gain is None else signed(gain) for gain in found["gain"]]),
-        _Column("95 %\ninterval", ["-" if low is None else f"{signed(low)} to {signed(high)}" for low, high in intervals]),
+        _Column("90 %\ninterval", ["-" if low is None else f"{signed(low)} to {signed(high)}" for low, high in intervals]),
         _Column("", [sure or "-" for sure in found["sure"]], words=True),
-        *([_Column("\nexpert", experts)] if any(found["expert"]) else []),
+        *([_Column("\nexpert", experts)] if len(set(experts)) > 1 else []),
         _Column("KB\nsent", [short_number(sent / 1024) for sent in found["uplink_bytes"]]),
         _Column("KB\nreceived", [short_number(received / 1024) for received in found["downlink_bytes"]]),
     ]
@@ -79,7 +79,7 @@ def _fitting(columns: list[_Column], width: int) -> tuple[list[_Column], list[_C
 def _notes(report: ClientReport, left_out: list[_Column]) -> list[str]:
     notes = [
         "gain: above 0 is better, in the light of all clients' gains, so it is less extreme than the difference of the two columns",
-        "surely: less than 5 % of doubt (the interval leaves 2.5 % on each side)",
+        "surely: less than 5 % of doubt, so the 90 % interval lies on one side of 0",
     ]
     if report.seeds > 1:
         notes.append(f"means over {report.seeds} seeds")

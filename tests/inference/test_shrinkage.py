@@ -27,8 +27,8 @@ def test_far_tails_stay_finite():
     found = shrink([1e6, -1e6, 0.0], [1e-3, 1e-3, 1e-3])
     assert np.isfinite(found.mean).all()
     assert found.mean[:2] == pytest.approx([1e6, -1e6], rel=1e-3)
-    assert found.low[:2] == pytest.approx([1e6 - 1.96e-3, -1e6 - 1.96e-3], abs=1e-5)
-    assert found.high[:2] == pytest.approx([1e6 + 1.96e-3, -1e6 + 1.96e-3], abs=1e-5)
+    assert found.low[:2] == pytest.approx([1e6 - 1.645e-3, -1e6 - 1.645e-3], abs=1e-5)
+    assert found.high[:2] == pytest.approx([1e6 + 1.645e-3, -1e6 + 1.645e-3], abs=1e-5)
     assert list(found.sure) == [1, -1, 0]
 
 
@@ -102,7 +102,7 @@ def test_intervals_are_quantiles_of_the_posterior(client):
     gains = truth + errors * draw.normal(size=40)
     found = shrink(gains, errors)
     values, mass = posterior_by_trapezoids(gains, errors, client)
-    for quantile, share in ((found.low, 0.025), (found.high, 0.975)):
+    for quantile, share in ((found.low, 0.05), (found.high, 0.95)):
         assert quantile[client] == pytest.approx(values[np.searchsorted(mass, share)], abs=1e-5)
 
 
@@ -111,8 +111,8 @@ def test_an_interval_is_beyond_zero_where_its_sign_is_sure_enough(clients):
     gains, errors = map(np.array, zip(*clients, strict=True))
     found, mirrored = shrink(gains, errors), shrink(-gains, errors)
     assert (found.low <= found.high).all()
-    assert ((found.low > 0) == (found.better > 0.975)).all()
-    assert ((found.high < 0) == (found.worse > 0.975)).all()
+    assert ((found.low > 0) == (found.better > 0.95)).all()
+    assert ((found.high < 0) == (found.worse > 0.95)).all()
     np.testing.assert_allclose(found.low, -mirrored.high, atol=1e-7)
 
 
