@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from scarcity_ray.core.metrics import ACCURACY, LOSS, WORST
+from scarcity_ray.core.metrics import LOSS, WORST, Shown
 from scarcity_ray.report.units import duration, number, size
 
 LINE_SECONDS = 1.0
@@ -22,7 +23,7 @@ _TIMED_ROUNDS = 3
 
 
 class Progress:
-    """Strategy, round, loss, accuracy (worst tenth), bytes, client updates a second, time left once it can be estimated.
+    """Strategy, round, loss, the metric that decides (worst tenth), bytes, client updates a second, time left once it can be estimated.
 
     Use it in a `with` block; `begin` a strategy, `update` it with each row of `rounds`, `end` it. `show=False` is silent.
     """
@@ -49,10 +50,10 @@ class Progress:
         if self._bars:
             self._bars.stop()
 
-    def begin(self, strategy: str, seed: int, rounds: int, *, repeats: int = 1, at_most: bool = False) -> None:
-        """A strategy starts under a seed; with repeats the seed is shown. at_most: it ends by itself, and may play fewer rounds: no
-        time left is shown."""
-        self._strategy = _Strategy(strategy if repeats == 1 else f"{strategy} (seed {seed})", rounds, at_most)
+    def begin(self, strategy: str, seed: int, rounds: int, shown: Shown, *, repeats: int = 1, at_most: bool = False) -> None:
+        """A strategy starts under a seed; with repeats the seed is shown. shown: the metric that decides. at_most: it ends by itself, and
+        may play fewer rounds: no time left is shown."""
+        self._strategy = _Strategy(strategy if repeats == 1 else f"{strategy} (seed {seed})", rounds, shown, at_most)
         if self._bars:
             self._strategy.task = self._bars.add_task(
                 self._strategy.title, total=None if at_most else rounds, facts=self._strategy.place(short=True)
@@ -94,8 +95,8 @@ class Progress:
 class _Strategy:
     """The state of one line: the last known metrics, and whether they were printed."""
 
-    def __init__(self, title: str, rounds: int, at_most: bool) -> None:
-        self.title, self.rounds, self.at_most = title, rounds, at_most
+    def __init__(self, title: str, rounds: int, shown: Shown, at_most: bool) -> None:
+        self.title, self.rounds, self.shown, self.at_most = title, rounds, shown, at_most
         self.task: TaskID | None = None
         self.round, self.bytes, self.updates_per_second = 0, 0, 0.0
         self.evaluated, self.printed = False, False
@@ -121,9 +122,10 @@ class _Strategy:
         loss = next((name for name in (LOSS.column, "train_loss") if name in self._metrics), None)
         if loss is not None:
             facts.append(f"{'loss' if loss == LOSS.column else 'train loss'} {number(self._metrics[loss])}")
-        accuracy, tail = self._metrics.get(ACCURACY.column), self._metrics.get(f"{ACCURACY.column}{WORST}")
-        if accuracy is not None:
-            facts.append(f"{'acc' if short else 'accuracy'} {number(accuracy)} ({'' if short else 'worst tenth '}{number(tail)})")
+        column = self.shown.metric.column
+        if column in self._metrics and (column != LOSS.column or self.shown.root):
+            value, tail = (number(float(self.shown.shape(self._metrics.get(name, np.nan)))) for name in (column, f"{column}{WORST}"))
+            facts.append(f"{self.shown.short} {value} ({'' if short else 'worst tenth '}{tail})")
         facts.append(size(self.bytes))
         facts.append(f"{self.updates_per_second:,.0f}{'/s' if short else ' updates/s'}")
         if len(self._ends) >= _TIMED_ROUNDS and self.round < self.rounds and not self.at_most:

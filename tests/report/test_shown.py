@@ -13,6 +13,7 @@ from rich.console import Console
 
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.core.federation import Array, Encoding
+from scarcity_ray.core.metrics import headline
 from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.report import progress as progress_module
 from scarcity_ray.report import units
@@ -25,6 +26,8 @@ from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.results import Results
 from scarcity_ray.results.summary import Tally
 from scarcity_ray.runtime.observers.log import RunLog
+
+ACCURACY = headline("classification")
 
 
 class Server:
@@ -88,7 +91,7 @@ def test_the_environment_is_json_and_says_what_results_depend_on(tmp_path, monke
 def shown(rounds, every=1, terminal=False, show=True, status="finished"):
     console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
     with Progress(show, console) as progress:
-        progress.begin("fed_avg", 7, rounds)
+        progress.begin("fed_avg", 7, rounds, ACCURACY)
         for number in range(1, rounds + 1):
             row = a_round(number)
             if number % every == 0:
@@ -107,6 +110,19 @@ def test_plain_lines_are_the_first_and_the_last_and_one_a_second_at_most():
     assert len(lines) < 100
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "words"),
+    [("regression", None, "loss 4.000  RMSE 2.000 (worst tenth 3.000)"), ("classification", "log_loss", "loss 4.000  16 B")],
+)
+def test_a_line_has_the_metric_that_decides(task, name, words):
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(True, console) as progress:
+        progress.begin("one", 7, 1, headline(task, name))
+        progress.update(a_round(1) | {"test_loss": 4.0, "test_loss_worst_decile": 9.0, "test_accuracy": 0.5}, 1.0)
+        progress.end()
+    assert words in console.file.getvalue()
+
+
 def test_plain_lines_are_of_evaluated_rounds(monkeypatch):
     monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
     rounds = [line.split()[2] for line in shown(10, every=4).splitlines()]
@@ -120,7 +136,7 @@ def told(monkeypatch, ends, rounds, first=1, **options):
     monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
     console = Console(file=io.StringIO(), width=80)
     with Progress(True, console) as progress:
-        progress.begin("one", 7, rounds, **options)
+        progress.begin("one", 7, rounds, ACCURACY, **options)
         for number, clock["now"] in enumerate(ends, start=first):
             progress.update(a_round(number) | {"test_loss": 0.5}, 1.0)
         progress.end()
@@ -148,7 +164,7 @@ def test_a_strategy_that_ends_by_itself_has_no_time_left(monkeypatch):
 def test_a_strategy_that_stops_early_shows_its_last_round_and_why():
     console = Console(file=io.StringIO(), width=80)
     with Progress(True, console) as progress:
-        progress.begin("fed_avg", 7, 60)
+        progress.begin("fed_avg", 7, 60, ACCURACY)
         progress.update(a_round(1), 1.0)
         progress.update(a_round(2), 1.0)
         progress.end("diverged")

@@ -15,7 +15,8 @@ class ProgressDisplay(Observer):
         self.progress, self.tally = progress, tally
 
     def on_strategy_start(self, run: StrategyRun) -> None:
-        self.progress.begin(run.name, run.seed, run.rounds, repeats=run.plan.scenario.repeats, at_most=run.strategy.ends_early)
+        repeats, shown = run.plan.scenario.repeats, run.plan.headline()
+        self.progress.begin(run.name, run.seed, run.rounds, shown, repeats=repeats, at_most=run.strategy.ends_early)
 
     def on_round(self, run: StrategyRun, round: Round) -> None:
         updates, seconds = self.tally.seconds(run.name, run.seed)
