@@ -24,7 +24,7 @@ from scarcity_ray.results.rebuild import of_metadata
 from scarcity_ray.results.results import ENSEMBLE, Results, RunError
 from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.results.stored_table import PREDICTIONS
-from scarcity_ray.serving.predict import client_id
+from scarcity_ray.serving.clients import Clients
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.strategies.sf_hfe import SfHfe
 
@@ -45,9 +45,10 @@ def unlearn(results: Results, client: str | int) -> list[str]:
     names = [name for name in results.models if results.is_ensemble(name)]
     if not names:
         raise RunError(f"{results.directory} has no ensemble to take a client out of; it has {', '.join(results.models) or 'no models'}")
-    known = client_id(results.encoding(names[0]), results.ensemble(names[0]), client)
+    who = Clients(results, results.encoding(names[0]), results.ensemble(names[0]).client_id.tolist())
+    known = who.find(client)
     if known is None:
-        raise RunError(f"client {client} did not take part in {results.directory}")
+        raise RunError(who.unknown(client))
     # All is read and learned before the first file is written.
     relearned, kept, summary = {}, {}, results.summary
     with believing(results.directory / "summary.json"):
