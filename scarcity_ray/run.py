@@ -224,7 +224,10 @@ def predict(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="Which saved model; if left out, the run's only ensemble or only model.")
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="Which saved model; if left out, the only ensemble, or the model of the run's only strategy."
+        ),
     ] = None,
     top: Annotated[
         int | None, typer.Option("--top", min=1, help="How many experts the router uses for each row; if left out, all, by weight.")
@@ -259,10 +262,23 @@ def predict(
 @app.command()
 def unlearn(
     run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is changed in place.", show_default=False)],
-    client: Annotated[str, typer.Option("--client", metavar="ID", help="The client to remove.", show_default=False)],
+    client: Annotated[
+        str,
+        typer.Option(
+            "--client", metavar="NAME", help="The client to remove (its id, where the run's data name no clients).", show_default=False
+        ),
+    ],
     imports: Imports = False,
 ) -> None:
-    """Remove a client from a run's ensembles and tables, as if it had never taken part."""
+    """Remove a client's moments from a run's ensembles, and its rows from the tables of clients, insights and predictions.
+
+    The ensembles learn again from the other clients' moments. What was made from the client's rows before that stays: means, standard
+    deviations and words by which tables are read, a bandwidth from surveys or pilots, the weights of a trained trunk. Other models that
+    serve several clients are removed. Files of other strategies with a model for each client stay, the client's own model among them,
+    as do metrics measured before, plots, log and checkpoints.
+
+    Exit code 0: done. 1: the directory cannot be changed. 2: the run or the client is wrong; nothing was changed.
+    """
     from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving import unlearn as forget
 
@@ -272,7 +288,7 @@ def unlearn(
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{run_dir} cannot be changed: {error}")
-    typer.echo(f"removed client {client} from {', '.join(names)} and from the tables in {run_dir}")
+    typer.echo(f"removed client {client} from {', '.join(names)} and from the tables in {run_dir}; what stays: scarcity-ray unlearn --help")
 
 
 def _show_plan(loaded: Loaded) -> None:

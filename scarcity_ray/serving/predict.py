@@ -50,7 +50,7 @@ def predict(
     K; and uncertainty_shared, uncertainty_disagreement: the uncertainty that the experts have in common, and their disagreement;
     in nats for classes, as standard deviations in the label's unit for targets. An ensemble's probabilities are calibrated.
 
-    model: a saved model's name; if left out, the run's only ensemble, or its only model if it has no ensemble.
+    model: a saved model's name; if left out, the run's only ensemble, or the model of its only strategy.
     client: the client whose rows these are, by its name in the user's data, or by its id where the data name no clients. Its own
     head or model predicts; where one model serves all clients, that one does. Without a client, an ensemble's router chooses the
     `top` experts of each row, or weighs all of them (None).
@@ -61,7 +61,7 @@ def predict(
     nearest name, for a client that did not take part (or was unlearned) where `labelled` is missing; OptionError for options that do
     not fit; RunError if the run has no such model, or has none that serves all clients where `client` is missing.
     """
-    name = _the_model(results) if model is None else model
+    name = _the_model(results, model)
     encoding = results.encoding(name)
     ensemble = results.ensemble(name) if results.is_ensemble(name) else None
     known = _client(results, name, encoding, ensemble, client, labelled)
@@ -84,16 +84,21 @@ def predict(
     return _beside(kept, answers, file_name(table)).replace_schema_metadata({"answered_by": by})
 
 
-def _the_model(results: Results) -> str:
+def _the_model(results: Results, asked: str | None) -> str:
     names = results.models
+    if not names or (asked is not None and asked not in names):
+        missing = "no models" if asked is None else f"no model {asked!r} (it has {', '.join(names) or 'none'})"
+        raise RunError(f"{results.directory} has {missing}: a strategy that learns no model saves none, nor does a run before its end")
+    if asked is not None:
+        return asked
     ensembles = [name for name in names if results.is_ensemble(name)]
     choice = ensembles or names
-    if not choice:
-        raise RunError(f"{results.directory} has no models: the run has not ended, or no strategy of it saves one")
     if len(choice) > 1:
-        raise RunError(
-            f"{results.directory} has several {'ensembles' if ensembles else 'models'} ({', '.join(choice)}): name one of them (--model)"
-        )
+        kind = "ensembles" if ensembles else "models"
+        raise RunError(f"{results.directory} has several {kind} ({', '.join(choice)}): name one of them (--model)")
+    strategies = results.scenario.get("strategies")
+    if not ensembles and not (isinstance(strategies, list) and len(strategies) == 1):
+        raise RunError(f"{results.directory} has no ensemble among several strategies: to predict with {choice[0]}, name it (--model)")
     return choice[0]
 
 
