@@ -35,14 +35,14 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 
 class ClientFailure(RuntimeError):
-    """A client's own code raised: the first client it happens to, and the cause."""
+    """A client's own code raised: the first client it happens to, by its name in the user's table or else its id, and the cause."""
 
-    def __init__(self, client_id: int, cause: str) -> None:
-        super().__init__(client_id, cause)
-        self.client_id, self.cause = client_id, cause
+    def __init__(self, client: str, cause: str) -> None:
+        super().__init__(client, cause)
+        self.client, self.cause = client, cause
 
     def __str__(self) -> str:
-        return f"client {self.client_id}: {self.cause}"
+        return f"client {self.client}: {self.cause}"
 
 
 class Client:
@@ -306,10 +306,13 @@ class Client:
                         work(alone, task(alone))
                     except Exception as cause:
                         if malformed is None or not isinstance(cause, MalformedUpdate):
-                            raise ClientFailure(client, f"{type(cause).__name__}: {cause}") from cause
+                            raise self._failure(client, cause) from cause
                         malformed(client, planned[client], str(cause))
                 if not isinstance(error, MalformedUpdate):
-                    raise ClientFailure(int(chunk[0]), f"{type(error).__name__}: {error}") from error
+                    raise self._failure(int(chunk[0]), error) from error
+
+    def _failure(self, client: int, cause: Exception) -> ClientFailure:
+        return ClientFailure(self.federation.called(client, self.problem.population), f"{type(cause).__name__}: {cause}")
 
     def _places(self, ids: Ids) -> Tensor:
         return torch.from_numpy(np.searchsorted(self.ids, ids))

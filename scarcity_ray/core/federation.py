@@ -156,6 +156,20 @@ class Federation:
         """The clients' names in the user's table; None if they have none."""
         return None if self.encoding is None else self.encoding.clients
 
+    def own_names(self, clients: NDArray[np.int64]) -> NDArray[np.object_] | None:
+        """The names of clients `[k]` in the user's table, `[k]`; None if they have none."""
+        return None if self.names is None else np.array(self.names, dtype=object)[clients]
+
+    def called(self, client: int | None, population: int) -> str:
+        """What messages call a client of a strategy: its name in the user's table, or else its id.
+
+        population: the number of the strategy's clients. Where it is another one than the federation's, the strategy has made clients
+        of its own, which have no names.
+        """
+        if self.names is None or population != self.clients or client is None or not 0 <= client < self.clients:
+            return str(client)
+        return self.names[client]
+
     @property
     def clients(self) -> int:
         """Number of clients; their ids are 0 .. clients - 1."""

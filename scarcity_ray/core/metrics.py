@@ -38,6 +38,9 @@ WORST, POOLED, GLOBAL, UNDEFINED = "_worst_decile", "_pooled", "_global", "_unde
 """What a column adds to a metric's own: mean of the worst tenth of the clients, value over all rows, the global model's value, number of
 clients whose rows have no value."""
 
+LOW, HIGH = f"{POOLED}_low", f"{POOLED}_high"
+"""The 95 % interval of the value over all rows."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -64,7 +67,8 @@ class Metric(ABC):
     best value, where neither more nor less is better; the worst tenth is then that of the distances from it. partial: some clients'
     rows have no value, and these clients are counted. detail: final table and plots have it only where it is the metric that decides;
     runs where it does not apply have no column for it, and a global model beside personal ones is not measured by it. at_last: it is
-    measured only after the last round. part: of which of a client's rows, "test" or "validation".
+    measured only after the last round. part: of which of a client's rows, "test" or "validation". has_interval: the
+    value over all rows has a 95 % interval, see `Stat.interval`. bounded: values lie from 0 to 1, so gains from -1 to 1.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Metric(ABC):
     detail: bool = False
     at_last: bool = False
     part: Literal["test", "validation"] = "test"
+    has_interval: bool = False
+    bounded: bool = False
 
     @property
     def column(self) -> str:
@@ -208,7 +214,7 @@ class MetricRegistry:
     def register(self, cls: type[_M]) -> type[_M]:
         """The decorator. Raises ValueError for a name that is taken, or that would make a column which another metric has."""
         name = cls.name
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith((WORST, POOLED, GLOBAL, UNDEFINED)):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith((WORST, POOLED, GLOBAL, UNDEFINED, LOW, HIGH)):
             raise ValueError(f"{cls.__name__} needs another name: {name!r} would make columns that are no metric's own")
         known = self._metrics.get(name)
         if known is not None and (type(known).__module__, type(known).__qualname__) != (cls.__module__, cls.__qualname__):
@@ -254,7 +260,7 @@ class Accuracy(MeanMetric):
     """The share of rows whose most probable class is the right one."""
 
     name, unit, description = "accuracy", "share", "of the client's test rows whose most probable class is right"
-    higher_is_better = True
+    higher_is_better = bounded = True
     tasks = ("classification",)
 
     def per_row(self, block: Block) -> Tensor:
@@ -283,13 +289,15 @@ def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for stat in stats.values():
-        for metric, values, defined, pooled in stat.answers():
+        for metric, values, defined, pooled, interval in stat.answers():
             name, undefined = metric.column, (stat.counts > 0) & ~defined
             counted = np.where(undefined, 0, np.asarray(rows) if metric.part == "test" else stat.counts)
             ranked, higher = (values, metric.higher_is_better) if metric.ideal is None else (np.abs(values - metric.ideal), False)
             found[name] = statistics.mean(values, counted)
             found[f"{name}{WORST}"] = statistics.worst_decile(ranked, higher, counted)
             found[f"{name}{POOLED}"] = pooled
+            if metric.has_interval:
+                found[f"{name}{LOW}"], found[f"{name}{HIGH}"] = interval
             if metric.partial:
                 found[f"{name}{UNDEFINED}"] = int(undefined.sum()) if stat.counts.any() else None
     return found
@@ -297,7 +305,8 @@ def round_columns(stats: Mapping[str, Stat], rows: ArrayLike) -> dict[str, Any]:
 
 def columns_of(metric: Metric) -> list[str]:
     """A metric's columns of `rounds`, which are keys of the summary too."""
-    return [f"{metric.column}{suffix}" for suffix in ("", WORST, POOLED, *((UNDEFINED,) if metric.partial else ()))]
+    more = (*((LOW, HIGH) if metric.has_interval else ()), *((UNDEFINED,) if metric.partial else ()))
+    return [f"{metric.column}{suffix}" for suffix in ("", WORST, POOLED, *more)]
 
 
 @dataclass(frozen=True)

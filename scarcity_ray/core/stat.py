@@ -20,12 +20,13 @@ Values = NDArray[np.float64]
 
 class Answer(NamedTuple):
     """What statistics say of one metric. values: each client's `[k]`. defined: which clients' rows have a value, `[k]`. pooled: over
-    all rows."""
+    all rows. interval: of that."""
 
     metric: Metric
     values: Values
     defined: NDArray[np.bool_]
     pooled: float
+    interval: tuple[float, float]
 
 
 class Stat(ABC):
@@ -58,6 +59,10 @@ class Stat(ABC):
         asked = metric or self.metric
         return self._pooled(asked) * self.scale**asked.label_power if self.counts.any() else float("nan")
 
+    def interval(self, metric: Metric | None = None) -> tuple[float, float]:
+        """The 95 % interval of the value over all rows, low and high; NaN unless the metric has one."""
+        return float("nan"), float("nan")
+
     def is_defined(self, metric: Metric | None = None) -> NDArray[np.bool_]:
         """Which clients have a value, `[k]`: all with rows, unless the metric says otherwise. A value that is not a number although
         it is defined is that of a diverged model."""
@@ -66,7 +71,7 @@ class Stat(ABC):
     def answers(self) -> Iterator[Answer]:
         """What these statistics say of each metric."""
         for metric in self.metrics:
-            yield Answer(metric, self.values(metric), self.is_defined(metric), self.pooled(metric))
+            yield Answer(metric, self.values(metric), self.is_defined(metric), self.pooled(metric), self.interval(metric))
 
     def settled(self) -> Stat:
         """The same values of each client, without single rows and without a value over all rows where that would need them."""

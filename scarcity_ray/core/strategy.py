@@ -153,6 +153,11 @@ class Strategy(Part):
         return self.insights or self.server_half == "meta_learner"
 
     @property
+    def ends_early(self) -> bool:
+        """Whether it ends by itself once there is nothing more to learn (`ServerUpdate.done`), so that `rounds` is only a limit."""
+        return False
+
+    @property
     def most_experts(self) -> int:
         """How many Expert actors may fit its models; 0 where none do."""
         return 0

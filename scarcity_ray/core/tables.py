@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from scarcity_ray.core.metrics import GLOBAL, POOLED, UNDEFINED, WORST, Metric
+from scarcity_ray.core.metrics import GLOBAL, HIGH, LOW, POOLED, UNDEFINED, WORST, Metric
 from scarcity_ray.metrics import METRICS
 
-SCHEMA_VERSION = (1, 2)
+SCHEMA_VERSION = (1, 3)
 """Of the tables, major and minor, in the metadata of every file. Minor: columns were added, which older runs lack and older programs
 ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0. From 1.2 on a run has
 columns for the details (`Metric.detail`) that apply to it, and no others."""
@@ -64,6 +64,7 @@ Only these are hashed. Another metric is an observation: it changes no result, s
 """
 
 
+_OWN_NAME = column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no")
 _GAIN = "in the metric that decides, over the client at its best alone, after the last round; above 0: better"
 
 
@@ -116,6 +117,7 @@ def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
             for half, where in (("", ""), ("_0", ", on one half of the test rows"), ("_1", ", on the other half"))
             for part, what in (("", _GAIN), ("_error", "standard error of the gain, from the test rows"))
         ),
+        _OWN_NAME,
     )
 
 
@@ -128,11 +130,13 @@ def _of_round(metric: Metric) -> list[pa.Field]:
     worst = f"mean of the {least} max(1, n // 10) clients"
     if metric.ideal is not None:
         worst = f"mean distance from {metric.ideal:g} of the max(1, n // 10) clients that are farthest from it"
+    ends = (LOW, HIGH) if metric.has_interval else ()
     without = f"clients whose {metric.part} rows have no {name}, which are left out of its mean"
     return [
         column(name, kind, unit, f"mean over clients with {metric.part} rows; {where}", nullable=True, hashed=hashed),
         column(f"{name}{WORST}", kind, unit, worst, nullable=True, hashed=hashed),
         column(f"{name}{POOLED}", kind, unit, f"over all {metric.part} rows of all clients; {where}", nullable=True, hashed="no"),
+        *(column(f"{name}{end}", kind, unit, f"95 % interval over all rows; {where}", nullable=True, hashed="no") for end in ends),
         *([column(f"{name}{UNDEFINED}", pa.int64(), "clients", without, nullable=True, hashed="no")] if metric.partial else []),
     ]
 
@@ -160,7 +164,7 @@ def predictions(task: str, outputs: int) -> pa.Schema:
     return _table(
         *_WHO,
         column("client_id", pa.int64(), "", "the client, from 0", hashed="no"),
-        column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no"),
+        _OWN_NAME,
         column("row", pa.int64(), "rows", "place among the client's test rows, from 0", hashed="no"),
         *true,
         *answers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,13 @@ class Data(Spec):
     drift: Annotated[Drift | None, Field(description="clients that change to the next hidden group during a run")] = None
 
     @property
-    def keeps_clients(self) -> bool:
-        """Whether a client holds the same rows under every seed: the data name their clients, and all of these take part."""
-        return isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset) and not self.held_out_clients
+    def repeats(self) -> Literal["splits", "deals", "draws"]:
+        """What another seed brings: new splits of the rows that each client keeps (the data name their clients, and all of them take
+        part), the same rows dealt to new clients, or rows drawn by a generator."""
+        if not isinstance(self.source, Table | RDataset | Digits | Bundled):
+            return "draws"
+        own = isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset)
+        return "splits" if own and not self.held_out_clients else "deals"
 
     @model_validator(mode="after")
     def _drifts_between_groups(self) -> Self:

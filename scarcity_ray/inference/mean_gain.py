@@ -18,11 +18,12 @@ luck of training that all clients share. Adding the whole variance between seeds
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -51,6 +52,13 @@ class MeanGain(NamedTuple):
     def holds_luck_of_training(self) -> bool:
         """False with one seed: then the interval is for the gain given the trained models."""
         return self.seeds > 1
+
+    @property
+    def p_value(self) -> float:
+        """Of a two-sided t-test that the mean is 0, by the interval's own standard error and degrees of freedom."""
+        if math.isnan(self.standard_error) or not self.standard_error:
+            return float("nan") if math.isnan(self.standard_error) or not self.mean else 0.0
+        return float(2 * stdtr(self.degrees, -abs(self.mean) / self.standard_error))
 
 
 class _Parts(NamedTuple):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scarcity_ray.inference.delong import delong
 from scarcity_ray.inference.variances import shrunk_variances
+from scarcity_ray.metrics.delong import delong
 
 Floats = NDArray[np.float64]
 

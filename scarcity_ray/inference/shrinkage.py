@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_ndtr
 
+from scarcity_ray.inference.quantiles import Half, quantile
+
 Floats = NDArray[np.float64]
 
 SURE = 0.05
@@ -21,14 +23,17 @@ _ROUNDS = 1_000
 
 
 class Shrunk(NamedTuple):
-    """mean, better, worse, lfsr, sure: `[clients]`, NaN (sure: 0) for a client without a gain.
+    """mean, low, high, better, worse, lfsr, sure: `[clients]`, NaN (sure: 0) for a client without a gain.
 
-    mean: posterior mean of the gain. better, worse: chance that it is above margin, below -margin. lfsr: local false
+    mean: posterior mean of the gain. low, high: its posterior quantiles 2.5 % and 97.5 %, a 95 % interval; 0 where no gain at all is
+    that likely. better, worse: chance that it is above margin, below -margin. lfsr: local false
     sign rate, the chance that the likelier of the two does not hold. sure: 1 surely better, -1 surely worse, 0 cannot tell.
     share_better, share_equal, share_worse: posterior shares of the clients with a gain, summing to 1; NaN without any.
     """
 
     mean: Floats
+    low: Floats
+    high: Floats
     better: Floats
     worse: Floats
     lfsr: Floats
@@ -55,17 +60,17 @@ def shrink(gains: ArrayLike, errors: ArrayLike, margin: float = 0.0) -> Shrunk:
     g, s = given[present], deviations[present]
     if not np.isfinite(s).all() or (s <= 0).any() or not margin >= 0:
         raise ValueError("errors must be positive and finite, and margin at least 0")
-    mean, better, worse = np.full((3, len(given)), np.nan)
+    mean, low, high, better, worse = np.full((5, len(given)), np.nan)
     if present.any():
-        mean[present], better[present], worse[present] = _posterior(g, s, margin)
+        mean[present], low[present], high[present], better[present], worse[present] = _posterior(g, s, margin)
     lfsr = 1 - np.maximum(better, worse)
     sure = np.where(lfsr < SURE, np.where(better > worse, 1, -1), 0).astype(np.int8)
     up, down = (float(part[present].mean()) if present.any() else float("nan") for part in (better, worse))
-    return Shrunk(mean, better, worse, lfsr, sure, up, max(0.0, 1 - up - down), down)
+    return Shrunk(mean, low, high, better, worse, lfsr, sure, up, max(0.0, 1 - up - down), down)
 
 
-def _posterior(g: Floats, s: Floats, margin: float) -> tuple[Floats, Floats, Floats]:
-    """Posterior mean, chance above margin, chance below -margin, each `[clients]`."""
+def _posterior(g: Floats, s: Floats, margin: float) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Posterior mean, its quantiles 2.5 % and 97.5 %, chance above margin, chance below -margin, each `[clients]`."""
     widths = _grid(g, s)
     density = np.column_stack(
         [-0.5 * (g / s) ** 2 - np.log(s) - 0.5 * np.log(2 * np.pi), _log_half(g, s, widths), _log_half(-g, s, widths)]
@@ -74,12 +79,17 @@ def _posterior(g: Floats, s: Floats, margin: float) -> tuple[Floats, Floats, Flo
     fitted = likelihood[:: -(-len(g) // _FITTED)]
     weights = _with_null(_weights(fitted), fitted)
     chance = likelihood * weights
-    chance /= chance.sum(1, keepdims=True)
+    total = chance.sum(1, keepdims=True)
+    chance /= total
     up, down = np.split(chance[:, 1:], 2, axis=1)
     mean = (up * _mean_of_half(g, s, widths)).sum(1) - (down * _mean_of_half(-g, s, widths)).sum(1)
     better: Floats = (up * _above(g, s, widths, margin)).sum(1)
     worse: Floats = (down * _above(-g, s, widths, margin)).sum(1)
-    return mean, better, worse
+    evidence = density.max(1) + np.log(total[:, 0])
+    parts = zip((g, -g), np.split(weights[1:], 2), np.split(density[:, 1:], 2, axis=1), strict=True)
+    above, below = (Half(gains, s, widths, weight, part, evidence) for gains, weight, part in parts)
+    low, high = (quantile(above, below, share) for share in (0.025, 0.975))
+    return mean, low, high, better, worse
 
 
 def _grid(g: Floats, s: Floats) -> Floats:

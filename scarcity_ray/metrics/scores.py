@@ -16,6 +16,7 @@ from torch import Tensor
 from scarcity_ray.core.metrics import METRICS, Block, Ids, Metric, Stat, Values
 from scarcity_ray.core.stat import Settled
 from scarcity_ray.metrics.decisions import in_a_name
+from scarcity_ray.metrics.delong import auc_interval
 from scarcity_ray.metrics.ranks import areas, first_specificities, overlaps
 from scarcity_ray.metrics.slopes import slopes
 
@@ -82,6 +83,11 @@ class ScoreStat(Stat):
             self._found[metric.name] = metric.of(*self.rows(), len(self.ids))
         return self._found[metric.name]
 
+    def interval(self, metric: Metric | None = None) -> tuple[float, float]:
+        """Of the AUC, by DeLong; held to 0 and 1."""
+        asked = metric or self.metric
+        return asked.interval(*self.rows()[1:]) if isinstance(asked, Auc) and len(self.ids) else super().interval(asked)
+
     def _pooled(self, metric: _OfScores) -> float:
         client, scores, y = self.rows()
         values, defined = metric.of(np.zeros_like(client), scores, y, 1)
@@ -126,6 +132,7 @@ class Auc(_OfScores):
 
     name, title = "auc", "AUC"
     description = "area under the ROC curve of the client's test rows; mean over the classes in them where there are more than two"
+    has_interval = bounded = True
 
     def of(self, client: Ids, scores: NDArray[np.float32], y: NDArray[np.int32], k: int) -> tuple[Values, NDArray[np.bool_]]:
         """The area, or the mean of the areas."""
@@ -136,6 +143,15 @@ class Auc(_OfScores):
             total[defined] += area[defined]
             classes += defined
         return np.divide(total, classes, out=np.full(k, np.nan), where=classes > 0), classes > 0
+
+    def interval(self, scores: NDArray[np.float32], y: NDArray[np.int32]) -> tuple[float, float]:
+        """The 95 % interval of the area over all rows, or of the mean of the areas; NaN without two classes."""
+        places = [place for place in range(scores.shape[1]) if 0 < (y == (1 if scores.shape[1] == 1 else place)).mean() < 1]
+        if not places or np.isnan(scores).any():
+            return float("nan"), float("nan")
+        positive = np.stack([y == (1 if scores.shape[1] == 1 else place) for place in places])
+        _, low, high = auc_interval(np.nan_to_num(scores.T[places]), positive)
+        return low, high
 
 
 class _OfTwo(_OfScores):

@@ -12,8 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
-from scarcity_ray.report.units import number
-from scarcity_ray.report.verdict import best_of, nothing_learned, verdict
+from scarcity_ray.report.units import number, short_number
+from scarcity_ray.report.verdict import nothing_learned, verdict
+
+_REPEATS = {
+    "splits": ", each a new split of the same clients' rows",
+    "deals": ", each dealing the same rows to other clients",
+    "draws": ", each with rows of its own",
+}
 
 
 def final_table(summary: Mapping[str, Any]) -> Table:
@@ -37,23 +43,35 @@ def final_table(summary: Mapping[str, Any]) -> Table:
     heads = (f"{shown.short}\nmean", *rows, "worst\ntenth", *(f"{one.short}\nmean" for one in others))
     for head in (*heads, "surely\nbetter", "surely\nworse", "KB a\nclient", "\nrounds", "\nseconds"):
         table.add_column(head, justify="right", no_wrap=True)
-    best, learned = best_of(summary["strategies"], shown), not nothing_learned(summary)
+    best, learned = (summary.get("best") or {"strategies": []})["strategies"], not nothing_learned(summary)
     for name, entry in summary["strategies"].items():
-        title = name if entry["status"] == "finished" else f"{name} ({entry['status']})"
-        style = "bold" if name == best else "red" if entry["status"] == "diverged" else ""
+        style = "bold" if name in best else "red" if entry["status"] == "diverged" or entry.get("not_learned") else ""
         table.add_row(
-            Text(title),
+            Text(marked(name, entry)),
             _cell(entry, shown.key),
             *(_cell(entry, f"{shown.key}{POOLED}") for _ in rows),
             _cell(entry, f"{shown.key}{WORST}"),
             *(_cell(entry, one.key) for one in others),
             *(_count(entry, name) if learned else "-" for name in ("surely_better", "surely_worse")),
-            _short(entry["bytes_per_client"] / 1024),
+            short_number(entry["bytes_per_client"] / 1024),
             f"{entry['rounds']:g}" if entry["rounds"] else "-",
-            _short(entry["seconds"]) if entry["rounds"] else "-",
+            short_number(entry["seconds"]) if entry["rounds"] else "-",
             style=style,
         )
     return table
+
+
+def marked(name: str, entry: Mapping[str, Any]) -> str:
+    """A strategy's name, and in brackets why its numbers are not, or may not be, what it can reach. entry: its part of summary.json."""
+    marks = [word for word, is_so in _marks(entry).items() if is_so]
+    return f"{name} ({', '.join(marks)})" if marks else name
+
+
+def _marks(entry: Mapping[str, Any]) -> dict[str, bool]:
+    """What stands beside a strategy's name."""
+    failed = entry.get("not_learned", False) and entry["status"] != "diverged"
+    falls = entry.get("still_falling", False) and entry["status"] == "finished" and not failed
+    return {entry["status"]: entry["status"] != "finished", "not learned": failed, "still falling": falls}
 
 
 def show_final(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
@@ -66,10 +84,14 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     seeds = max((len(entry.get("seeds", ())) for entry in summary["strategies"].values()), default=0)
     if seeds > 1:
         notes.remove("all rows: over test rows")
-        notes.append(f"mean±standard deviation over {seeds} seeds")
+        notes.append(f"mean±standard deviation over {seeds} seeds{_REPEATS.get(summary.get('repeats', ''), '')}")
     without = max((entry.get(f"{shown.key}{UNDEFINED}") or 0 for entry in summary["strategies"].values()), default=0)
     if without:
         notes.append(f"{without:,.0f} of {summary['clients']:,} clients have test rows without {shown.short}, and do not count")
+    if any(_marks(entry)["not learned"] for entry in summary["strategies"].values()):
+        notes.append("not learned: far worse than a guess, and out of the comparison")
+    if any(_marks(entry)["still falling"] for entry in summary["strategies"].values()):
+        notes.append("still falling: the loss fell until the end, more rounds would gain more")
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)
@@ -125,8 +147,5 @@ def _cell(entry: Mapping[str, Any], key: str) -> str:
 
 
 def _count(entry: Mapping[str, Any], name: str) -> str:
-    return f"{entry['gain'][name]:,}" if "gain" in entry else "-"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    """A number of clients; "-" where the strategy has no client with a gain, so none could be counted."""
+    return f"{entry['gain'][name]:,}" if entry.get("gain", {}).get("clients") else "-"

@@ -17,9 +17,12 @@ from scarcity_ray.report.units import duration, number, size
 LINE_SECONDS = 1.0
 """The least time between two plain lines of a strategy; its first and its last are always printed."""
 
+_TIMED_ROUNDS = 3
+"""The time left is estimated from so many rounds on. The first one also has what starts the strategy, and is left out."""
+
 
 class Progress:
-    """Strategy, round, loss, accuracy (worst tenth), bytes, client updates a second, time left.
+    """Strategy, round, loss, accuracy (worst tenth), bytes, client updates a second, time left once it can be estimated.
 
     Use it in a `with` block; `begin` a strategy, `update` it with each row of `rounds`, `end` it. `show=False` is silent.
     """
@@ -46,11 +49,14 @@ class Progress:
         if self._bars:
             self._bars.stop()
 
-    def begin(self, strategy: str, seed: int, rounds: int, *, repeats: int = 1) -> None:
-        """A strategy starts under a seed; with repeats the seed is shown."""
-        self._strategy = _Strategy(strategy if repeats == 1 else f"{strategy} (seed {seed})", rounds)
+    def begin(self, strategy: str, seed: int, rounds: int, *, repeats: int = 1, at_most: bool = False) -> None:
+        """A strategy starts under a seed; with repeats the seed is shown. at_most: it ends by itself, and may play fewer rounds: no
+        time left is shown."""
+        self._strategy = _Strategy(strategy if repeats == 1 else f"{strategy} (seed {seed})", rounds, at_most)
         if self._bars:
-            self._strategy.task = self._bars.add_task(self._strategy.title, total=rounds, facts=f"0/{rounds}")
+            self._strategy.task = self._bars.add_task(
+                self._strategy.title, total=None if at_most else rounds, facts=self._strategy.place(short=True)
+            )
 
     def update(self, row: Mapping[str, Any], updates_per_second: float) -> None:
         """A round has ended: its row of `rounds`."""
@@ -88,17 +94,18 @@ class Progress:
 class _Strategy:
     """The state of one line: the last known metrics, and whether they were printed."""
 
-    def __init__(self, title: str, rounds: int) -> None:
-        self.title, self.rounds = title, rounds
+    def __init__(self, title: str, rounds: int, at_most: bool) -> None:
+        self.title, self.rounds, self.at_most = title, rounds, at_most
         self.task: TaskID | None = None
         self.round, self.bytes, self.updates_per_second = 0, 0, 0.0
         self.evaluated, self.printed = False, False
         self.printed_at = float("-inf")
-        self._started = time.monotonic()
+        self._ends: list[float] = []  # when each round ended, of those that this process has played
         self._metrics: dict[str, float] = {}
 
     def take(self, row: Mapping[str, Any], updates_per_second: float) -> None:
         self.round, self.updates_per_second = int(row["round"]), updates_per_second
+        self._ends.append(time.monotonic())
         self.bytes += int(row["uplink_bytes"]) + int(row["downlink_bytes"])
         self._metrics |= {name: value for name, value in row.items() if isinstance(value, float) and value == value}
         self.evaluated, self.printed = row.get(LOSS.column) is not None, False
@@ -110,7 +117,7 @@ class _Strategy:
 
     def line(self, *, short: bool = False) -> str:
         """Round and numbers in words; short for the live display, which may have 80 columns."""
-        facts = [f"{'' if short else 'round '}{self.round}/{self.rounds}"]
+        facts = [self.place(short=short)]
         loss = next((name for name in (LOSS.column, "train_loss") if name in self._metrics), None)
         if loss is not None:
             facts.append(f"{'loss' if loss == LOSS.column else 'train loss'} {number(self._metrics[loss])}")
@@ -119,7 +126,11 @@ class _Strategy:
             facts.append(f"{'acc' if short else 'accuracy'} {number(accuracy)} ({'' if short else 'worst tenth '}{number(tail)})")
         facts.append(size(self.bytes))
         facts.append(f"{self.updates_per_second:,.0f}{'/s' if short else ' updates/s'}")
-        if 0 < self.round < self.rounds:
-            rest = duration((time.monotonic() - self._started) / self.round * (self.rounds - self.round))
+        if len(self._ends) >= _TIMED_ROUNDS and self.round < self.rounds and not self.at_most:
+            rest = duration((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1) * (self.rounds - self.round))
             facts.append(f"~{rest}" if short else f"{rest} left")
         return "  ".join(facts)
+
+    def place(self, *, short: bool) -> str:
+        """The round, and how many there are: `round 3/60`, `round 1 of at most 60`."""
+        return f"{'' if short else 'round '}{self.round}{' of at most ' if self.at_most else '/'}{self.rounds}"

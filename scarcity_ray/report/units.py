@@ -35,3 +35,13 @@ def number(value: float | None) -> str:
     if value == 0 or 0.1 <= abs(value) < 10:
         return f"{value:.3f}"
     return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """A gain with its sign, with three decimals or three digits: `+0.281`, `-12.4`."""
+    return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.3g}"
+
+
+def short_number(value: float) -> str:
+    """A cost with two or more digits: `1,234`, `15.3`, `0.078`; `0` for none."""
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scarcity_ray.core.metrics import Shown, headline
+from scarcity_ray.core.metrics import headline
 from scarcity_ray.inference.conclusion import Verdict
-from scarcity_ray.report.units import number, size
+from scarcity_ray.report.units import number, signed, size
 
-
-def best_of(entries: Mapping[str, Mapping[str, Any]], shown: Shown) -> str | None:
-    """The strategy with the best mean of a metric over clients, of those that have one and did not diverge; None where there is none."""
-    values = {
-        name: float(entry[shown.key])
-        for name, entry in entries.items()
-        if entry.get(shown.key) is not None and entry["status"] != "diverged"
-    }
-    return (max if shown.metric.higher_is_better else min)(values, key=lambda name: values[name]) if values else None
-
+_SURE = 0.05
+"""An adjusted p-value up to this is surely better."""
 
 _ANSWERS = {
     Verdict.PAYS: "Federating pays",
@@ -35,12 +27,12 @@ def verdict(summary: Mapping[str, Any]) -> str:
     all clients' gains together say (see results.gains).
     """
     entries, found, shown = summary["strategies"], summary.get("best"), headline(summary["task"], summary.get("metric"))
-    if found is None:
-        return "No federated strategy came to a result that can be compared, so there is nothing to judge."
-    gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]
     if nothing_learned(summary):
         guess = f"a guess, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}"
         return f"Nothing was learned: no federated strategy is surely better than {guess}."
+    if found is None:
+        return "No federated strategy came to a result that can be compared, so there is nothing to judge."
+    gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]
     reached = " or ".join(f"{number(entries[name][shown.key])} with {name}" for name in names)
     change = f"{shown.mean} {number(entries['alone'][shown.key])} alone, {reached}"
     answer = _ANSWERS[Verdict(conclusion["verdict"])]
@@ -51,7 +43,8 @@ def verdict(summary: Mapping[str, Any]) -> str:
         sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
     sentences += [*_needed(conclusion), _for_whom(gain), *_next(gain)]
     if conclusion["weightings_disagree"]:
-        sentences.append(f"Counted by test rows the mean gain is {_signed(gain['by_row']['mean'])}: large clients differ from small ones.")
+        sentences.append(f"Counted by test rows the mean gain is {signed(gain['by_row']['mean'])}: large clients differ from small ones.")
+    sentences += _rivals(names, summary["comparisons"])
     cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
     return " ".join([*sentences, f"It takes {cost} a client."])
 
@@ -59,14 +52,16 @@ def verdict(summary: Mapping[str, Any]) -> str:
 def nothing_learned(summary: Mapping[str, Any]) -> bool:
     """Whether no strategy is surely better than a guess: then it says nothing that some clients do better than they would alone."""
     best = summary.get("best")
-    return best is not None and bool(best["conclusion"]["verdict"] == Verdict.NOTHING_LEARNED.value)
+    if best is None:  # then those that came to their end are all marked, if there are any
+        return any(entry.get("not_learned") for entry in summary["strategies"].values())
+    return bool(best["conclusion"]["verdict"] == Verdict.NOTHING_LEARNED.value)
 
 
 def _interval(gain: Mapping[str, Any], conclusion: Mapping[str, Any]) -> str:
     if gain["low"] is None:
-        return f"the gain is {_signed(gain['mean'])} for one client, which does not tell how others would do"
+        return f"the gain is {signed(gain['mean'])} for one client, which does not tell how others would do"
     luck = ", for these trained models" if conclusion["given_models"] else ""
-    return f"the mean gain is {_signed(gain['mean'])} (95 % interval {_signed(gain['low'])} to {_signed(gain['high'])}{luck})"
+    return f"the mean gain is {signed(gain['mean'])} (95 % interval {signed(gain['low'])} to {signed(gain['high'])}{luck})"
 
 
 def _needed(conclusion: Mapping[str, Any]) -> list[str]:
@@ -74,6 +69,25 @@ def _needed(conclusion: Mapping[str, Any]) -> list[str]:
     words = {"repeats": "repeats", "test_rows": "test rows a client", "clients": "such clients"}
     ways = [f"{count:,} {words[name]}" for name, count in (conclusion["needed"] or {}).items() if count is not None]
     return [f"If the mean gain stays as it is, {' or '.join(ways)} would tell."] if ways else []
+
+
+def _rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which other strategies the best one is surely better than, by p-values that are adjusted for all pairs."""
+    if len(names) > 1 or not comparisons:
+        return []
+    mine = [one for one in comparisons if names[0] in (one["better"], one["worse"])]
+    sure = {one["worse"]: one for one in mine if one["better"] == names[0] and (one["p_holm"] if one["p_holm"] is not None else 1) <= _SURE}
+    rest = [one["worse"] if one["better"] == names[0] else one["better"] for one in mine if one not in sure.values()]
+    pairs = "one pair" if len(comparisons) == 1 else f"{len(comparisons)} pairs"
+    parts = [
+        *([f"surely better than {_listed(list(sure), 'and')}"] if sure else []),
+        *([f"not surely better than {_listed(rest, 'or')}"] if rest else []),
+    ]
+    return [f"{names[0]} is {', and '.join(parts)} (Holm's test of {pairs})."]
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def _for_whom(gain: Mapping[str, Any]) -> str:
@@ -84,8 +98,4 @@ def _for_whom(gain: Mapping[str, Any]) -> str:
 def _next(gain: Mapping[str, Any]) -> list[str]:
     if gain["next_low"] is None:
         return []
-    return [f"The next client gains {_signed(gain['next_low'])} to {_signed(gain['next_high'])} (95 %)."]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.3g}"
+    return [f"The next client gains {signed(gain['next_low'])} to {signed(gain['next_high'])} (95 %)."]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scarcity_ray.core.metrics import Shown
 from scarcity_ray.inference.conclusion import conclude
 from scarcity_ray.inference.effects import random_effects
 from scarcity_ray.inference.mean_gain import MeanGain, mean_gain
+from scarcity_ray.inference.multiple import holm
 from scarcity_ray.inference.shrinkage import Shrunk, shrink
-from scarcity_ray.inference.winner import Winner, cross_fitted
+from scarcity_ray.inference.winner import Winner, chosen_on_validation, cross_fitted
 
 Floats = NDArray[np.float64]
 
@@ -21,43 +24,50 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class SeedGains:
     """The clients' gains under one seed. ids, rows: int64 `[k]`, clients and their test rows. gains, errors: `[3, k]`, gains (NaN where
-    there is none) and their standard errors, on all test rows and on each half of them."""
+    there is none) and their standard errors, on all test rows and on each half of them. validation: `[k]`, the metric that decides on
+    validation rows, higher where the strategy is better; NaN where there are none."""
 
     ids: NDArray[np.int64]
     rows: NDArray[np.int64]
     gains: Floats
     errors: Floats
+    validation: Floats
 
     @classmethod
-    def of(cls, columns: Mapping[str, Any]) -> SeedGains:
-        """Those in columns of the clients table, arrays `[k]`."""
+    def of(cls, columns: Mapping[str, Any], shown: Shown) -> SeedGains:
+        """Those in columns of the clients table, arrays `[k]`. shown: the metric that decides."""
         ids, rows = (np.array(columns[name], dtype=np.int64) for name in ("client_id", "num_test"))
         gains, errors = (
             np.stack([np.array(columns[f"gain{half}{part}"], dtype=np.float64) for half in ("", "_0", "_1")]) for part in ("", "_error")
         )
-        return cls(ids, rows, gains, errors)
+        validation = shown.shape(columns.get(f"validation_{shown.metric.name}", np.full(len(ids), np.nan)))
+        return cls(ids, rows, gains, errors, validation if shown.metric.higher_is_better else -validation)
 
 
 @dataclass(frozen=True)
 class Gains:
     """The clients' gains of a strategy under all seeds. gains, errors: `[3, seeds, clients]`, as in SeedGains, by rising client id; NaN
-    where a client has none. rows: `[seeds, clients]`. keeps_clients: whether a client has the same rows under all seeds."""
+    where a client has none. rows, validation: `[seeds, clients]`. keeps_clients: whether a client has the same rows under all seeds.
+    bound: no gain is larger."""
 
     gains: Floats
     errors: Floats
     rows: Floats
+    validation: Floats
     keeps_clients: bool
+    bound: float = np.inf
 
     @classmethod
-    def of(cls, seeds: Sequence[SeedGains], keeps_clients: bool) -> Gains:
+    def of(cls, seeds: Sequence[SeedGains], keeps_clients: bool, bound: float = np.inf) -> Gains:
         """From those of each seed, at least one."""
         ids = np.unique(np.concatenate([seed.ids for seed in seeds]))
         found = np.full((2, 3, len(seeds), len(ids)), np.nan)
-        rows = np.zeros((len(seeds), len(ids)))
+        rows, validation = np.zeros((len(seeds), len(ids))), np.full((len(seeds), len(ids)), np.nan)
         for place, seed in enumerate(seeds):
             there = np.searchsorted(ids, seed.ids)
             found[0][:, place, there], found[1][:, place, there], rows[place, there] = seed.gains, seed.errors, seed.rows
-        return cls(found[0], found[1], rows, keeps_clients)
+            validation[place, there] = seed.validation
+        return cls(found[0], found[1], rows, validation, keeps_clients, bound)
 
     def mean(self, widen: float = 1.0) -> tuple[MeanGain, MeanGain]:
         """The mean gain with its interval, each client, and each test row, weighing the same. widen: see `inference.winner`."""
@@ -74,8 +84,8 @@ class Gains:
         """An entry `gain` of summary.json, plain values, in the unit of the metric that decides; a number that does not exist is None.
 
         mean, low, high: by client, with the 95 % interval; by_row: the same weighted by test rows. next_low, next_high: 95 %
-        prediction interval of the next client's gain. better, equal, worse: posterior shares of the clients. surely_better,
-        surely_worse, cannot_tell: numbers of clients. clients: with a gain.
+        prediction interval of the next client's gain, no narrower than that of the mean. better, equal, worse: posterior shares of
+        the clients. surely_better, surely_worse, cannot_tell: numbers of clients. clients: with a gain.
         """
         by_client, by_row = self.mean(widen)
         gains, errors = self._units()
@@ -83,8 +93,10 @@ class Gains:
         return {
             **interval(by_client),
             "by_row": interval(by_row),
-            "next_low": _number(next_client.next_low),
-            "next_high": _number(next_client.next_high),
+            # Nobody knows the next client's gain better than the mean one: where a few precise clients say otherwise, by their weight in
+            # random effects, the interval of the mean holds.
+            "next_low": _number(max(np.fmin(next_client.next_low, by_client.low), -self.bound)),
+            "next_high": _number(min(np.fmax(next_client.next_high, by_client.high), self.bound)),
             "better": _number(found.share_better),
             "equal": _number(found.share_equal),
             "worse": _number(found.share_worse),
@@ -131,18 +143,40 @@ class Gains:
 def describe_best(strategies: Mapping[str, Gains], guess: Gains | None, margin: float = 0.0) -> dict[str, Any] | None:
     """The best strategy by name, its gain, and the conclusion; None where no strategy has any gain.
 
-    strategies: the names of one, or of two where the halves of the test rows choose differently; the gain is then that of choosing.
+    Validation rows choose where there are some, else halves of the test rows. strategies: the names of one, or of two where these halves
+    choose differently; the gain is then that of choosing.
     """
     found = {name: one for name, one in strategies.items() if not np.isnan(one.gains[0]).all()}
     if not found or len({one.gains.shape for one in found.values()}) > 1:
         return None
     names, parts = list(found), list(found.values())
-    winner = cross_fitted(np.stack([one.gains[1] for one in parts]), np.stack([one.gains[2] for one in parts]))
+    validated = all((~np.isnan(one.validation)).any() for one in parts)
+    if validated:
+        winner = chosen_on_validation(np.stack([one.validation for one in parts]), np.stack([one.gains[0] for one in parts]))
+    else:
+        winner = cross_fitted(np.stack([one.gains[1] for one in parts]), np.stack([one.gains[2] for one in parts]))
     best = parts[winner.first] if winner.single else _of_choosing(winner, parts[winner.first], parts[winner.second])
     over_guess = [] if guess is None else [one.over(guess) for one in parts]
     chosen = [names[place] for place in dict.fromkeys((winner.first, winner.second))]
     gain, answer = best.describe(margin, winner.widen), best.concluded(over_guess, margin, winner.widen)
-    return {"strategies": chosen, "gain": gain, "conclusion": answer}
+    chosen_on = "validation rows" if validated else "halves of the test rows"
+    return {"strategies": chosen, "chosen_on": chosen_on, "gain": gain, "conclusion": answer}
+
+
+def compared(strategies: Mapping[str, Gains]) -> list[dict[str, Any]]:
+    """Each pair of strategies: better and worse, the names; gain, of the better one over the other, mean, low and high; p_value, and
+    p_holm, adjusted for all pairs (`inference.multiple.holm`)."""
+    pairs = []
+    for (name, one), (other_name, other) in combinations(strategies.items(), 2):
+        gain, names = one.over(other), (name, other_name)
+        if gain.mean < 0:
+            gain, names = other.over(one), (other_name, name)
+        pairs.append((names, gain))
+    adjusted = holm([gain.p_value for _, gain in pairs])
+    return [
+        {"better": better, "worse": worse, "gain": interval(gain), "p_value": _number(gain.p_value), "p_holm": _number(float(p))}
+        for ((better, worse), gain), p in zip(pairs, adjusted, strict=True)
+    ]
 
 
 def _of_choosing(winner: Winner, first: Gains, second: Gains) -> Gains:

@@ -14,22 +14,25 @@ from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core import statistics
 from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default_headline, headline
 from scarcity_ray.metrics import METRICS
-from scarcity_ray.results.gains import Gains, SeedGains, describe_best, interval
+from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best, interval
+from scarcity_ray.results.learning import not_learned, still_falling
 
 Task = Literal["classification", "regression"]
+Repeats = Literal["splits", "deals", "draws"]
 Status = Literal["finished", "diverged", "interrupted"]
 
 NOT_FEDERATED = ("local_only", "pooled", ALONE, GUESS)
 """The kinds that are only compared with: every client alone, all rows in one place, and a guess."""
 
 _SHARES = ("better", "equal", "worse")
+_ENOUGH = 5  # evaluations
 _GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
 
 
 @dataclass
 class _Run:
     """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id and value
-    of the metric that decides."""
+    of the metric that decides. losses, tested: the mean loss in training, and on test rows, of each round that has one."""
 
     status: Status = "interrupted"
     result_hash: str | None = None
@@ -45,6 +48,8 @@ class _Run:
     clients: dict[str, NDArray[Any]] = field(default_factory=dict)
     learned: dict[str, Any] = field(default_factory=dict)
     gains: SeedGains | None = None
+    losses: list[float] = field(default_factory=list)
+    tested: list[float] = field(default_factory=list)
 
 
 class Tally:
@@ -60,15 +65,15 @@ class Tally:
         metrics: Sequence[Metric] | None = None,
         metric: str | None = None,
         margin: float = 0.0,
-        keeps_clients: bool = False,
+        repeats: Repeats = "draws",
     ) -> None:
         """clients: the population, which bytes and steps a client are divided by. metrics: those of the run, all that are registered if
         None. metric: the name of the one that decides, the task's own if None. margin: a gain below it counts as none.
-        keeps_clients: whether a client has the same rows under every seed."""
+        repeats: what another seed brings, see Data.repeats."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
         self._shown, self._metric, self._margin = headline(task, metric), metric or default_headline(task), margin
         self._columns = [column for one in (METRICS if metrics is None else metrics) for column in columns_of(one)]
-        self._keeps_clients = keeps_clients
+        self._repeats = repeats
         self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
@@ -90,6 +95,9 @@ class Tally:
         run.downlink += row["downlink_bytes"]
         if row.get("train_loss") is not None:
             run.train_loss = row["train_loss"]
+            run.losses.append(row["train_loss"])
+        if (tested := _number(row.get("test_loss"))) is not None:
+            run.tested.append(tested)
 
     def evaluated(self, row: Mapping[str, Any] | None, columns: Mapping[str, Any]) -> None:
         """Takes the row of `rounds` of an evaluated round, and its columns of `clients`, arrays `[clients]` or scalars.
@@ -103,7 +111,7 @@ class Tally:
         value = np.broadcast_to(np.asarray(columns[self._shown.metric.column], dtype=np.float64), size)
         run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
         if "gain" in columns:
-            run.gains = SeedGains.of(columns)
+            run.gains = SeedGains.of(columns, self._shown)
 
     def learned(self, strategy: str, seed: int, entries: Mapping[str, Any]) -> None:
         """Takes what is known beyond metrics, of a strategy's experts or of unseen clients, by its key in the summary."""
@@ -166,8 +174,10 @@ class Tally:
             "clients": self._clients,
             "metric": self._metric,
             "margin": self._margin,
+            "repeats": self._repeats,
             "alone": ALONE,
             "best": self._best(),
+            "comparisons": compared(self._candidates()),
             "recovered": self.recovered,
             "strategies": {name: self._strategy(name, runs) for name, runs in self._runs.items()},
         }
@@ -175,7 +185,15 @@ class Tally:
     def _strategy(self, name: str, runs: Mapping[int, _Run]) -> dict[str, Any]:
         entries = {seed: self._entry(name, seed, run) for seed, run in runs.items()}
         first = {"kind": self._kinds[name], **next(iter(entries.values()))}
-        return {**(first if len(entries) == 1 else {**first, **_repeats(entries)}), **self._gain(name)}
+        learning = {"not_learned": self._not_learned(name), "still_falling": any(_still_falling(run) for run in runs.values())}
+        return {**(first if len(entries) == 1 else {**first, **_repeats(entries)}), **learning, **self._gain(name)}
+
+    def _not_learned(self, name: str) -> bool:
+        own, guess = self._gains(name), self._gains(GUESS)
+        if name in (ALONE, GUESS):
+            return False
+        losses, known = ([_number(run.metrics.get("test_loss")) for run in self._runs.get(one, {}).values()] for one in (name, GUESS))
+        return not_learned(self._task, self._metric, losses, known, None if own is None or guess is None else own.over(guess))
 
     def _gain(self, name: str) -> dict[str, Any]:
         """What the clients' gains over themselves alone say, over all seeds; nothing where there are none."""
@@ -190,13 +208,16 @@ class Tally:
 
     def _gains(self, name: str) -> Gains | None:
         seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
-        return Gains.of(seeds, self._keeps_clients) if seeds else None
+        return Gains.of(seeds, self._repeats == "splits", 1.0 if self._shown.metric.bounded else np.inf) if seeds else None
 
     def _best(self) -> dict[str, Any] | None:
-        """The best of the federated strategies that did not diverge."""
+        return describe_best(self._candidates(), self._gains(GUESS), self._margin)
+
+    def _candidates(self) -> dict[str, Gains]:
+        """The gains of the federated strategies that have learned and did not diverge."""
         ran = [name for name, runs in self._runs.items() if all(run.status != "diverged" for run in runs.values())]
-        gains = {name: self._gains(name) for name in ran if self._kinds[name] not in NOT_FEDERATED}
-        return describe_best({name: one for name, one in gains.items() if one is not None}, self._gains(GUESS), self._margin)
+        gains = {name: self._gains(name) for name in ran if self._kinds[name] not in NOT_FEDERATED and not self._not_learned(name)}
+        return {name: one for name, one in gains.items() if one is not None}
 
     def _entry(self, name: str, seed: int, run: _Run) -> dict[str, Any]:
         population = max(self._clients, 1)
@@ -237,6 +258,11 @@ class Tally:
             shares = statistics.shares(run.clients["value"][here], reference.clients["value"][there], higher)
         better, equal, worse = shares or (None, None, None)
         return {"raw_share_better_than_alone": better, "raw_share_equal_to_alone": equal, "raw_share_worse_than_alone": worse}
+
+
+def _still_falling(run: _Run) -> bool:
+    """By the loss on test rows where there are enough evaluations to tell, else by the loss in training."""
+    return still_falling(run.tested if len(run.tested) >= _ENOUGH else run.losses)
 
 
 def _number(value: float | None) -> float | None:

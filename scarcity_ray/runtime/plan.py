@@ -200,7 +200,8 @@ class RunPlan:
         rows = [("actors", f"{actors:,} Client (Ray actors) on {self.cpus:,} of {offered:,} CPUs of {len(self.slots):,} nodes{more}")]
         for slot, parts in self._by_node():
             clients = np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
-            named = ", ".join(map(str, clients[:_NAMED].tolist())) + (", ..." if len(clients) > _NAMED else "")
+            first = (self.federation.called(client, self.federation.clients) for client in clients[:_NAMED].tolist())
+            named = ", ".join(first) + (", ..." if len(clients) > _NAMED else "")
             memory = f" of {slot.memory / 2**20:,.0f} MiB" if slot.memory else ""
             takes = f"about {self._bytes(parts, len(parts)) / 2**20:,.0f} MiB{memory}"
             held = f"{len(parts):,} actors, {len(clients):,} clients ({named}), {takes}" if parts else "no actor"

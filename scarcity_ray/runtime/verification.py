@@ -34,12 +34,13 @@ from scarcity_ray.scenario import Scenario, load
 
 @dataclass(frozen=True)
 class Difference:
-    """The first entry of a run that came out different. client: None where the column is of a round."""
+    """The first entry of a run that came out different. client: by its name in the user's table or else its id; None where the column
+    is of a round."""
 
     strategy: str
     seed: int
     round: int | None
-    client: int | None
+    client: str | None
     column: str
     then: Any
     now: Any
@@ -185,9 +186,15 @@ def _of_round(before: Results, again: Mapping[str, pa.Table], strategy: str, see
         then = read_table(before.directory, name, filters=_rows(strategy, seed, round), complete=False)  # what it has, and no more
         now = again[name]
         for row, column, old, new in _unequal(then, now):
-            client = then["client_id"][row].as_py() if "client_id" in then.column_names and row < len(then) else None
+            client = _called(before, then["client_id"][row].as_py()) if "client_id" in then.column_names and row < len(then) else None
             return Difference(strategy, seed, round, client, f"{name}.{column}", old, new)
     return None
+
+
+def _called(before: Results, client: int) -> str:
+    """What the run calls a client: its name in the user's table or else its id."""
+    names = before.table("clients", ["client"], [("client_id", "=", client)])["client"].drop_null()
+    return names[0].as_py() if len(names) else str(client)
 
 
 def _rows(strategy: str, seed: int, round: int) -> list[tuple[str, str, Any]]:

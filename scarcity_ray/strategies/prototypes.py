@@ -52,6 +52,11 @@ class Prototypes(Represented):
         bool, Field(description="each client moves the means and the classes' probabilities towards its own rows'; false: one head for all")
     ] = True
 
+    @property
+    def ends_early(self) -> bool:
+        """After the one message of each client."""
+        return True
+
     def problem(self, problem: Problem) -> Problem:
         """A linear head on the representation. Raises SpecError for a regression."""
         if problem.task == "regression":

@@ -78,6 +78,11 @@ class SfHfe(Represented):
         """As many as are asked for, or may be chosen."""
         return self.max_experts if self.experts == "auto" else self.experts
 
+    @property
+    def ends_early(self) -> bool:
+        """Where clients send their moments once."""
+        return self.forgetting is None
+
     # -- what it learns ----------------------------------------------------------------------------------------------
 
     def problem(self, problem: Problem) -> Problem:
@@ -149,7 +154,7 @@ class SfHfe(Represented):
             clients=_of_clients(problem, ids, learned),
             learned=_summary(learned, samples),
             deliver=True,
-            done=self.forgetting is None,
+            done=self.ends_early,
         )
 
     def with_experts(self, update: ServerUpdate, heads: Mapping[int, Tensor]) -> ServerState:

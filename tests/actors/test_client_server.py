@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.played import federation, server, shards
 from torch import Tensor
 
 import scarcity_ray
 from scarcity_ray import Client, Expert, MetaLearner, Router, Server
 from scarcity_ray.core.exchange import ClientResult, State
+from scarcity_ray.core.federation import Array, Encoding
 from scarcity_ray.runtime.fleet import WorkerError
 from scarcity_ray.strategies import FedAvg, Ifca
 from scarcity_ray.training.local import Local
@@ -152,6 +155,16 @@ def test_an_exception_names_the_client_and_the_cause() -> None:
     server = Server(3, clients_with_rows([5, 6, 7]), model=torch.nn.Linear(4, 1), strategy=Failing())
     with pytest.raises(WorkerError, match="client 1: ZeroDivisionError: a bug in the strategy"):
         server.run_round()
+
+
+def test_a_client_is_called_by_its_own_name() -> None:
+    x, y = np.zeros((6, 4)), np.zeros((6, 1), dtype=np.float32)
+    encoding = Encoding(inputs=Array(shape=(4,)), client="site", clients=("north", "south", "east"))
+    held = replace(federation(shards(x, y, [2, 2, 2])), encoding=encoding)
+    with pytest.raises(WorkerError, match="client south: ZeroDivisionError: a bug in the strategy"):
+        server(Failing(), held, torch.nn.Linear(4, 1), Local()).run_round()
+    assert [held.called(client, population=3) for client in (0, 2, 3, -1, None)] == ["north", "east", "3", "-1", "None"]
+    assert held.called(0, population=1) == "0"  # one virtual client that holds all rows
 
 
 def test_a_client_says_what_is_wrong_with_its_data() -> None:

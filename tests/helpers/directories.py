@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from scarcity_ray import Results
+from scarcity_ray.results.client_report import client_report
 from scarcity_ray.results.reading import RunError
 from scarcity_ray.results.sealed import load_sealed, save_sealed
 from scarcity_ray.serving import predict, unlearn
@@ -48,6 +49,7 @@ ACTS: dict[str, Callable[[Results], Any]] = {
     "client's model": lambda run: run.model("sf_hfe", client=3),
     "predict": lambda run: predict(run, ROWS),
     "predict for a client": lambda run: predict(run, ROWS, model="sf_hfe", client=3),
+    "client report": client_report,
     "unlearn": lambda run: unlearn(run, 3),
 }
 

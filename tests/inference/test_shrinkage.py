@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from scarcity_ray.inference.shrinkage import _above, _log_half, _mean_of_half, _weights, shrink
+from scarcity_ray.inference.shrinkage import _above, _grid, _log_half, _mean_of_half, _weights, _with_null, shrink
 
 GAINS = st.lists(st.tuples(st.floats(-3, 3), st.floats(0.05, 2)), min_size=1, max_size=30)
 
@@ -27,6 +27,8 @@ def test_far_tails_stay_finite():
     found = shrink([1e6, -1e6, 0.0], [1e-3, 1e-3, 1e-3])
     assert np.isfinite(found.mean).all()
     assert found.mean[:2] == pytest.approx([1e6, -1e6], rel=1e-3)
+    assert found.low[:2] == pytest.approx([1e6 - 1.96e-3, -1e6 - 1.96e-3], abs=1e-5)
+    assert found.high[:2] == pytest.approx([1e6 + 1.96e-3, -1e6 + 1.96e-3], abs=1e-5)
     assert list(found.sure) == [1, -1, 0]
 
 
@@ -73,6 +75,45 @@ def test_shares_sum_to_one_and_means_shrink(clients):
     assert (np.abs(found.mean) <= np.abs(gains) + errors).all()
     assert ((found.better >= 0) & (found.worse >= 0) & (found.better + found.worse <= 1 + 1e-9)).all()
     np.testing.assert_allclose(found.lfsr, np.minimum(1 - found.better, 1 - found.worse))
+
+
+def posterior_by_trapezoids(gains, errors, client):
+    """The distribution function of a client's gain on a fine grid, from the prior's weights: values, and the mass up to each; with a
+    jump of no gain at 0."""
+    widths = _grid(gains, errors)
+    uniforms = [np.exp(_log_half(sign * gains, errors, widths)) for sign in (1, -1)]
+    likelihood = np.column_stack([norm.pdf(gains, 0, errors), *uniforms])
+    weights = _with_null(_weights(likelihood), likelihood)
+    up, down = np.split(weights[1:], 2)
+    positive = np.linspace(0, widths[-1], 2_000_001)[1:] - widths[-1] / 4_000_000  # middles of intervals, away from the edges
+    step = positive[1] - positive[0]
+    prior = [(part / widths) @ (positive <= widths[:, None]) for part in (down, up)]
+    below, above = (p * norm.pdf(gains[client], sign * positive, errors[client]) * step for p, sign in zip(prior, (-1, 1), strict=True))
+    null = weights[0] * norm.pdf(gains[client], 0, errors[client])
+    mass = np.cumsum(np.concatenate([below[::-1], [null], above]))
+    return np.concatenate([-positive[::-1], [0.0], positive]), mass / mass[-1]
+
+
+@pytest.mark.parametrize("client", [0, 7, 20, 39])
+def test_intervals_are_quantiles_of_the_posterior(client):
+    draw = np.random.default_rng(3)
+    truth = np.repeat([0.0, 0.4, -0.2, 1.0], 10)
+    errors = np.tile([0.05, 0.3], 20)
+    gains = truth + errors * draw.normal(size=40)
+    found = shrink(gains, errors)
+    values, mass = posterior_by_trapezoids(gains, errors, client)
+    for quantile, share in ((found.low, 0.025), (found.high, 0.975)):
+        assert quantile[client] == pytest.approx(values[np.searchsorted(mass, share)], abs=1e-5)
+
+
+@given(GAINS)
+def test_an_interval_is_beyond_zero_where_its_sign_is_sure_enough(clients):
+    gains, errors = map(np.array, zip(*clients, strict=True))
+    found, mirrored = shrink(gains, errors), shrink(-gains, errors)
+    assert (found.low <= found.high).all()
+    assert ((found.low > 0) == (found.better > 0.975)).all()
+    assert ((found.high < 0) == (found.worse > 0.975)).all()
+    np.testing.assert_allclose(found.low, -mirrored.high, atol=1e-7)
 
 
 @given(GAINS)

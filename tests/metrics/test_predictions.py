@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from confidenceinterval import roc_auc_score
+from dcurves import dca
 from helpers.references import of_more, of_two
 from helpers.scenarios import scenario
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, r2_score
@@ -106,6 +108,24 @@ def test_every_metric_of_every_client_follows_from_it(run: Results) -> None:
             np.testing.assert_allclose(last[f"test_{name}"], own, rtol=1e-5, atol=1e-6, err_msg=name)
             over_all = np.nan if pooled[f"test_{name}_pooled"] is None else pooled[f"test_{name}_pooled"]
             np.testing.assert_allclose(over_all, function(rows), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_intervals_and_net_benefits_are_those_of_other_packages(run: Results) -> None:
+    if run.summary["task"] != "classification":
+        assert "test_auc_pooled_low" not in run.rounds.column_names
+        return
+    predictions, answers = run.frame("predictions"), references(run)[0]
+    for strategy in (GUESS, ALONE, *(one["kind"] for one in STRATEGIES)):
+        rows = predictions[(predictions["strategy"] == strategy) & (predictions["seed"] == run.scenario["seed"])]
+        entry = run.summary["strategies"][strategy]["seeds"][str(run.scenario["seed"])]
+        low, high = entry["test_auc_pooled_low"], entry["test_auc_pooled_high"]
+        assert low <= entry["test_auc_pooled"] <= high
+        if len(answers) == 2:
+            _, wanted = roc_auc_score(rows["y"].to_numpy(), rows["p_1"].to_numpy())
+            np.testing.assert_allclose([low, high], wanted, atol=1e-6)
+            found = dca(data=rows[["y", "p_1"]], outcome="y", modelnames=["p_1"], thresholds=np.array([0.1, 0.2]))
+            benefits = [entry[f"test_net_benefit_at_{name}_pooled"] for name in ("0_1", "0_2")]
+            np.testing.assert_allclose(benefits, found[found["model"] == "p_1"]["net_benefit"], atol=1e-9)
 
 
 def test_rows_are_the_clients_test_rows_in_their_order(run: Results) -> None:

@@ -2,12 +2,18 @@ import io
 import json
 import logging
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.played import federation, shards
 from helpers.rows import INSIGHTS, a_round, metrics_of, some_clients
 from rich.console import Console
 
+from scarcity_ray.actors.report import RoundResult
+from scarcity_ray.core.federation import Array, Encoding
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.report import progress as progress_module
 from scarcity_ray.report import units
 from scarcity_ray.report.curves import _apart, draw_curves
@@ -18,6 +24,7 @@ from scarcity_ray.results.log import get_logger, log_to
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.results import Results
 from scarcity_ray.results.summary import Tally
+from scarcity_ray.runtime.observers.log import RunLog
 
 
 class Server:
@@ -42,6 +49,21 @@ def test_log_lines_have_the_format_even_in_a_traceback(tmp_path):
     assert lines[0].endswith(" - server.Server - INFO - round 3")
     assert lines[1].endswith(" - simulation.Simulation - ERROR - it failed")
     assert not any("not shown" in line or "after the run" in line for line in lines)
+
+
+def test_the_log_calls_rejected_clients_by_their_own_names(tmp_path):
+    x = np.zeros((2, 4))
+    encoding = Encoding(inputs=Array(shape=(4,)), client="site", clients=("north", "south"))
+    held = replace(federation(shards(x, np.zeros((2, 1), dtype=np.float32), [1, 1])), encoding=encoding)
+    for population in (2, 1):
+        plan, problem = SimpleNamespace(federation=held), SimpleNamespace(population=population)
+        result = RoundResult({"round": 4}, 0, rejected=[(1, "too large"), (None, "no id")])
+        with log_to(tmp_path / f"{population}.log"):
+            RunLog(None).on_round(SimpleNamespace(name="fed_avg", plan=plan, problem=problem), SimpleNamespace(number=4, result=result))
+    named, virtual = ((tmp_path / f"{population}.log").read_text() for population in (2, 1))
+    assert "fed_avg: round 4: client south is rejected: too large" in named
+    assert "client None is rejected: no id" in named
+    assert "client 1 is rejected: too large" in virtual
 
 
 def test_the_log_leaves_logging_as_it_was(tmp_path):
@@ -78,7 +100,7 @@ def shown(rounds, every=1, terminal=False, show=True, status="finished"):
 
 def test_plain_lines_are_the_first_and_the_last_and_one_a_second_at_most():
     lines = shown(1000).splitlines()
-    assert lines[0].startswith("fed_avg  round 1/1000  loss 0.500  accuracy 0.750 (worst tenth 0.250)  16 B  1,480 updates/s  ")
+    assert lines[0] == "fed_avg  round 1/1000  loss 0.500  accuracy 0.750 (worst tenth 0.250)  16 B  1,480 updates/s"
     assert lines[-1] == "fed_avg  round 1000/1000  loss 0.500  accuracy 0.750 (worst tenth 0.250)  15.6 KB  1,480 updates/s".replace(
         "15.6", "16"
     )
@@ -89,6 +111,38 @@ def test_plain_lines_are_of_evaluated_rounds(monkeypatch):
     monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
     rounds = [line.split()[2] for line in shown(10, every=4).splitlines()]
     assert rounds == ["1/10", "4/10", "8/10", "10/10"]
+
+
+def told(monkeypatch, ends, rounds, first=1, **options):
+    """Plain lines of rounds that end at such seconds, the first of which has the number `first`."""
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
+    clock = {"now": 0.0}
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: clock["now"]))
+    console = Console(file=io.StringIO(), width=80)
+    with Progress(True, console) as progress:
+        progress.begin("one", 7, rounds, **options)
+        for number, clock["now"] in enumerate(ends, start=first):
+            progress.update(a_round(number) | {"test_loss": 0.5}, 1.0)
+        progress.end()
+    return console.file.getvalue().splitlines()
+
+
+def test_the_time_left_is_that_of_the_rounds_after_the_first(monkeypatch):
+    # the first round takes 50 s, as it starts the strategy; 3 s each for the other 57, then 4 s each for 56 more
+    lines = told(monkeypatch, [50, 53, 56, 62], rounds=60)
+    assert ["left" in line for line in lines] == [False, False, True, True]
+    assert lines[2].endswith("2 min 51 s left")
+    assert lines[3].endswith("3 min 44 s left")
+    # a run that continues has no times of the rounds before: 4 rounds of 2 s are left
+    assert told(monkeypatch, [1, 3, 5], rounds=60, first=54)[-1].endswith("  8.0 s left")
+
+
+def test_a_strategy_that_ends_by_itself_has_no_time_left(monkeypatch):
+    lines = told(monkeypatch, [50, 53, 56], rounds=60, at_most=True)
+    assert [line.split("  ")[1] for line in lines] == [f"round {number} of at most 60" for number in (1, 2, 3)]
+    assert not any("left" in line for line in lines)
+    assert [named for named, one in STRATEGIES.classes.items() if one().ends_early] == ["prototypes", "sf_hfe"]
+    assert not STRATEGIES.classes["sf_hfe"](forgetting=0.5).ends_early
 
 
 def test_a_strategy_that_stops_early_shows_its_last_round_and_why():

@@ -307,6 +307,14 @@ def test_the_plan_says_who_is_where() -> None:
     assert rows["node bbbbbbbbbbbb"].endswith("MiB")
 
 
+def test_the_plan_calls_clients_by_their_own_names(tmp_path: Path) -> None:
+    (tmp_path / "shops.csv").write_text("shop,size,price\n" + "".join(f"{'ab'[i % 2]},{i},{i / 2}\n" for i in range(20)))
+    source = {"kind": "table", "path": "shops.csv", "client": "shop", "label": "price", "task": "regression"}
+    content = scenario(data={"source": source}, model={"kind": "linear"}, execution={"address": "auto"})
+    rows = dict(prepare(parse(content), tmp_path).on([NodeResources("n" * 20, 2)]).describe())
+    assert rows["node nnnnnnnnnnnn"].startswith("2 actors, 2 clients (a, b), ")
+
+
 def test_a_node_of_too_little_memory_is_refused() -> None:
     small = [NodeResources("large", 2, 1 << 40), NodeResources("small", 1, 2 * ACTOR_BYTES)]
     assert len(planned().on(small).blocks) == 3

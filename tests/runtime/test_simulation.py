@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -19,10 +20,13 @@ import pytest
 import torch
 import yaml
 from helpers.scenarios import scenario
+from rich.console import Console
 
 from scarcity_ray import Results, simulate
 from scarcity_ray.core.exchange import ClientResult
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.report.final_table import final_table
+from scarcity_ray.report.verdict import verdict
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.runtime.ray_fleet import RayLauncher
 from scarcity_ray.runtime.simulation import OutputExists, RunFailed
@@ -102,6 +106,12 @@ def test_a_test_without_rows_is_null(tmp_path: Path) -> None:
     rounds = simulate(scenario(data=data), out=tmp_path / "run").rounds
     assert rounds["test_loss"].null_count == rounds["test_accuracy"].null_count == 3
     assert rounds["train_loss"].null_count == 0
+    summary = Results.load(tmp_path / "run").summary
+    console = Console(file=io.StringIO(), width=140)
+    console.print(final_table(summary))
+    (row,) = [line.replace("(still falling)", "").split() for line in console.file.getvalue().splitlines() if line.startswith("fed_avg")]
+    assert row[1:6] == ["-"] * 5  # mean, all rows, worst tenth, surely better, surely worse
+    assert "nothing to judge" in verdict(summary)
 
 
 def test_only_the_sample_is_evaluated(tmp_path: Path) -> None:

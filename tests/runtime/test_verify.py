@@ -81,7 +81,7 @@ def test_the_first_of_several_differences_is_named(run: Path) -> None:
     alter(run, "rounds", "train_loss", 3, 0.5)
     difference = verify(run).difference
     assert difference is not None
-    assert (difference.strategy, difference.round, difference.client, difference.column) == ("fed_avg", 2, 1, "clients.test_loss")
+    assert (difference.strategy, difference.round, difference.client, difference.column) == ("fed_avg", 2, "1", "clients.test_loss")
 
 
 @pytest.mark.parametrize(("place", "name"), [(3, "guess"), (15, "alone")])

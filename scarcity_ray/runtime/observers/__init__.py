@@ -42,7 +42,7 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
         metrics=plan.metrics,
         metric=evaluation.metric,
         margin=evaluation.margin,
-        keeps_clients=scenario.data.keeps_clients,
+        repeats=scenario.data.repeats,
     )
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [

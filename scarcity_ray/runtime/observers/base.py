@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from scarcity_ray.actors.report import RoundResult
@@ -74,7 +73,7 @@ class Round:
         if result.clients is None:
             return cls(result, row, None)
         federation, ids = run.plan.federation.at(round), result.clients["client_id"]
-        clients = {**who, "round": round, "group": federation.group[ids], **result.clients}
+        clients = {**who, "round": round, "group": federation.group[ids], "client": federation.own_names(ids), **result.clients}
         if result.tested_rows is not None:
             alone = gathered(run.plan.baselines[ALONE].stats, TestedRowsStat)
             clients |= gain_columns(run.plan.headline(), alone, result.tested_rows, ids, run.seed)
@@ -87,9 +86,8 @@ def in_the_users_words(predictions: dict[str, NDArray[Any]], federation: Federat
     encoding = federation.encoding
     if encoding is None:
         return predictions
-    names = None if encoding.clients is None else np.array(encoding.clients, dtype=object)[predictions["client_id"]]
     shifted = {name: values + encoding.label_mean for name, values in predictions.items() if name.startswith(("y", "prediction"))}
-    return {**predictions, **(shifted if federation.task == "regression" else {}), "client": names}
+    return {**predictions, **(shifted if federation.task == "regression" else {}), "client": federation.own_names(predictions["client_id"])}
 
 
 class Observer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scarcity_ray.baselines import ALONE
@@ -28,8 +30,9 @@ class Baselines(Observer):
         federation = plan.federation.at(plan.last)
         for name, baseline in plan.baselines.items():
             who = {"strategy": name, "seed": run.seed, "round": plan.last}
-            columns = {
+            columns: dict[str, Any] = {
                 "client_id": ids,
+                "client": federation.own_names(ids),
                 "group": federation.group[ids],
                 "num_train": federation.train.counts[ids],
                 "num_test": federation.test.counts[ids],

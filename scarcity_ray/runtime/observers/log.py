@@ -33,8 +33,10 @@ class RunLog(Observer):
         self.log.info("%s: seed %d, at most %d rounds", run.name, run.seed, run.rounds)
 
     def on_round(self, run: StrategyRun, round: Round) -> None:
+        federation, population = run.plan.federation, run.problem.population
         for client, why in round.result.rejected:
-            self.log.warning("%s: round %d: client %s is rejected: %s", run.name, round.number, client, why)
+            named = federation.called(client, population)
+            self.log.warning("%s: round %d: client %s is rejected: %s", run.name, round.number, named, why)
         if round.result.diverged:
             self.log.error("%s; stopped", all_rejected(run.name, round.result))
 

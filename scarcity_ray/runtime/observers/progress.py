@@ -15,7 +15,7 @@ class ProgressDisplay(Observer):
         self.progress, self.tally = progress, tally
 
     def on_strategy_start(self, run: StrategyRun) -> None:
-        self.progress.begin(run.name, run.seed, run.rounds, repeats=run.plan.scenario.repeats)
+        self.progress.begin(run.name, run.seed, run.rounds, repeats=run.plan.scenario.repeats, at_most=run.strategy.ends_early)
 
     def on_round(self, run: StrategyRun, round: Round) -> None:
         updates, seconds = self.tally.seconds(run.name, run.seed)

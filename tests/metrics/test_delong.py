@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from scarcity_ray.inference.delong import auc_interval, delong
+from scarcity_ray.metrics.delong import auc_interval, delong
 
 ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=40).filter(
     lambda rows: 0 < sum(row[0] for row in rows) < len(rows)

@@ -48,10 +48,12 @@ def delong(scores: ArrayLike, positive: ArrayLike) -> Auc:
 
 
 def auc_interval(scores: ArrayLike, positive: ArrayLike) -> tuple[float, float, float]:
-    """(area, low, high) of one model: area +- 1.96 DeLong standard errors, held to 0 and 1. scores, positive: `[rows]`.
+    """(area, low, high): area +- 1.96 DeLong standard errors, held to 0 and 1; of several areas on the same rows, their mean.
 
-    Where the classes are parted without error the variance is 0, and so is the width. Errors as for `delong`.
+    scores, positive: `[rows]`, or `[areas, rows]`, as of each class against the rest. Where the classes are parted without error the
+    variance is 0, and so is the width. Errors as for `delong`.
     """
-    found = delong(np.asarray(scores, dtype=np.float64)[None], positive)
-    area, half = float(found.areas[0]), _NORMAL * float(np.sqrt((found.parts[0] ** 2).sum()))
+    found = [delong(one[None], yes) for one, yes in zip(np.atleast_2d(scores), np.atleast_2d(positive), strict=True)]
+    area = float(np.mean([one.areas[0] for one in found]))
+    half = _NORMAL * float(np.sqrt(np.square(np.mean([one.parts[0] for one in found], axis=0)).sum()))
     return area, max(0.0, area - half), min(1.0, area + half)

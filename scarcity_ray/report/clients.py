@@ -1,0 +1,107 @@
+"""Each client of a finished run on the terminal: whom federating helps, whom it harms, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scarcity_ray.report.final_table import marked
+from scarcity_ray.report.units import number, short_number, signed
+from scarcity_ray.report.verdict import nothing_learned
+from scarcity_ray.results.client_report import SURE, ClientReport
+
+_LONGEST_NAME = 30
+
+
+class _Column(NamedTuple):
+    """head: may have two lines. cells: one a client. words: whether it holds words, which stand at the left."""
+
+    head: str
+    cells: list[str]
+    words: bool = False
+
+    @property
+    def width(self) -> int:
+        """Characters of its widest line, with the space before it."""
+        return 1 + max(cell_len(line) for line in (*self.head.split("\n"), *self.cells))
+
+
+def show_clients(console: Console, report: ClientReport, summary: Mapping[str, Any]) -> None:
+    """Prints the table, worst gain first, and what it says. summary: the run's. Columns without room on the console are named below."""
+    columns, left_out = _fitting(_columns(report), console.width)
+    title = f"{report.shown.long} of each client, alone and with {marked(report.strategy, summary['strategies'][report.strategy])}"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for each in columns:
+        table.add_column(each.head, justify="left" if each.words else "right", no_wrap=True, overflow="ellipsis")
+    for cells in zip(*(each.cells for each in columns), strict=True):
+        table.add_row(*map(Text, cells))
+    console.print(table, highlight=False)
+    console.print("; ".join(_notes(report, left_out)), style="dim", highlight=False, markup=False)
+    console.print()
+    console.print(_in_words(report, summary), highlight=False, markup=False)
+
+
+def _columns(report: ClientReport) -> list[_Column]:
+    """All columns that have something to show, the most important ones first."""
+    found = report.table.to_pydict()
+    intervals = zip(found["gain_low"], found["gain_high"], strict=True)
+    experts = [expert or "-" for expert in found["expert"]]
+    rows = zip(found["num_train"], found["num_test"], strict=True)
+    return [
+        _Column("\nclient", [_shortened(name) for name in found["client"]], words=True),
+        *([_Column("\nseed", list(map(str, found["seed"])))] if report.per_seed else []),
+        _Column("train\n+test", [f"{train:,}+{test:,}" for train, test in rows]),
+        _Column("\nalone", list(map(number, found["alone"]))),
+        _Column("\nfederated", list(map(number, found["federated"]))),
+        _Column("\ngain", ["-" if gain is None else signed(gain) for gain in found["gain"]]),
+        _Column("95 %\ninterval", ["-" if low is None else f"{signed(low)} to {signed(high)}" for low, high in intervals]),
+        _Column("", [sure or "-" for sure in found["sure"]], words=True),
+        *([_Column("\nexpert", experts)] if any(found["expert"]) else []),
+        _Column("KB\nsent", [short_number(sent / 1024) for sent in found["uplink_bytes"]]),
+        _Column("KB\nreceived", [short_number(received / 1024) for received in found["downlink_bytes"]]),
+    ]
+
+
+def _fitting(columns: list[_Column], width: int) -> tuple[list[_Column], list[_Column]]:
+    """The columns that have room, and the last ones, which have none; those up to the conclusion always stay."""
+    kept = next(place for place, each in enumerate(columns) if not each.head) + 1
+    while kept < len(columns) and sum(each.width for each in columns[: kept + 1]) <= width:
+        kept += 1
+    return columns[:kept], columns[kept:]
+
+
+def _notes(report: ClientReport, left_out: list[_Column]) -> list[str]:
+    notes = [
+        "gain: above 0 is better, in the light of all clients' gains, so it is less extreme than the difference of the two columns",
+        "surely: less than 5 % of doubt (the interval leaves 2.5 % on each side)",
+    ]
+    if report.seeds > 1:
+        notes.append(f"means over {report.seeds} seeds")
+    if left_out:
+        notes.append(f"no room for {', '.join(' '.join(each.head.split()) for each in left_out)}, which --csv FILE has")
+    return notes
+
+
+def _in_words(report: ClientReport, summary: Mapping[str, Any]) -> str:
+    better, worse, rest = (f"{report.count(sure):,}" for sure in (1, -1, 0))
+    judged = sum(report.count(sure) for sure in SURE)
+    of = f"{judged:,} clients" + (", counted under each seed," if report.per_seed else "")
+    sentences = [f"Of {of} {better} are surely better off and {worse} surely worse off; for {rest} their rows cannot tell."]
+    if without := len(report.table) - judged:
+        sentences.append(f"{without:,} more have no gain: their test rows do not define {report.shown.short}, or they have no model.")
+    if nothing_learned(summary):
+        sentences.append("Nothing was learned: no federated strategy is surely better than a guess.")
+    if report.as_good is not None:
+        one, other = report.strategy, report.as_good
+        sentences.append(f"No single strategy is best: {one} or {other}. The table is of {one}; --strategy {other} shows the other.")
+    return " ".join(sentences)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
