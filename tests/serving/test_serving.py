@@ -160,8 +160,9 @@ def test_what_has_no_ensemble_cannot_unlearn(tmp_path: Path) -> None:
 def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path) -> None:
     pq.write_table(hospital_rows(), tmp_path / "stays.parquet")
     source = {"kind": "table", "path": str(tmp_path / "stays.parquet"), "label": "days", "client": "site"}
-    strategies = [{"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
-    results = simulate(scenario(data={"source": source}, strategies=strategies), out=tmp_path / "run")
+    strategies = [{"kind": "local_only"}, {"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
+    results = simulate(scenario(rounds=1, data={"source": source}, model={"kind": "linear"}, strategies=strategies), out=tmp_path / "run")
+    read, its_own = results.encoding(), (results.directory / "models" / "local_only.safetensors").read_bytes()
     program = CliRunner()
     first = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
     assert first.exit_code == 0, first.output
@@ -169,9 +170,14 @@ def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path)
     assert again.exit_code == 2
     assert "did not take part" in again.output
     assert "hill" not in (results.encoding().clients or ())
+    # What README and help say stays: how tables are read, and files with a model for each client.
+    assert results.encoding().inputs == read.inputs
+    assert (results.directory / "models" / "local_only.safetensors").read_bytes() == its_own
     rows = hospital_rows(20, seed=5)
     with pytest.raises(UnknownClient, match="client hill did not take part"):
         predict(results, rows, client="hill")
+    with pytest.raises(UnknownClient, match="client hill did not take part"):
+        predict(results, rows, model="local_only", client="hill")
     joined = predict(results, rows, client="hill", labelled=hospital_rows(9, seed=6))
     assert joined.schema.metadata[b"answered_by"] == b"a new head for client hill, made from 9 labelled rows"
     assert predict(results, rows, client="coast").schema.metadata[b"answered_by"] == b"the head of client coast"
