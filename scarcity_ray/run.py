@@ -208,30 +208,51 @@ def predict(
     table: Annotated[
         Path, typer.Argument(help="New rows: Parquet, CSV or tab-separated, columns as in the run's data.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the predictions go, as Parquet.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Where the predictions go: FILE.csv, FILE.parquet or FILE.pq.", show_default=False)
+    ],
     client: Annotated[
-        str | None, typer.Option("--client", metavar="ID", help="The client whose rows these are; without it, the router chooses experts.")
+        str | None,
+        typer.Option("--client", metavar="NAME", help="The client whose rows these are (its id, where the run's data name no clients)."),
     ] = None,
     labelled: Annotated[
         Path | None,
-        typer.Option("--labelled", metavar="FILE", help="Labelled rows of a client that did not take part; TABLE if left out."),
+        typer.Option(
+            "--labelled",
+            metavar="FILE",
+            help="Labelled rows of a client that did not take part. They make its head; rows of TABLE never do.",
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Which ensemble, if the run has several.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="Which saved model; if left out, the only ensemble, or the model of the run's only strategy."
+        ),
+    ] = None,
     top: Annotated[
         int | None, typer.Option("--top", min=1, help="How many experts the router uses for each row; if left out, all, by weight.")
     ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="COL", help="A column of TABLE that the output has too; repeatable.")
+    ] = None,
     imports: Imports = False,
 ) -> None:
-    """Predict new rows with a run's ensemble."""
+    """Predict new rows with a saved model of a run. Labels in TABLE are not read.
+
+    With --client, the client's own head or model predicts. Without it, an ensemble's router chooses experts, or the one model of all
+    clients predicts. A client that did not take part needs --labelled, and an ensemble.
+
+    Exit code 0: done. 1: the output cannot be written. 2: the run, the rows or an option is wrong; nothing was written.
+    """
     from scarcity_ray.data.table import TableError
     from scarcity_ray.results.results import Results, RunError
-    from scarcity_ray.serving.predict import UnknownClient, write_predictions
+    from scarcity_ray.serving.output import write_predictions
+    from scarcity_ray.serving.predict import OptionError
 
+    options = {"model": model, "client": client, "labelled": labelled, "top": top, "keep": keep or []}
     try:
-        rows, source = write_predictions(
-            Results.load(run_dir, imports=imports), table, out, model=model, client=client, labelled=labelled, top=top
-        )
-    except (RunError, TableError, UnknownClient) as error:
+        rows, source = write_predictions(Results.load(run_dir, imports=imports), table, out, **options)
+    except (RunError, TableError, OptionError) as error:
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{out} cannot be written: {error}")
@@ -241,10 +262,23 @@ def predict(
 @app.command()
 def unlearn(
     run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is changed in place.", show_default=False)],
-    client: Annotated[str, typer.Option("--client", metavar="ID", help="The client to remove.", show_default=False)],
+    client: Annotated[
+        str,
+        typer.Option(
+            "--client", metavar="NAME", help="The client to remove (its id, where the run's data name no clients).", show_default=False
+        ),
+    ],
     imports: Imports = False,
 ) -> None:
-    """Remove a client from a run's ensembles and tables, as if it had never taken part."""
+    """Remove a client's moments from a run's ensembles, and its rows from the tables of clients, insights and predictions.
+
+    The ensembles learn again from the other clients' moments. What was made from the client's rows before that stays: means, standard
+    deviations and words by which tables are read, a bandwidth from surveys or pilots, the weights of a trained trunk. Other models that
+    serve several clients are removed. Files of other strategies with a model for each client stay, the client's own model among them,
+    as do metrics measured before, plots, log and checkpoints.
+
+    Exit code 0: done. 1: the directory cannot be changed. 2: the run or the client is wrong; nothing was changed.
+    """
     from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving import unlearn as forget
 
@@ -254,7 +288,7 @@ def unlearn(
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{run_dir} cannot be changed: {error}")
-    typer.echo(f"removed client {client} from {', '.join(names)} and from the tables in {run_dir}")
+    typer.echo(f"removed client {client} from {', '.join(names)} and from the tables in {run_dir}; what stays: scarcity-ray unlearn --help")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 from numpy.typing import NDArray
 
 from scarcity_ray.core.federation import Array, Encoding, Number, Words
@@ -46,6 +47,19 @@ def encode(table: pa.Table | str | Path, encoding: Encoding, labels: bool = True
     if encoding.client is None or encoding.clients is None or encoding.client not in names:
         return x, y, None
     return x, y, rows.codes(encoding.client, encoding.clients).astype(np.int64)
+
+
+def columns(table: pa.Table | str | Path, names: Sequence[str]) -> pa.Table:
+    """Columns of a table by name, in this order, every row: those of a text file as text, others with their types.
+
+    Raises TableError, with the nearest name, for a column that is missing or occurs twice, and for a file that cannot be read.
+    """
+    return _select(table, table if isinstance(table, pa.Table) else open_file(Path(table), _as_text), names)
+
+
+def file_name(table: pa.Table | str | Path) -> str:
+    """What errors call a table: its file, or "the table" for rows in memory."""
+    return "the table" if isinstance(table, pa.Table) else str(table)
 
 
 @dataclass(frozen=True)
@@ -112,18 +126,22 @@ class _Rows:
 
 def _load(table: pa.Table | str | Path, encoding: Encoding) -> _Rows:
     """The columns of a table that the encoding uses. Raises TableError if a needed column is missing or occurs twice."""
-    file = "the table" if isinstance(table, pa.Table) else str(table)
     source = table if isinstance(table, pa.Table) else open_file(Path(table), _as_text)
+    extra = [name for name in (encoding.label, encoding.client) if name is not None and name in source.schema.names]
+    return _Rows(file_name(table), _select(table, source, [*encoding.columns, *extra]))
+
+
+def _select(table: pa.Table | str | Path, source: pa.Table | pyarrow.dataset.Dataset, wanted: Sequence[str]) -> pa.Table:
+    """Columns by name, in this order. source: the table itself, or its file, opened. Raises TableError as `_load` does."""
     names = source.schema.names
-    extra = [name for name in (encoding.label, encoding.client) if name is not None and name in names]
-    wanted, times = [*encoding.columns, *extra], Counter(names)
+    times = Counter(names)
     for name in wanted:
         if times[name] != 1 and (fault := not_one(name, names)):
-            raise TableError(file, name, None, fault)
+            raise TableError(file_name(table), name, None, fault)
     if isinstance(table, pa.Table):
-        return _Rows(file, table.select(wanted))
+        return table.select(wanted)
     with reading(Path(table)):
-        return _Rows(file, source.to_table(columns=wanted))
+        return source.to_table(columns=wanted)
 
 
 def _as_text(schema: pa.Schema) -> pa.Schema:

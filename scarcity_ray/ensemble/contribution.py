@@ -15,7 +15,8 @@ def contributions(total: Moments, clients: list[Rows], left_out: LeftOut, streng
     """How much better the other clients of an expert are predicted because a client takes part: `[M]`, in the order of the rows.
 
     The unit is the mean squared error per row and output of the other clients, each predicted by a head fitted without it.
-    A client that harms them has a negative value. With all others client j has the residuals E_j (left_out, at this
+    A client that harms them much has a negative value, and by chance so have clients that do not: where 10 clients of 6 rows, or 40 of 9,
+    had the same distribution, 18 % and 13 % of them. With all others client j has the residuals E_j (left_out, at this
     strength). Without client m too, it has
 
         (I - H_jj - H_jm T_m H_mj)^-1 (Y_j - F_j W + H_jm E_m),   H_jm = F_j A F_m^T, T_m = (I - H_mm)^-1,

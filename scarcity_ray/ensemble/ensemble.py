@@ -95,15 +95,17 @@ class Ensemble:
         expert = int(self.expert_id[place[0]])
         return expert, self.heads[expert] if self.personal is None else self.personal[place[0]]
 
-    def join(self, x: Tensor, y: Tensor) -> tuple[int, Tensor]:
-        """A new client's expert and own head `[w, o]`, from its labelled rows (y: classes `[n]` or targets). Nothing is trained again.
+    def join(self, x: Tensor, y: Tensor) -> tuple[int, Tensor, Tensor]:
+        """A new client's expert, its own head `[w, o]` and the head's covariance `[w, w]`, from its labelled rows: what `answer` takes.
 
-        The expert is the one with the highest likelihood of the rows. The head is the posterior mean.
+        x: inputs `[n, *shape]`, y: classes `[n]` or targets `[n, o]`, n at least 1. Nothing is trained again. The expert is the one
+        with the highest likelihood of the rows. The head is the posterior mean; the covariance is the posterior's, relative to the noise.
         """
         f, z = self.features(x), targets(torch.as_tensor(y), self.task, self.heads.shape[2])
         likelihoods = [float(log_likelihood(f, z, *expert)) for expert in zip(self.heads, self.scatters, self.noise.tolist(), strict=True)]
         best = int(np.argmax(likelihoods))
-        return best, personal_head(f, z, self.heads[best], self.scatters[best])
+        scatter = self.scatters[best]
+        return best, personal_head(f, z, self.heads[best], scatter), posterior_covariance(f, scatter)
 
     def own_answers(self, shards: Shards, most: int) -> tuple[Tensor, Tensor]:
         """The predictions of clients' own heads for their rows (class probabilities or targets, `[n, o]`), and the true labels.

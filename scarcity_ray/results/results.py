@@ -145,6 +145,12 @@ class Results:
             module.load_state_dict(tensors)
         return module.eval()
 
+    def client_ids(self, model: str) -> list[int]:
+        """The ids of the clients that a saved model was evaluated for, rising: those in the table `clients` for its strategy and seed."""
+        with believing(self._model_path(model)):
+            whose = _whose(self.metadata(model))
+        return sorted(self.table("clients", ["client_id"], whose)["client_id"].unique().to_pylist())
+
     def is_ensemble(self, model: str) -> bool:
         """Whether a saved model is an ensemble of experts with a router."""
         return f"{ENSEMBLE}heads" in self.tensors(model)

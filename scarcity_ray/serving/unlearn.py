@@ -1,4 +1,4 @@
-"""Taking a client out of a finished run: the ensemble as if its moments had never come, and nothing of it left in the tables."""
+"""Taking a client out of a finished run: the ensemble as if its moments had never come, and no rows of it in the tables of clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scarcity_ray.results.rebuild import of_metadata
 from scarcity_ray.results.results import ENSEMBLE, Results, RunError
 from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.results.stored_table import PREDICTIONS
-from scarcity_ray.serving.predict import client_id
+from scarcity_ray.serving.clients import Clients
 from scarcity_ray.strategies.represented import messages
 from scarcity_ray.strategies.sf_hfe import SfHfe
 
@@ -32,22 +32,28 @@ from scarcity_ray.strategies.sf_hfe import SfHfe
 def unlearn(results: Results, client: str | int) -> list[str]:
     """Takes a client out of every ensemble of a run, in place, and returns their names.
 
-    It learns again from the history's other moments: grouping, strengths, heads, router, personal heads, contributions.
-    The result is that of a run without the client, with one exception: a bandwidth of Fourier features that came from a survey
-    stays. It is one number, which a client changes by about its share of the rows, and all later messages depend on it.
-    The client's rows leave `insights`, `clients` and `predictions`; metrics measured before stay as they were, and summary.json says who
-    was unlearned. Models of other strategies (weights that the client helped to train) cannot forget it and are removed.
+    client: by its name in the user's data, or by its id where the data name no clients.
 
-    Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it, or its files are not
-    what a run leaves: nothing is changed then. OSError where they cannot be written.
+    Each ensemble learns again from the other clients' moments of the last round that has any: grouping, strengths, heads, router,
+    personal heads, contributions. The result is that of a run without the client, except for what was made from its rows before the
+    moments, which stays: means, standard deviations and words of the encoding; a bandwidth of Fourier features that came from surveys
+    or pilots (one number, which a client changes by about its share of the rows); the weights of a trunk that was trained first.
+
+    The client's rows leave `insights`, `clients` and `predictions`. Metrics measured before, `rounds`, plots, log and checkpoints stay
+    as they were, and summary.json says who was unlearned. Models that serve several clients (weights that the client helped to train)
+    cannot forget it and are removed. Files of other strategies with a model for each client stay as they were, with the client's own.
+
+    Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it (with the nearest name), or its
+    files are not what a run leaves: nothing is changed then. OSError where they cannot be written.
     """
     refuse_links(results.directory)
     names = [name for name in results.models if results.is_ensemble(name)]
     if not names:
         raise RunError(f"{results.directory} has no ensemble to take a client out of; it has {', '.join(results.models) or 'no models'}")
-    known = client_id(results.encoding(names[0]), results.ensemble(names[0]), client)
+    who = Clients(results, results.encoding(names[0]), results.ensemble(names[0]).client_id.tolist())
+    known = who.find(client)
     if known is None:
-        raise RunError(f"client {client} did not take part in {results.directory}")
+        raise RunError(who.unknown(client))
     # All is read and learned before the first file is written.
     relearned, kept, summary = {}, {}, results.summary
     with believing(results.directory / "summary.json"):

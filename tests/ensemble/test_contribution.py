@@ -111,3 +111,13 @@ def test_units_are_squares_of_the_targets_and_order_does_not_matter() -> None:
 
 def test_two_clients_leave_nobody_to_foretell_from() -> None:
     assert np.isnan(ours(regression((9, 9)))).all()
+
+
+def test_some_of_clients_that_are_all_alike_have_a_negative_contribution() -> None:
+    rng, below = np.random.default_rng(1), []
+    for _ in range(30):
+        x = [torch.from_numpy(rng.standard_normal((6, 2))).float() for _ in range(10)]
+        noise = [torch.from_numpy(rng.standard_normal((6, 1))).float() for _ in x]
+        found = ours([(part, part @ torch.tensor([[2.0], [-1.0]]) + e) for part, e in zip(x, noise, strict=True)])
+        below.append((found < 0).mean())
+    assert 0.1 < np.mean(below) < 0.3

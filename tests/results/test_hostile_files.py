@@ -281,7 +281,7 @@ def test_unlearning_writes_through_no_link_that_waits_for_it(run: Path, tmp_path
 
 
 def test_predictions_are_written_through_no_link_that_waits_for_them(run: Path, tmp_path: Path) -> None:
-    from scarcity_ray.serving.predict import write_predictions
+    from scarcity_ray.serving.output import write_predictions
 
     pq.write_table(ROWS, tmp_path / "rows.parquet")
     victim = tmp_path / "victim"

@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.hospitals import hospital_rows
 from helpers.scenarios import scenario
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
@@ -23,19 +24,6 @@ from scarcity_ray.results.results import RunError
 from scarcity_ray.run import app
 from scarcity_ray.serving.predict import UnknownClient, predict
 from scarcity_ray.serving.unlearn import unlearn
-
-SITES = ("north", "south", "east", "west", "hill", "coast")
-
-
-def hospital_rows(rows: int = 120, seed: int = 0) -> pa.Table:
-    """Stays in days by age, dose and ward, with a level of its own for each site."""
-    rng = np.random.default_rng(seed)
-    site, ward = rng.integers(0, len(SITES), rows), rng.integers(0, 3, rows)
-    age, dose = rng.uniform(20, 90, rows), rng.uniform(0, 2, rows)
-    days = 3 + 0.05 * age + 2 * dose + np.array([0.0, 1.5, -1.0])[ward] + 0.8 * (site - 2.5) + 0.3 * rng.standard_normal(rows)
-    return pa.table({
-        "site": [SITES[i] for i in site], "ward": [("a", "b", "c")[i] for i in ward], "age": age, "dose": dose, "days": days,
-    })  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +81,7 @@ def test_a_new_client_with_labels_gets_a_head_of_its_own(hospitals: Results) -> 
     stranger = predict(hospitals, new)["prediction"].to_numpy()
     joined = predict(hospitals, new, client="island", labelled=labelled)["prediction"].to_numpy()
     assert np.abs(joined - truth).mean() < 0.5 * np.abs(stranger - truth).mean()
-    with pytest.raises(UnknownClient, match="give its labelled rows"):
+    with pytest.raises(UnknownClient, match="give it labelled rows"):
         predict(hospitals, new, client="island")
 
 
@@ -163,19 +151,18 @@ def test_unlearning_is_never_having_had_the_client(tmp_path: Path, experts: int,
         unlearn(with_it, gone)
 
 
-def test_what_has_no_ensemble_cannot_unlearn_or_predict(tmp_path: Path) -> None:
+def test_what_has_no_ensemble_cannot_unlearn(tmp_path: Path) -> None:
     results = simulate(scenario(), out=tmp_path / "run")
     with pytest.raises(RunError, match="no ensemble"):
         unlearn(results, 0)
-    with pytest.raises(RunError, match="no ensemble"):
-        predict(results, pa.table({f"x{i}": [0.0] for i in range(64)}))
 
 
 def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path) -> None:
     pq.write_table(hospital_rows(), tmp_path / "stays.parquet")
     source = {"kind": "table", "path": str(tmp_path / "stays.parquet"), "label": "days", "client": "site"}
-    strategies = [{"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
-    results = simulate(scenario(data={"source": source}, strategies=strategies), out=tmp_path / "run")
+    strategies = [{"kind": "local_only"}, {"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
+    results = simulate(scenario(rounds=1, data={"source": source}, model={"kind": "linear"}, strategies=strategies), out=tmp_path / "run")
+    read, its_own = results.encoding(), (results.directory / "models" / "local_only.safetensors").read_bytes()
     program = CliRunner()
     first = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
     assert first.exit_code == 0, first.output
@@ -183,6 +170,14 @@ def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path)
     assert again.exit_code == 2
     assert "did not take part" in again.output
     assert "hill" not in (results.encoding().clients or ())
+    # What README and help say stays: how tables are read, and files with a model for each client.
+    assert results.encoding().inputs == read.inputs
+    assert (results.directory / "models" / "local_only.safetensors").read_bytes() == its_own
     rows = hospital_rows(20, seed=5)
-    assert predict(results, rows, client="hill").schema.metadata[b"answered_by"].startswith(b"a new head")
+    with pytest.raises(UnknownClient, match="client hill did not take part"):
+        predict(results, rows, client="hill")
+    with pytest.raises(UnknownClient, match="client hill did not take part"):
+        predict(results, rows, model="local_only", client="hill")
+    joined = predict(results, rows, client="hill", labelled=hospital_rows(9, seed=6))
+    assert joined.schema.metadata[b"answered_by"] == b"a new head for client hill, made from 9 labelled rows"
     assert predict(results, rows, client="coast").schema.metadata[b"answered_by"] == b"the head of client coast"
