@@ -30,7 +30,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_which_are_shipped() -> None:
-    names = ["drift", "leaf_synthetic", "noniid", "own_data", "rotated", "schools", "seed", "strangers", "ten_thousand", "thousand"]
+    names = [
+        "drift",
+        "hospitals",
+        "leaf_synthetic",
+        "noniid",
+        "own_data",
+        "rotated",
+        "schools",
+        "seed",
+        "strangers",
+        "ten_thousand",
+        "thousand",
+    ]
     assert [file.stem for file in FILES] == names
 
 
