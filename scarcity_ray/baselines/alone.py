@@ -18,6 +18,10 @@ Map = Callable[[Values], Values]
 Features = Callable[[Values], Map]
 """From a client's own inputs, standardised, a map of such inputs."""
 
+_ENOUGH = 10
+"""Rows for other features than inputs. On 4 to 9 rows of AER/Fatalities, nlme/BodyWeight and nlme/Oxboys a client was 6 to 22 % worse
+where it could choose 256 waves, and on digits 0.6 points."""
+
 _TEMPERATURES = np.logspace(-3, 1, 41)
 
 
@@ -44,7 +48,8 @@ def alone(
     The predictor with the lowest squared error on the client's own rows, each left out in turn, wins; a class is a code of 0 and 1.
     Class probabilities come from scores by the temperature under which the left-out ones have the lowest log loss. Half a row is added
     to each class (Krichevsky and Trofimov, IEEE Trans. Information Theory 1981). An input to predict that lies more than a standard
-    deviation outside those of the client's rows is moved to there: a few rows say nothing of what lies beyond.
+    deviation outside those of the client's rows is moved to there, a single input where that is five: inputs that go together in a few
+    rows say nothing of what they do apart, but a line goes on. Features other than inputs need ten rows: of fewer, left-out ones prefer them by chance.
 
     x: `[n, d]`. y: `[n]` classes, or `[n, outputs]` targets. to_predict: `[m, d]`. raw: the inputs as they are may be used too, besides
     the standardised ones: right where nobody else's rows have scaled them. Without rows all outputs are NaN.
@@ -53,13 +58,14 @@ def alone(
         return Alone(np.full((len(to_predict), outputs), np.nan), "nothing")
     targets = np.eye(outputs)[y] if task == "classification" else np.asarray(y, dtype=np.float64)
     mean, std = x.mean(0), x.std(0)
-    to_predict = np.clip(to_predict, x.min(0) - std, x.max(0) + std)
+    beyond = std * (1 if x.shape[1] > 1 else 5)
+    to_predict = np.clip(to_predict, x.min(0) - beyond, x.max(0) + beyond)
     scale = np.where(std > 0, std, np.inf)  # an input that never changes says nothing
     own, new = (x - mean) / scale, (to_predict - mean) / scale
     candidates: dict[str, LeftOut | None] = {"constant": constant(targets, len(to_predict)), "inputs": ridge(own, targets, new)}
     if raw:
         candidates["raw inputs"] = ridge(x, targets, to_predict)
-    for name, make in maps.items():
+    for name, make in maps.items() if len(x) >= _ENOUGH else ():
         features = make(own)
         candidates[name] = ridge(features(own), targets, features(new))
     found = {name: candidate for name, candidate in candidates.items() if candidate is not None}

@@ -61,7 +61,11 @@ def test_features_of_a_strategy_are_taken_where_they_predict_better() -> None:
 
 def test_what_lies_far_outside_is_not_extrapolated() -> None:
     x = np.linspace(0, 1, 12)[:, None]
-    found = alone(x, x, np.array([[1e6], [-1e6]]), "regression", 1, {})
+    found = alone(x, x, np.array([[2.5], [1e6], [-1e6]]), "regression", 1, {})
+    assert found.outputs[0, 0] == pytest.approx(2.5, abs=0.01)  # a line goes on for a while
+    assert np.abs(found.outputs).max() < 3
+    both = np.hstack([x, x + 0.01 * RNG.standard_normal(x.shape)])
+    found = alone(both, x, np.array([[1e6, -1e6], [-1e6, 1e6]]), "regression", 1, {})
     assert np.abs(found.outputs).max() < 2
 
 
