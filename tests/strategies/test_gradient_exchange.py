@@ -121,6 +121,7 @@ def test_a_regression_is_learned_in_few_dimensions() -> None:
     assert losses[-1] < 0.05 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_bytes_learns_digits_as_fed_avg_does(tmp_path: Any) -> None:
     changes = {"rounds": 20, "strategies": [{"kind": "fed_avg"}, {"kind": "gradient_exchange", "dimensions": 64}]}
     results = simulate(scenario(**changes), out=tmp_path / "run")

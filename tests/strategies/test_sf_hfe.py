@@ -105,6 +105,7 @@ def schools(clients: int = 40, seed: int = 2) -> Shards:
     return Shards(x, y.astype(np.float32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
+@pytest.mark.slow
 def test_digits_with_fourier_features() -> None:
     train, test = digits()
     accuracy = {}
