@@ -13,6 +13,10 @@ from numpy.typing import ArrayLike
 from scarcity_ray.inference.mean_gain import MeanGain
 
 
+_MOST = 100
+"""More than so many times as many are no advice."""
+
+
 class Verdict(str, Enum):
     """The answers. Sentences are made of them elsewhere."""
 
@@ -25,7 +29,7 @@ class Verdict(str, Enum):
 
 class Needed(NamedTuple):
     """What would tell, each alone and with the rest as it is, if the mean gain stays what it is: how many in all, None where
-    no number would. repeats: seeds. test_rows: of a client. clients: as `MeanGain` counts them."""
+    no number would, up to a hundred times as many. repeats: seeds. test_rows: of a client. clients: as `MeanGain` counts them."""
 
     repeats: int | None
     test_rows: int | None
@@ -114,5 +118,6 @@ def what_would_tell(gain: MeanGain, margin: float = 0.0, row_noise: float = 0.0,
 
 
 def _times(now: float, part: float, left: float) -> int | None:
-    """How many instead of now make part as small as left; None where nothing does, or where the part is not known."""
-    return math.ceil(now * part / left) if left > 0 and part > 0 and now > 0 else None
+    """How many instead of now make part as small as left; None where nothing does, none that anyone would wait for, or where the part is
+    not known."""
+    return math.ceil(now * part / left) if left > 0 and 0 < part <= _MOST * left and now > 0 else None

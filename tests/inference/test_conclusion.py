@@ -57,6 +57,10 @@ def test_what_would_tell_by_hand():
     # mean 2 in [-.5, 4.5]: .64; clients' .75 must fall to .39; seeds' and splits' .4 to .04; rows' .5 to .14
     found = what_would_tell(gain(-0.5, 4.5), row_noise=0.5, test_rows=8)
     assert found == (math.ceil(5 * 0.4 / 0.04 - 1e-9), math.ceil(8 * 0.5 / 0.14), math.ceil(10 * 0.75 / 0.39))
+    # mean .1 in [-1.9, 2.1] takes 400 times the clients, mean .25 in [-1.75, 2.25] takes 64 times
+    few = {"from_seeds": 0.0, "from_splits": 0.0, "from_clients": 1.0}
+    assert what_would_tell(gain(-1.9, 2.1, **few)).clients is None
+    assert what_would_tell(gain(-1.75, 2.25, **few)).clients == 640
     assert what_would_tell(gain(-1, 1)) == what_would_tell(UNKNOWN) == (None, None, None)
 
 
