@@ -49,7 +49,8 @@ def alone(
     Class probabilities come from scores by the temperature under which the left-out ones have the lowest log loss. Half a row is added
     to each class (Krichevsky and Trofimov, IEEE Trans. Information Theory 1981). An input to predict that lies more than a standard
     deviation outside those of the client's rows is moved to there, a single input where that is five: inputs that go together in a few
-    rows say nothing of what they do apart, but a line goes on. Features other than inputs need ten rows: of fewer, left-out ones prefer them by chance.
+    rows say nothing of what they do apart, but a line goes on. Features other than inputs need ten rows: of fewer, left-out ones prefer
+    them by chance.
 
     x: `[n, d]`. y: `[n]` classes, or `[n, outputs]` targets. to_predict: `[m, d]`. raw: the inputs as they are may be used too, besides
     the standardised ones: right where nobody else's rows have scaled them. Without rows all outputs are NaN.

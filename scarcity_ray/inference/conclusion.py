@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 from scarcity_ray.inference.mean_gain import MeanGain
 
-
 _MOST = 100
 """More than so many times as many are no advice."""
 

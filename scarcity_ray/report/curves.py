@@ -14,12 +14,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from scarcity_ray.baselines import ALONE
 from scarcity_ray.core.metrics import WORST, Shown, further, headline
 from scarcity_ray.report.units import number, size
 from scarcity_ray.results.results import Results
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
 """The palette of Okabe and Ito, for colour-blind readers too, without its yellow (hard to see on white), and two more."""
+
+_GREY = "#666666"
+"""Of the clients at their best alone, which everything is compared with."""
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
@@ -55,12 +59,15 @@ def draw_curves(results: Results, path: Path) -> None:
     panels = figure.subplots(max(len(drawn), 1), 3, squeeze=False)
     figure.suptitle(summary["question"] or summary["scenario"], fontsize=13, x=0.01, ha="left")
     for (shown, curves), (by_round, by_bytes, over_clients) in zip(drawn, panels, strict=False):
+        alone = _alone(results, summary, shown)
         _by_round(by_round, curves, shown)
         _by_bytes(by_bytes, curves, shown)
+        for axes in (by_round, by_bytes) if alone else ():
+            axes.axhline(_mean(alone[0].centre)[-1], color=_GREY, lw=1.5, ls="-.", zorder=1)
         by_bytes.set(yscale=by_round.get_yscale(), ylim=by_round.get_ylim())
-        _over_clients(over_clients, curves, shown)
+        _over_clients(over_clients, [*alone, *curves], shown)
         over_clients.set_yscale(by_round.get_yscale())
-        _label_ends(by_round, curves)
+        _label_ends(by_round, [*alone, *curves])
     if drawn:
         styles = [
             Line2D([], [], color="0.3", lw=2, marker="o", ms=8, label="mean over clients"),
@@ -101,6 +108,17 @@ def _curves(results: Results, summary: dict[str, Any], rounds: Any, shown: Shown
             )
         )
     return curves
+
+
+def _alone(results: Results, summary: dict[str, Any], shown: Shown) -> list[Curve]:
+    """Each client at its best alone, as a curve of one point; none where the run is older, or diverged values would hide the others."""
+    column = shown.metric.column
+    entry = summary["strategies"].get(ALONE)
+    if entry is None or entry.get(column) is None or not np.isfinite(entry[column]):
+        return []
+    reached, nothing = shown.shape(np.array([[entry[column]]])), np.zeros(1)
+    rows = results.table("clients", ["seed", "round"], [("strategy", "=", ALONE)]).to_pandas()
+    return [Curve(ALONE, False, _GREY, "o", nothing, nothing, reached, reached, shown.shape(_final(results, ALONE, rows, column)))]
 
 
 def _final(results: Results, strategy: str, rows: Any, column: str) -> NDArray[Any]:
