@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scarcity_ray.core.insights import Rejection
 from scarcity_ray.metrics.predictions import PredictionStat
-from scarcity_ray.metrics.tested_rows import TestedRowsStat
+from scarcity_ray.metrics.tested_rows import RowNumbers, tested_rows
 from scarcity_ray.training.evaluate import Stats, gathered, merge_metrics
 from scarcity_ray.training.rows import Rows
 from scarcity_ray.training.sums import Sums
@@ -95,7 +95,7 @@ class RoundResult:
     row: dict[str, Any]
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
-    tested_rows: TestedRowsStat | None = None
+    tested_rows: RowNumbers | None = None
     predictions: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None
     learned: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class RoundResult:
 
     def keep_rows(self, found: Measured) -> None:
         """Takes what the clients' tests say of single rows, where it was gathered."""
-        self.tested_rows, answers = gathered(found.stats, TestedRowsStat), gathered(found.stats, PredictionStat)
+        self.tested_rows, answers = tested_rows(found.stats), gathered(found.stats, PredictionStat)
         self.predictions = None if answers is None else answers.columns()
 
 

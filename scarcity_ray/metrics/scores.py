@@ -61,6 +61,12 @@ class ScoreStat(Stat):
         client, scores, y = self._parts[0]
         return client.astype(np.int64), scores, y
 
+    def by_client(self) -> tuple[Ids, Values]:
+        """The place of each row's client in `ids`, `[n]`, and its scores and class, `[n, c + 1]`, by client and then as the client has
+        its rows."""
+        client, scores, y = self.rows()
+        return client, np.column_stack([scores, y]).astype(np.float64)
+
     def _add(self, client: Ids, numbers: Values) -> None:
         scores, y = numbers[:, :-1], numbers[:, -1]
         self._found.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from scarcity_ray.core.metrics import Block, Ids, Metric, Stat, Values
 from scarcity_ray.core.stat import RowStat
+from scarcity_ray.metrics.scores import SCORES, ScoreStat
 
 
 class TestedRows(Metric):
@@ -45,3 +47,18 @@ class TestedRowsStat(RowStat):
         client, numbers = self._rows()
         order = np.argsort(client, kind="stable")
         return client[order], numbers[order]
+
+
+RowNumbers = TestedRowsStat | ScoreStat
+"""What the metric that decides takes from each test row: where that is the AUC, scores, which are gathered in any case."""
+
+
+def deciding(metric: Metric) -> list[Metric]:
+    """What gathers the rows' numbers for the metric that decides, beside the metrics of a run."""
+    return [] if metric.statistic == SCORES else [TestedRows(metric)]
+
+
+def tested_rows(stats: Mapping[str, Stat]) -> RowNumbers | None:
+    """The rows' numbers among the statistics of a test; None before the last round."""
+    found = stats.get(TestedRows.name, stats.get(SCORES))
+    return found if isinstance(found, RowNumbers) else None

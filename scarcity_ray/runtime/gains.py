@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from scarcity_ray.core.metrics import Shown
 from scarcity_ray.inference.paired import Paired, gain_variances, paired_auc, paired_means, paired_r2, paired_rmse
 from scarcity_ray.inference.winner import halves
-from scarcity_ray.metrics.tested_rows import TestedRowsStat
+from scarcity_ray.metrics.tested_rows import RowNumbers
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
-def gain_columns(shown: Shown, alone: TestedRowsStat | None, strategy: TestedRowsStat | None, ids: Ids, seed: int) -> dict[str, Floats]:
+def gain_columns(shown: Shown, alone: RowNumbers | None, strategy: RowNumbers | None, ids: Ids, seed: int) -> dict[str, Floats]:
     """Columns of the clients table for clients `[k]`: `gain`, positive where the strategy is better, in the unit of the metric that
     decides, and `gain_error`, its standard error from the rows; `gain_0`, `gain_0_error`, `gain_1`, `gain_1_error` on halves of the rows.
     NaN for a client whose rows in question do not define the metric, or without a model.

@@ -25,7 +25,7 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data import deal, describe
 from scarcity_ray.metrics.predictions import Predictions
-from scarcity_ray.metrics.tested_rows import TestedRows
+from scarcity_ray.metrics.tested_rows import deciding
 from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
@@ -286,8 +286,8 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
             seed=seed,
         )
         # The scenario's own problem too: rounds that prepare a strategy with its own model are evaluated with it.
-        rows = TestedRows(headline(federation.task, scenario.evaluation.metric).metric)
-        gathered = (*metrics, rows, *([Predictions(federation.task)] if scenario.evaluation.predictions else []))
+        rows = deciding(headline(federation.task, scenario.evaluation.metric).metric)
+        gathered = (*metrics, *rows, *([Predictions(federation.task)] if scenario.evaluation.predictions else []))
         return replace(strategy.problem(replace(problem, metrics=gathered)), metrics=gathered)
     except SpecError as error:
         first = error.field[0]  # a strategy does not know its place in the list, and names its own field

@@ -11,13 +11,12 @@ from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.baselines import ALONE
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.strategy import Strategy
-from scarcity_ray.metrics.tested_rows import TestedRowsStat
+from scarcity_ray.metrics.tested_rows import tested_rows
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import TrainedModels
 from scarcity_ray.runtime.failure_policy import Decision, Failure
 from scarcity_ray.runtime.gains import gain_columns
 from scarcity_ray.runtime.plan import RunPlan
-from scarcity_ray.training.evaluate import gathered
 from scarcity_ray.training.problem import Problem
 
 
@@ -75,7 +74,7 @@ class Round:
         federation, ids = run.plan.federation.at(round), result.clients["client_id"]
         clients = {**who, "round": round, "group": federation.group[ids], "client": federation.own_names(ids), **result.clients}
         if result.tested_rows is not None:
-            alone = gathered(run.plan.baselines[ALONE].stats, TestedRowsStat)
+            alone = tested_rows(run.plan.baselines[ALONE].stats)
             clients |= gain_columns(run.plan.headline(), alone, result.tested_rows, ids, run.seed)
         predictions = None if result.predictions is None else who | in_the_users_words(result.predictions, federation)
         return cls(result, row, clients, predictions)

@@ -9,7 +9,7 @@ import numpy as np
 from scarcity_ray.baselines import ALONE
 from scarcity_ray.core import metrics
 from scarcity_ray.metrics.predictions import PredictionStat
-from scarcity_ray.metrics.tested_rows import TestedRowsStat
+from scarcity_ray.metrics.tested_rows import tested_rows
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Tally
 from scarcity_ray.runtime.gains import gain_columns
@@ -40,7 +40,7 @@ class Baselines(Observer):
                 **dict.fromkeys(("uplink_bytes", "downlink_bytes"), np.full(len(ids), baseline.bytes)),
             }
             if name != ALONE:
-                alone, own = (gathered(one.stats, TestedRowsStat) for one in (plan.baselines[ALONE], baseline))
+                alone, own = (tested_rows(one.stats) for one in (plan.baselines[ALONE], baseline))
                 columns |= gain_columns(plan.headline(), alone, own, ids, run.seed)
             self.tally.begin(name, name, run.seed)
             self.recorder.clients({**who, **columns})
