@@ -36,17 +36,16 @@ def verdict(summary: Mapping[str, Any]) -> str:
     reached = " or ".join(f"{number(entries[name][shown.key])} with {name}" for name in names)
     change = f"{shown.mean} {number(entries['alone'][shown.key])} alone, {reached}"
     answer = _ANSWERS[Verdict(conclusion["verdict"])]
-    if conclusion["equal"] and summary["margin"]:
+    if conclusion["equal"] and summary.get("margin"):
         answer = f"Federating makes no difference beyond the margin of {number(summary['margin'])}"
     sentences = [f"{answer}: {change}; {_interval(gain, conclusion)}."]
-    if len(names) > 1:
-        sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
-    sentences += [*_needed(conclusion), _for_whom(gain), *_next(gain)]
     if conclusion["weightings_disagree"]:
         sentences.append(f"Counted by test rows the mean gain is {signed(gain['by_row']['mean'])}: large clients differ from small ones.")
-    sentences += _rivals(names, summary["comparisons"])
     cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
-    return " ".join([*sentences, f"It takes {cost} a client."])
+    sentences += [_for_whom(gain), *_needed(conclusion), f"It takes {cost} a client.", *_next(gain)]
+    if len(names) > 1:
+        sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
+    return " ".join([*sentences, *_rivals(names, summary.get("comparisons", []))])
 
 
 def nothing_learned(summary: Mapping[str, Any]) -> bool:
