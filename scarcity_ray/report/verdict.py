@@ -66,8 +66,11 @@ def _interval(gain: Mapping[str, Any], conclusion: Mapping[str, Any]) -> str:
 def _needed(conclusion: Mapping[str, Any]) -> list[str]:
     """What would tell, where there is no clear gain."""
     words = {"repeats": "repeats", "test_rows": "test rows a client", "clients": "such clients"}
-    ways = [f"{count:,} {words[name]}" for name, count in (conclusion["needed"] or {}).items() if count is not None]
-    return [f"If the mean gain stays as it is, {' or '.join(ways)} would tell."] if ways else []
+    if conclusion["needed"] is None:
+        return []
+    ways = [f"{count:,} {words[name]}" for name, count in conclusion["needed"].items() if count is not None]
+    found = f"{' or '.join(ways)} would tell" if ways else "even a hundred times as many would not tell"
+    return [f"If the mean gain stays as it is, {found}."]
 
 
 def _rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
