@@ -30,7 +30,8 @@ class Predictions(Metric):
 
     def per_row(self, block: Block) -> Tensor:
         """Log-probabilities and the class, or residuals and targets."""
-        return torch.cat([block.outputs.double(), block.y.reshape(len(block.y), -1).double()], dim=1)
+        y = block.y if block.y.ndim == 2 else block.y[:, None]
+        return torch.cat([block.outputs.double(), y.double()], dim=1)
 
     def start(self, ids: Ids, scale: float = 1.0) -> Stat:
         """No rows yet."""

@@ -152,7 +152,7 @@ class Auc(_OfScores):
 
     def interval(self, scores: NDArray[np.float32], y: NDArray[np.int32]) -> tuple[float, float]:
         """The 95 % interval of the area over all rows, or of the mean of the areas; NaN without two classes."""
-        places = [place for place in range(scores.shape[1]) if 0 < (y == (1 if scores.shape[1] == 1 else place)).mean() < 1]
+        places = [place for place in range(scores.shape[1]) if 0 < (y == (1 if scores.shape[1] == 1 else place)).sum() < len(y)]
         if not places or np.isnan(scores).any():
             return float("nan"), float("nan")
         positive = np.stack([y == (1 if scores.shape[1] == 1 else place) for place in places])

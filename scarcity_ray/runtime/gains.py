@@ -25,17 +25,20 @@ def gain_columns(shown: Shown, alone: RowNumbers | None, strategy: RowNumbers | 
     found = {name: np.full(len(ids), np.nan) for column in columns for name in (column, f"{column}_error")}
     if alone is None or strategy is None or not (np.array_equal(alone.ids, strategy.ids) and np.array_equal(alone.counts, strategy.counts)):
         return found
+    if not strategy.counts.any():
+        return found
     (client, one), (_, other) = alone.by_client(), strategy.by_client()
     place = np.arange(len(client)) - np.repeat(np.cumsum(strategy.counts) - strategy.counts, strategy.counts)
     first = halves(seed, strategy.ids[client], place)
     places = np.searchsorted(ids, strategy.ids)
     for column, chosen in zip(columns, (np.ones_like(first), first, ~first), strict=True):
         rows = one[chosen], other[chosen], client[chosen], len(strategy.ids)
-        paired = _paired(shown, strategy.scale, *rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a diverged model
+            paired = _paired(shown, strategy.scale, *rows)
         gain = np.where(np.isfinite(paired.gain), paired.gain, np.nan)  # a diverged model's is not
         parts = np.where(np.isnan(gain)[client[chosen]], 0.0, paired.parts)
         found[column][places] = gain
-        found[f"{column}_error"][places] = np.sqrt(gain_variances(Paired(gain, parts), client[chosen]))
+        found[f"{column}_error"][places] = np.sqrt(gain_variances(Paired(gain, parts, paired.units), client[chosen]))
     return found
 
 

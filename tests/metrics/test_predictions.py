@@ -110,6 +110,18 @@ def test_every_metric_of_every_client_follows_from_it(run: Results) -> None:
             np.testing.assert_allclose(over_all, function(rows), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("kind, metric", [("classification", "auc"), ("regression", "r2")])
+def test_a_run_without_test_rows_has_none(tmp_path: Path, kind: str, metric: str) -> None:
+    made = case(tmp_path, kind)
+    made["data"] |= {"test_fraction": 0.0, "validation_fraction": 0.5}
+    made["evaluation"] |= {"metric": metric}
+    run = simulate(made, out=tmp_path / "run")
+    assert run.table("predictions").num_rows == 0
+    assert run.summary["best"] is None
+    assert run.summary["strategies"]["fed_avg"][f"test_{metric}"] is None
+
+
 def test_intervals_and_net_benefits_are_those_of_other_packages(run: Results) -> None:
     if run.summary["task"] != "classification":
         assert "test_auc_pooled_low" not in run.rounds.column_names
