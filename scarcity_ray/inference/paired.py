@@ -13,13 +13,18 @@ from scarcity_ray.metrics.delong import delong
 
 Floats = NDArray[np.float64]
 
+_LEAST = 1e-60
+"""The variance of a row where nothing differs at all: its inverse can still be squared and added up."""
+
 
 class Paired(NamedTuple):
     """gain: `[clients]`, positive where the strategy is better, NaN where the metric is undefined. parts: `[rows]`, each row's
-    part in the error of its client's gain, scaled so that the sum of squares over a client's rows is the gain's variance."""
+    part in the error of its client's gain, scaled so that the sum of squares over a client's rows is the gain's variance.
+    units: `[clients]`, what a variance falls with, the rows if None."""
 
     gain: Floats
     parts: Floats
+    units: Floats | None = None
 
 
 def paired_means(alone: ArrayLike, strategy: ArrayLike, client: ArrayLike, clients: int, higher_is_better: bool) -> Paired:
@@ -62,7 +67,11 @@ def paired_r2(alone: ArrayLike, strategy: ArrayLike, labels: ArrayLike, client: 
 
 def paired_auc(alone: ArrayLike, strategy: ArrayLike, positive: ArrayLike, client: ArrayLike, clients: int) -> Paired:
     """The gain in the area under the ROC curve, by paired DeLong (see `delong`). alone, strategy: scores `[rows]`;
-    positive: `[rows]`, true or false. NaN for a client with rows of one class only."""
+    positive: `[rows]`, true or false. NaN for a client with rows of one class only.
+
+    units: the harmonic mean of the two classes' rows. The variance of an area falls with it (Hanley and McNeil 1982), and of a class with
+    one row nobody sees how its scores vary.
+    """
     who, (one, other, yes) = _rows(client, clients, alone, strategy, positive)
     gain, parts = np.full(clients, np.nan), np.zeros(len(who))
     order = np.argsort(who, kind="stable")
@@ -72,7 +81,8 @@ def paired_auc(alone: ArrayLike, strategy: ArrayLike, positive: ArrayLike, clien
             found = delong(np.stack([one[rows], other[rows]]), truth)
             gain[number] = found.areas[1] - found.areas[0]
             parts[rows] = found.parts[1] - found.parts[0]
-    return Paired(gain, parts)
+    ones, rows_of = np.bincount(who[yes > 0], minlength=clients), np.bincount(who, minlength=clients)
+    return Paired(gain, parts, 2 * ones * (rows_of - ones) / np.maximum(rows_of, 1))
 
 
 def over_seeds(seeds: Sequence[Paired], client: Sequence[ArrayLike]) -> Paired:
@@ -93,7 +103,8 @@ def gain_variances(paired: Paired, client: ArrayLike, row: ArrayLike | None = No
 
     client: `[rows]`, of the parts. row: `[rows]`, which row of its client each is, from 0, where some occur more than once
     (several seeds): their parts are added before they are squared, as they are one draw from the client's population.
-    Variances are shrunk towards the pooled one by `shrunk_variances`.
+    Variances are shrunk towards the pooled one by `shrunk_variances`. That of a row is at least the largest squared gain over the
+    degrees of freedom of all rows: where no row differs from another, the gains themselves say how far one may be off.
     """
     clients = len(paired.gain)
     who, (parts,) = _rows(client, clients, paired.parts)
@@ -102,8 +113,12 @@ def gain_variances(paired: Paired, client: ArrayLike, row: ArrayLike | None = No
         each = int(number.max(initial=0)) + 1
         distinct, places = np.unique(who * each + number, return_inverse=True)
         parts, who = np.bincount(places, parts, minlength=len(distinct)).astype(np.float64), distinct // each
-    counts = np.where(np.isnan(paired.gain), 0.0, np.bincount(who, minlength=clients))
-    return shrunk_variances(np.bincount(who, parts**2, minlength=clients) * counts, counts) / np.maximum(counts, 1)
+    rows = np.bincount(who, minlength=clients) if paired.units is None else paired.units
+    counts = np.where(np.isnan(paired.gain), 0.0, rows)
+    found = shrunk_variances(np.bincount(who, parts**2, minlength=clients) * counts, counts)
+    # Rows that all agree are no proof: as if two more rows had been as far off as the largest gain (as in Laplace's rule of succession).
+    largest, degrees = np.square(np.nan_to_num(paired.gain)).max(initial=0.0), np.maximum(counts - 1, 0).sum()
+    return np.asarray(np.maximum(found, max(float(largest / (degrees + 2)), _LEAST)) / np.maximum(counts, 1))
 
 
 def _linear(per_row: Floats, who: NDArray[np.int64], clients: int) -> Paired:

@@ -60,12 +60,15 @@ def _paired_areas(one: Floats, other: Floats, client: Ids, clients: int) -> Pair
     broken = np.bincount(client[np.isnan(one + other).any(1)], minlength=clients) > 0  # scores of a diverged model have no order
     y, scores = one[:, -1], [np.nan_to_num(rows[:, :-1].astype(np.float32)) for rows in (one, other)]
     classes = [1] if scores[0].shape[1] == 1 else list(range(scores[0].shape[1]))
-    total, parts, areas = np.zeros(clients), np.zeros(len(client)), np.zeros(clients)
+    total, parts, areas, least = np.zeros(clients), np.zeros(len(client)), np.zeros(clients), np.zeros(clients)
     for place, positive in enumerate(classes):
         found = paired_auc(scores[0][:, place], scores[1][:, place], y == positive, client, clients)
         defined = ~np.isnan(found.gain)
         total[defined] += found.gain[defined]
         parts += found.parts
         areas += defined
+        assert found.units is not None
+        least[defined] += 1 / found.units[defined]
     known = (areas > 0) & ~broken
-    return Paired(np.where(known, total / np.maximum(areas, 1), np.nan), np.where(known[client], parts / np.maximum(areas, 1)[client], 0.0))
+    mean, units = (np.divide(one, other, out=np.zeros(clients), where=known) for one, other in ((total, areas), (areas, least)))
+    return Paired(np.where(known, mean, np.nan), np.where(known[client], parts / np.maximum(areas, 1)[client], 0.0), units)

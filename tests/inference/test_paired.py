@@ -3,7 +3,9 @@ import pytest
 from scipy.stats import ttest_rel
 from sklearn.metrics import r2_score, roc_auc_score
 
+from scarcity_ray.inference.effects import random_effects
 from scarcity_ray.inference.paired import gain_variances, over_seeds, paired_auc, paired_means, paired_r2, paired_rmse
+from scarcity_ray.inference.shrinkage import shrink
 
 DRAW = np.random.default_rng(3)
 CLIENT = np.repeat([0, 1, 2], [40, 1, 25])
@@ -76,6 +78,34 @@ def test_variances_are_shrunk_and_those_without_a_gain_have_none():
     assert np.isnan(variances[3])
     undefined = paired_auc(ALONE, STRATEGY, LABELS > 0, CLIENT, 3)
     assert np.isnan(gain_variances(undefined, CLIENT)[1])
+
+
+def test_an_area_is_as_uncertain_as_its_rarer_class_makes_it():
+    """Half of the clients have 10 + 10 rows and half 1 + 19: the mean variance is right for each half."""
+    draw, client = np.random.default_rng(2), np.repeat(np.arange(600), 20)
+    positive = np.tile(np.repeat([True, False, True, False], [10, 10, 1, 19]), 300)
+    scores = draw.normal(size=(2, len(client))) + positive
+    found = paired_auc(*scores, positive, client, 600)
+    variances = gain_variances(found, client)
+    for half in (0, 1):
+        assert variances[half::2].mean() == pytest.approx(found.gain[half::2].var(), rel=0.25)
+
+
+def test_rows_that_all_agree_are_no_proof():
+    """Three clients with rows that do not differ: 2 + 1 + 0 degrees of freedom, and a gain of 1 that may be off by 1 in 5."""
+    found = paired_means([0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 2], 3, higher_is_better=True)
+    np.testing.assert_allclose(gain_variances(found, [0, 0, 0, 1, 1, 2]), np.array([1 / 3, 1 / 2, 1]) / 5)
+    assert shrink(found.gain, np.sqrt(gain_variances(found, [0, 0, 0, 1, 1, 2]))).sure.tolist() == [0, 0, 0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_gains_of_nothing_can_be_weighed():
+    found = paired_means(np.ones(40), np.ones(40), np.arange(40) % 4, 4, higher_is_better=True)
+    variances = gain_variances(found, np.arange(40) % 4)
+    together = random_effects(found.gain, variances)
+    assert (together.mean, together.tau2) == (0, 0)
+    assert max(-together.next_low, together.next_high) < 1e-20
+    assert shrink(found.gain, np.sqrt(variances)).sure.tolist() == [0] * 4
 
 
 def test_a_row_that_comes_again_is_one_row():
