@@ -16,7 +16,7 @@ from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.core.tables import column
 from scarcity_ray.data import Data
 from scarcity_ray.results.files import new_file
-from scarcity_ray.results.gains import Gains, SeedGains
+from scarcity_ray.results.gains import Gains, SeedGains, largest
 from scarcity_ray.results.reading import believing
 from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.scenario.words import closest
@@ -87,7 +87,7 @@ def client_report(results: Results, strategy: str | None = None) -> ClientReport
         several = rows["seed"].nunique() > 1
         averaged = several and _keeps_clients(results)
         parts = [SeedGains.of(part, shown) for _, part in rows.groupby("seed")]
-        found = Gains.of(parts, averaged).shrunk(margin)
+        found = Gains.of(parts, averaged, largest(shown)).shrunk(margin)
         report = _over_seeds(rows) if averaged else rows.copy()
         known = report["gain"].notna().to_numpy()
         report["measured_gain"] = report["gain"]

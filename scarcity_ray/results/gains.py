@@ -59,7 +59,7 @@ class Gains:
 
     @classmethod
     def of(cls, seeds: Sequence[SeedGains], keeps_clients: bool, bound: float = np.inf) -> Gains:
-        """From those of each seed, at least one."""
+        """From those of each seed, at least one. bound: see `largest`."""
         ids = np.unique(np.concatenate([seed.ids for seed in seeds]))
         found = np.full((2, 3, len(seeds), len(ids)), np.nan)
         rows, validation = np.zeros((len(seeds), len(ids))), np.full((len(seeds), len(ids)), np.nan)
@@ -77,8 +77,9 @@ class Gains:
         return by_client, mean_gain(table, keep_rows=self.keeps_clients, rows=rows, widen=widen)
 
     def shrunk(self, margin: float = 0.0) -> Shrunk:
-        """Each client's gain in the light of all."""
-        return shrink(*self._units(), margin)
+        """Each client's gain in the light of all, held to the bound."""
+        found = shrink(*self._units(), margin)
+        return found._replace(**{name: np.clip(getattr(found, name), -self.bound, self.bound) for name in ("mean", "low", "high")})
 
     def describe(self, margin: float = 0.0, widen: float = 1.0) -> dict[str, Any]:
         """An entry `gain` of summary.json, plain values, in the unit of the metric that decides; a number that does not exist is None.
@@ -91,8 +92,8 @@ class Gains:
         gains, errors = self._units()
         next_client, found = random_effects(gains, errors**2), self.shrunk(margin)
         return {
-            **interval(by_client),
-            "by_row": interval(by_row),
+            **interval(by_client, self.bound),
+            "by_row": interval(by_row, self.bound),
             # Nobody knows the next client's gain better than the mean one: where a few precise clients say otherwise, by their weight in
             # random effects, the interval of the mean holds.
             "next_low": _number(max(np.fmin(next_client.next_low, by_client.low), -self.bound)),
@@ -140,6 +141,11 @@ class Gains:
         return np.nanmean(gains[:, some], axis=0), np.sqrt(squares)
 
 
+def largest(shown: Shown) -> float:
+    """No gain in this metric is larger."""
+    return 1.0 if shown.metric.bounded else np.inf
+
+
 def describe_best(strategies: Mapping[str, Gains], guess: Gains | None, margin: float = 0.0) -> dict[str, Any] | None:
     """The best strategy by name, its gain, and the conclusion; None where no strategy has any gain.
 
@@ -172,9 +178,9 @@ def compared(strategies: Mapping[str, Gains]) -> list[dict[str, Any]]:
         if gain.mean < 0:
             gain, names = other.over(one), (other_name, name)
         pairs.append((names, gain))
-    adjusted = holm([gain.p_value for _, gain in pairs])
+    adjusted, bound = holm([gain.p_value for _, gain in pairs]), max((one.bound for one in strategies.values()), default=np.inf)
     return [
-        {"better": better, "worse": worse, "gain": interval(gain), "p_value": _number(gain.p_value), "p_holm": _number(float(p))}
+        {"better": better, "worse": worse, "gain": interval(gain, bound), "p_value": _number(gain.p_value), "p_holm": _number(float(p))}
         for ((better, worse), gain), p in zip(pairs, adjusted, strict=True)
     ]
 
@@ -186,9 +192,9 @@ def _of_choosing(winner: Winner, first: Gains, second: Gains) -> Gains:
     return replace(first, gains=np.stack([gains] * 3), errors=np.stack([errors] * 3))
 
 
-def interval(found: MeanGain) -> dict[str, float | None]:
-    """Mean, low and high as plain values."""
-    return {name: _number(getattr(found, name)) for name in ("mean", "low", "high")}
+def interval(found: MeanGain, bound: float = np.inf) -> dict[str, float | None]:
+    """Mean, low and high as plain values. bound: no gain is larger."""
+    return {name: _number(float(np.clip(getattr(found, name), -bound, bound))) for name in ("mean", "low", "high")}
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,7 @@ from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core import statistics
 from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default_headline, headline
 from scarcity_ray.metrics import METRICS
-from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best, interval
+from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best, interval, largest
 from scarcity_ray.results.learning import not_learned, still_falling
 
 Task = Literal["classification", "regression"]
@@ -203,12 +203,12 @@ class Tally:
         found = own.describe(self._margin)
         shares = {f"share_{word}_than_alone" if word != "equal" else "share_equal_to_alone": found.pop(word) for word in _SHARES}
         if name != GUESS and guess is not None:
-            found["over_guess"] = interval(own.over(guess))
+            found["over_guess"] = interval(own.over(guess), own.bound)
         return {**shares, "gain": found}
 
     def _gains(self, name: str) -> Gains | None:
         seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
-        return Gains.of(seeds, self._repeats == "splits", 1.0 if self._shown.metric.bounded else np.inf) if seeds else None
+        return Gains.of(seeds, self._repeats == "splits", largest(self._shown)) if seeds else None
 
     def _best(self) -> dict[str, Any] | None:
         return describe_best(self._candidates(), self._gains(GUESS), self._margin)

@@ -33,6 +33,14 @@ def test_no_gain_of_a_share_is_beyond_1() -> None:
     assert gains(values).describe()["next_high"] > 1
     found = gains(values, bound=1.0).describe()
     assert (found["next_low"], found["next_high"]) == (-1.0, 1.0)
+    few = np.array([1.0, 1.0, 0.0])
+    assert gains(few).describe()["high"] > 1
+    bounded = gains(few, 0.3, bound=1.0)
+    found, each = bounded.describe(), bounded.shrunk()
+    assert found["high"] == found["by_row"]["high"] == found["next_high"] == 1.0
+    assert gains(few, 0.3).shrunk().high.max() > 1
+    assert each.high.max() == 1.0
+    assert compared({"a": bounded, "b": gains(few * 0, bound=1.0)})[0]["gain"]["high"] == 1.0
 
 
 def test_validation_rows_choose_where_there_are_some() -> None:
