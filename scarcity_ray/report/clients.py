@@ -13,8 +13,8 @@ from rich.text import Text
 
 from scarcity_ray.report.final_table import marked
 from scarcity_ray.report.units import number, short_number, signed
-from scarcity_ray.report.verdict import nothing_learned
-from scarcity_ray.results.client_report import SURE, ClientReport
+from scarcity_ray.report.verdict import for_whom, learned_in_words, nothing_learned
+from scarcity_ray.results.client_report import ClientReport
 
 _LONGEST_NAME = 30
 
@@ -89,14 +89,15 @@ def _notes(report: ClientReport, left_out: list[_Column]) -> list[str]:
 
 
 def _in_words(report: ClientReport, summary: Mapping[str, Any]) -> str:
-    better, worse, rest = (f"{report.count(sure):,}" for sure in (1, -1, 0))
-    judged = sum(report.count(sure) for sure in SURE)
-    of = f"{judged:,} clients" + (", counted under each seed," if report.per_seed else "")
-    sentences = [f"Of {of} {better} are surely better off and {worse} surely worse off; for {rest} their rows cannot tell."]
+    counts = dict(zip(("surely_better", "surely_worse", "cannot_tell"), map(report.count, (1, -1, 0)), strict=True))
+    judged = sum(counts.values())
+    of = f"{judged:,} {'client' if judged == 1 else 'clients'}" + (", counted under each seed," if report.per_seed else "")
+    sentences = [for_whom(counts, of)]
     if without := len(report.table) - judged:
-        sentences.append(f"{without:,} more have no gain: their test rows do not define {report.shown.short}, or they have no model.")
+        have = "has" if without == 1 else "have"
+        sentences.append(f"{without:,} more {have} no gain: no test rows that define {report.shown.short}, or no model.")
     if nothing_learned(summary):
-        sentences.append("Nothing was learned: no federated strategy is surely better than a guess.")
+        sentences.append(f"{learned_in_words(summary)}.")
     if report.as_good is not None:
         one, other = report.strategy, report.as_good
         sentences.append(f"No single strategy is best: {one} or {other}. The table is of {one}; --strategy {other} shows the other.")

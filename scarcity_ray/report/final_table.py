@@ -87,9 +87,10 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
         notes.append(f"mean±standard deviation over {seeds} seeds{_REPEATS.get(summary.get('repeats', ''), '')}")
     without = max((entry.get(f"{shown.key}{UNDEFINED}") or 0 for entry in summary["strategies"].values()), default=0)
     if without:
-        notes.append(f"{without:,.0f} of {summary['clients']:,} clients have test rows without {shown.short}, and do not count")
+        have, often = "has" if without == 1 else "have", " in a seed on average" if seeds > 1 else ""
+        notes.append(f"{without:,.0f} of {summary['clients']:,} clients{often} {have} test rows without {shown.short}, and do not count")
     if any(_marks(entry)["not learned"] for entry in summary["strategies"].values()):
-        notes.append("not learned: far worse than a guess, and out of the comparison")
+        notes.append("not learned: worse than a guess, and out of the comparison")
     if any(_marks(entry)["still falling"] for entry in summary["strategies"].values()):
         notes.append("still falling: the loss fell until the end, more rounds would gain more")
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)

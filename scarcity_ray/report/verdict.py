@@ -8,6 +8,7 @@ from typing import Any
 from scarcity_ray.core.metrics import headline
 from scarcity_ray.inference.conclusion import Verdict
 from scarcity_ray.report.units import number, signed, size
+from scarcity_ray.results.summary import NOT_FEDERATED
 
 _SURE = 0.05
 """An adjusted p-value up to this is surely better."""
@@ -28,8 +29,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
     """
     entries, found, shown = summary["strategies"], summary.get("best"), headline(summary["task"], summary.get("metric"))
     if nothing_learned(summary):
-        guess = f"a guess, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}"
-        return f"Nothing was learned: no federated strategy is surely better than {guess}."
+        return f"{learned_in_words(summary)}, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}."
     if found is None:
         return "No federated strategy came to a result that can be compared, so there is nothing to judge."
     gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]
@@ -42,7 +42,9 @@ def verdict(summary: Mapping[str, Any]) -> str:
     if conclusion["weightings_disagree"]:
         sentences.append(f"Counted by test rows the mean gain is {signed(gain['by_row']['mean'])}: large clients differ from small ones.")
     cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
-    sentences += [_for_whom(gain), *_needed(conclusion), f"It takes {cost} a client.", *_next(gain)]
+    needed = [] if gain["low"] is None else _needed(conclusion)  # of one client nobody knows
+    clients = f"{gain['clients']:,} {'client' if gain['clients'] == 1 else 'clients'}"
+    sentences += [for_whom(gain, clients), *needed, f"It takes {cost} a client.", *_next(gain)]
     if len(names) > 1:
         sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
     return " ".join([*sentences, *_rivals(names, summary.get("comparisons", []))])
@@ -52,8 +54,20 @@ def nothing_learned(summary: Mapping[str, Any]) -> bool:
     """Whether no strategy is surely better than a guess: then it says nothing that some clients do better than they would alone."""
     best = summary.get("best")
     if best is None:  # then those that came to their end are all marked, if there are any
-        return any(entry.get("not_learned") for entry in summary["strategies"].values())
+        return any(entry.get("not_learned") for entry in _federated(summary))
     return bool(best["conclusion"]["verdict"] == Verdict.NOTHING_LEARNED.value)
+
+
+def learned_in_words(summary: Mapping[str, Any]) -> str:
+    """What is said where `nothing_learned`, without the stop: of a few clients the interval may be so wide that it only cannot be told."""
+    over_guess = [((entry.get("gain") or {}).get("over_guess") or {}).get("mean") for entry in _federated(summary)]
+    above = summary.get("best") is not None and any(mean is not None and mean > 0 for mean in over_guess)
+    head = "Whether anything was learned cannot be told" if above else "Nothing was learned"
+    return f"{head}: no federated strategy is surely better than a guess"
+
+
+def _federated(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for entry in summary["strategies"].values() if entry.get("kind") not in NOT_FEDERATED]
 
 
 def _interval(gain: Mapping[str, Any], conclusion: Mapping[str, Any]) -> str:
@@ -92,9 +106,11 @@ def _listed(names: Sequence[str], word: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
-def _for_whom(gain: Mapping[str, Any]) -> str:
-    better, worse, rest = (f"{gain[name]:,}" for name in ("surely_better", "surely_worse", "cannot_tell"))
-    return f"Of {gain['clients']:,} clients {better} are surely better off and {worse} surely worse off; for {rest} their rows cannot tell."
+def for_whom(counts: Mapping[str, Any], clients: str) -> str:
+    """How many are surely better and worse off. clients: all of them, in words."""
+    better, worse, rest = (f"{counts[name]:,}" for name in ("surely_better", "surely_worse", "cannot_tell"))
+    be = "is" if better == "1" else "are"
+    return f"Of {clients} {better} {be} surely better off and {worse} surely worse off; for {rest} their rows cannot tell."
 
 
 def _next(gain: Mapping[str, Any]) -> list[str]:

@@ -111,7 +111,7 @@ def test_every_metric_of_every_client_follows_from_it(run: Results) -> None:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("kind, metric", [("classification", "auc"), ("regression", "r2")])
+@pytest.mark.parametrize(("kind", "metric"), [("classification", "auc"), ("regression", "r2")])
 def test_a_run_without_test_rows_has_none(tmp_path: Path, kind: str, metric: str) -> None:
     made = case(tmp_path, kind)
     made["data"] |= {"test_fraction": 0.0, "validation_fraction": 0.5}

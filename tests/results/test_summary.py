@@ -140,6 +140,27 @@ def test_the_verdict_follows_from_the_gains(summary, words):
         assert word in verdict(summary)
 
 
+def test_one_client_is_told_as_one_and_gets_no_advice():
+    said = verdict(judged({"fed_avg": [0.1]}))
+    assert "Of 1 client 1 is surely better off" in said or "Of 1 client 0 are surely better off" in said
+    assert "would not tell" not in said
+
+
+def test_two_clients_that_beat_a_guess_by_far_do_not_show_that_nothing_was_learned():
+    said = verdict(judged({"fed_avg": [0.4, 0.1]}, guess=[-0.4, 0.0]))
+    assert said.startswith("Whether anything was learned cannot be told: no federated strategy is surely better than a guess, which")
+
+
+def test_a_client_alone_that_learns_nothing_says_nothing_of_federating():
+    """Six clients do worse than the guess by themselves, and nobody federates."""
+    tally, rows = Tally("x", "classification", clients=6), (50,) * 6
+    for name, gain in (("guess", 0.0), ("local_only", -0.3)):
+        play(tally, name, 7, accuracy=[0.5 + gain] * 6, rows=rows, gain=[gain] * 6)
+    play(tally, "alone", 7, accuracy=[0.5] * 6, rows=rows)
+    assert tally.summary()["strategies"]["local_only"]["not_learned"]
+    assert verdict(tally.summary()) == "No federated strategy came to a result that can be compared, so there is nothing to judge."
+
+
 def test_with_several_seeds_the_interval_holds_the_luck_of_training():
     said = verdict(judged({"fed_avg": 0.2 + SPREAD}, seeds=(7, 8)))
     assert "Federating pays" in said

@@ -25,10 +25,8 @@ def rows(shown: Shown, values: Any, scale: float = 1.0, counts: Any = COUNTS) ->
     """What a metric takes from the rows of two clients."""
     stat = TestedRows(shown.metric).start(IDS, scale)
     assert isinstance(stat, TestedRowsStat)
-    stat.parts, stat.counts = (
-        [(np.repeat([0, 1], counts), np.asarray(values, dtype=float).reshape(sum(counts), -1 if sum(counts) else 1))],
-        np.asarray(counts),
-    )
+    numbers = np.asarray(values, dtype=float).reshape(sum(counts), -1 if sum(counts) else 1)
+    stat.parts, stat.counts = [(np.repeat([0, 1], counts), numbers)], np.asarray(counts)
     return stat
 
 
@@ -51,7 +49,7 @@ def test_a_gain_of_a_regression_is_in_the_root_of_the_error_and_the_labels_unit(
     assert found["gain"].tolist() == pytest.approx([30.0, 30.0])
 
 
-@pytest.mark.parametrize("task, metric", [("classification", "auc"), ("classification", None), ("regression", "r2")])
+@pytest.mark.parametrize(("task", "metric"), [("classification", "auc"), ("classification", None), ("regression", "r2")])
 def test_clients_without_a_single_test_row_have_no_gain(task: str, metric: str | None) -> None:
     shown = headline(task, metric)
     none = rows(shown, [], counts=[0, 0])
