@@ -92,6 +92,9 @@ def _in_words(report: ClientReport, summary: Mapping[str, Any]) -> str:
     counts = dict(zip(("surely_better", "surely_worse", "cannot_tell"), map(report.count, (1, -1, 0)), strict=True))
     judged = sum(counts.values())
     of = f"{judged:,} {'client' if judged == 1 else 'clients'}" + (", counted under each seed," if report.per_seed else "")
+    if not judged:
+        undefined = f"no test rows that define {report.shown.short}, no model, or a run of a version that measured no gains"
+        return f"No client has a gain: {undefined}."
     sentences = [for_whom(counts, of)]
     if without := len(report.table) - judged:
         have = "has" if without == 1 else "have"

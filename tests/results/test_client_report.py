@@ -223,6 +223,16 @@ def test_a_run_without_the_column_shows_ids(run: Results, tmp_path: Path) -> Non
     assert client_report(before).table["client"].to_pylist() == list(map(str, client_report(after).table["client_id"].to_pylist()))
 
 
+def test_a_run_of_a_version_without_gains_is_said_to_have_none(run: Results, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run.directory, old)
+    part = old / "clients.parquet" / "part-00000000.parquet"
+    rows = pq.read_table(part)
+    gains = [name for name in rows.column_names if name.startswith("gain")]
+    pq.write_table(rows.drop_columns(gains).replace_schema_metadata({"schema_version": "1.0"}), part, write_page_checksum=True)
+    assert "No client has a gain: " in shown(Results.load(old), 100, "fed_avg")
+
+
 def test_a_run_that_has_not_ended_is_refused(run: Results, tmp_path: Path) -> None:
     (tmp_path / "scenario.yaml").write_text(json.dumps(run.scenario))
     with pytest.raises(RunError, match=r"summary.json is missing: the run has not ended"):
