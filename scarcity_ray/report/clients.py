@@ -82,7 +82,7 @@ def _notes(report: ClientReport, left_out: list[_Column]) -> list[str]:
         "surely: less than 5 % of doubt, so the 90 % interval lies on one side of 0",
     ]
     if report.seeds > 1:
-        notes.append(f"means over {report.seeds} seeds")
+        notes.append(f"means over {report.seeds} seeds, or those of them in which the client has a value")
     if left_out:
         notes.append(f"no room for {', '.join(' '.join(each.head.split()) for each in left_out)}, which --csv FILE has")
     return notes
