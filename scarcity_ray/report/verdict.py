@@ -10,6 +10,9 @@ from scarcity_ray.inference.conclusion import Verdict
 from scarcity_ray.report.units import number, signed, size
 from scarcity_ray.results.summary import NOT_FEDERATED
 
+_FEW = 2
+"""Clients whose interval says so little that it is no answer."""
+
 _SURE = 0.05
 """An adjusted p-value up to this is surely better."""
 
@@ -59,9 +62,11 @@ def nothing_learned(summary: Mapping[str, Any]) -> bool:
 
 
 def learned_in_words(summary: Mapping[str, Any]) -> str:
-    """What is said where `nothing_learned`, without the stop: of a few clients the interval may be so wide that it only cannot be told."""
+    """What is said where `nothing_learned`, without the stop. The interval of two clients says little: where their mean is better than the
+    guess, it only cannot be told."""
     over_guess = [((entry.get("gain") or {}).get("over_guess") or {}).get("mean") for entry in _federated(summary)]
-    above = summary.get("best") is not None and any(mean is not None and mean > 0 for mean in over_guess)
+    best = summary.get("best")
+    above = best is not None and best["gain"]["clients"] <= _FEW and any(mean is not None and mean > 0 for mean in over_guess)
     head = "Whether anything was learned cannot be told" if above else "Nothing was learned"
     return f"{head}: no federated strategy is surely better than a guess"
 

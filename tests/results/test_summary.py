@@ -151,6 +151,11 @@ def test_two_clients_that_beat_a_guess_by_far_do_not_show_that_nothing_was_learn
     assert said.startswith("Whether anything was learned cannot be told: no federated strategy is surely better than a guess, which")
 
 
+def test_more_clients_whose_mean_is_a_little_above_the_guess_have_learned_nothing():
+    said = verdict(judged({"fed_avg": SPREAD - SPREAD.mean() + 1e-4}, guess=np.zeros(40)))
+    assert said.startswith("Nothing was learned: ")
+
+
 def test_a_client_alone_that_learns_nothing_says_nothing_of_federating():
     """Six clients do worse than the guess by themselves, and nobody federates."""
     tally, rows = Tally("x", "classification", clients=6), (50,) * 6
