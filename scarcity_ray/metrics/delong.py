@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
@@ -36,9 +35,9 @@ def delong(scores: ArrayLike, positive: ArrayLike) -> Auc:
     if not ones or not zeros or not np.isfinite(values).all():
         raise ValueError(f"{ones} positive and {zeros} negative rows: both need at least one, and all scores must be finite")
     placements = np.empty_like(values)
-    together = rankdata(values, axis=1)
-    placements[:, yes] = (together[:, yes] - rankdata(values[:, yes], axis=1)) / zeros
-    placements[:, ~yes] = 1 - (together[:, ~yes] - rankdata(values[:, ~yes], axis=1)) / ones
+    together = _mid_ranks(values)
+    placements[:, yes] = (together[:, yes] - _mid_ranks(values[:, yes])) / zeros
+    placements[:, ~yes] = 1 - (together[:, ~yes] - _mid_ranks(values[:, ~yes])) / ones
     areas = placements[:, yes].mean(1)
     parts = np.zeros_like(values)
     for group, count in ((yes, ones), (~yes, zeros)):
@@ -57,3 +56,12 @@ def auc_interval(scores: ArrayLike, positive: ArrayLike) -> tuple[float, float, 
     area = float(np.mean([one.areas[0] for one in found]))
     half = _NORMAL * float(np.sqrt(np.square(np.mean([one.parts[0] for one in found], axis=0)).sum()))
     return area, max(0.0, area - half), min(1.0, area + half)
+
+
+def _mid_ranks(values: Floats) -> Floats:
+    """Ranks `[models, rows]` from 1, equal values sharing their mean: as scipy.stats.rankdata, whose import takes each actor 0.6 s."""
+    ranks = np.empty_like(values)
+    for row, one in zip(ranks, values, strict=True):
+        _, place, counts = np.unique(one, return_inverse=True, return_counts=True)
+        row[:] = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
