@@ -10,7 +10,7 @@ from torch import Tensor
 from scarcity_ray.core.metrics import METRICS, Block, Ids, MeanMetric, SumMetric, Values
 
 _ALL_EQUAL = 1e-12
-"""Targets whose squared distances from their mean are this small a part of their squares are equal, but for rounding."""
+"""Targets whose squared distances from their mean are this small a part of their squares are equal apart from rounding."""
 
 
 @METRICS.register

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scarcity_ray.core.metrics import Block, Ids, Metric, Stat, Values
+from scarcity_ray.core.metrics import Block, Ids, Stat
+from scarcity_ray.metrics.gathered import Gathered, GatheredStat
 
 
 def row_bytes(outputs: int, task: str) -> int:
@@ -17,13 +18,10 @@ def row_bytes(outputs: int, task: str) -> int:
     return 4 + 4 * (outputs + (1 if task == "classification" else outputs))
 
 
-class Predictions(Metric):
-    """Gathers the answers to all rows. It is no column of a table."""
+class Predictions(Gathered):
+    """Gathers the answers to all rows."""
 
-    name, unit, description = "predictions", "", "answers to the clients' test rows"
-    higher_is_better = True
-    detail = True
-    at_last = True
+    name, description = "predictions", "answers to the clients' test rows"
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -38,15 +36,11 @@ class Predictions(Metric):
         return PredictionStat(self, ids, scale)
 
 
-class PredictionStat(Stat):
-    """The answers to every row. They follow no metric: `columns` has them."""
+class PredictionStat(GatheredStat):
+    """The answers to every row: `columns` has them."""
 
     metric: Predictions
-
-    def __init__(self, metric: Metric, ids: Ids, scale: float) -> None:
-        super().__init__(metric, ids, scale)
-        self.metrics = []
-        self._parts: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = []
+    kept_as = np.float32
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Columns `[n]` of predictions.parquet, by client and then as the client has its rows: client_id, row (the place among the
@@ -55,16 +49,13 @@ class PredictionStat(Stat):
 
         Probabilities and targets are float64, from float32 log-probabilities and residuals: metrics follow from them to about 1e-7.
         """
-        places = np.concatenate([np.zeros(0, dtype=np.int32), *(client for client, _ in self._parts)])
-        order = np.argsort(places, kind="stable")
-        places = places[order]
+        places, numbers = self.by_client()
         found: dict[str, NDArray[Any]] = {
             "client_id": self.ids[places],
             "row": np.arange(len(places)) - (np.cumsum(self.counts) - self.counts)[places],
         }
-        if not self._parts:
+        if not self.parts:
             return found
-        numbers = np.concatenate([rows for _, rows in self._parts])[order].astype(np.float64)
         if self.metric.task == "classification":
             found["y"] = numbers[:, -1].astype(np.int64)
             p = np.exp(numbers[:, :-1])
@@ -76,19 +67,3 @@ class PredictionStat(Stat):
             residual, y = numbers[:, place], numbers[:, targets + place]
             found |= {f"y{end}": y * self.scale, f"prediction{end}": (y + residual) * self.scale}
         return found
-
-    def _add(self, client: Ids, numbers: Values) -> None:
-        self._parts.append((client.astype(np.int32), numbers.astype(np.float32)))
-
-    def _include(self, other: Stat, places: Ids) -> None:
-        assert isinstance(other, PredictionStat)
-        self._parts += [(places[client].astype(np.int32), numbers) for client, numbers in other._parts]
-
-    def _defined(self, metric: Any) -> NDArray[np.bool_]:
-        return np.zeros(len(self.ids), dtype=np.bool_)
-
-    def _values(self, metric: Any) -> Values:
-        return np.full(len(self.ids), np.nan)
-
-    def _pooled(self, metric: Any) -> float:
-        return float("nan")

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from scarcity_ray.core.metrics import Block, Ids, Metric, Stat, Values
-from scarcity_ray.core.stat import RowStat
+from scarcity_ray.core.metrics import Block, Ids, Metric, Stat
+from scarcity_ray.metrics.gathered import Gathered, GatheredStat
 from scarcity_ray.metrics.scores import SCORES, ScoreStat
 
 
-class TestedRows(Metric):
-    """Gathers the numbers that another metric takes from each row. It is no column of a table."""
+class TestedRows(Gathered):
+    """Gathers the numbers that another metric takes from each row."""
 
-    name, unit, description = "tested_rows", "", "numbers of the clients' test rows"
-    higher_is_better = True
-    detail = True
-    at_last = True
+    name, description = "tested_rows", "numbers of the clients' test rows"
 
     def __init__(self, decides: Metric) -> None:
         self.decides = decides
@@ -33,20 +28,10 @@ class TestedRows(Metric):
         return TestedRowsStat(self, ids, scale)
 
 
-class TestedRowsStat(RowStat):
-    """The numbers of every row. They follow no metric: `by_client` has them."""
+class TestedRowsStat(GatheredStat):
+    """The numbers of every row."""
 
     metric: TestedRows
-
-    def __init__(self, metric: Metric, ids: Ids, scale: float) -> None:
-        super().__init__(metric, ids, scale)
-        self.metrics: list[Any] = []
-
-    def by_client(self) -> tuple[Ids, Values]:
-        """The place of each row's client in `ids`, `[n]`, and its numbers `[n, c]`, by client and then as the client has its rows."""
-        client, numbers = self._rows()
-        order = np.argsort(client, kind="stable")
-        return client[order], numbers[order]
 
 
 RowNumbers = TestedRowsStat | ScoreStat

@@ -167,6 +167,7 @@ class Tally:
         With repeats a strategy's entry holds the mean over seeds, `std` (n - 1) and `half_width` (of the 95 % t-interval
         of the mean) by key, and each seed's own entry under `seeds`.
         """
+        candidates = self._candidates()
         return {
             "scenario": self._scenario,
             "question": self._question,
@@ -176,8 +177,8 @@ class Tally:
             "margin": self._margin,
             "repeats": self._repeats,
             "alone": ALONE,
-            "best": self._best(),
-            "comparisons": compared(self._candidates()),
+            "best": describe_best(candidates, self._gains(GUESS), self._margin),
+            "comparisons": compared(candidates),
             "recovered": self.recovered,
             "strategies": {name: self._strategy(name, runs) for name, runs in self._runs.items()},
         }
@@ -209,9 +210,6 @@ class Tally:
     def _gains(self, name: str) -> Gains | None:
         seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
         return Gains.of(seeds, self._repeats == "splits", largest(self._shown)) if seeds else None
-
-    def _best(self) -> dict[str, Any] | None:
-        return describe_best(self._candidates(), self._gains(GUESS), self._margin)
 
     def _candidates(self) -> dict[str, Gains]:
         """The gains of the federated strategies that have learned and did not diverge."""

@@ -204,6 +204,6 @@ def test_predictions_have_the_columns_of_their_table() -> None:
         columns = stat.columns()
         assert {*columns, "strategy", "seed", "client"} == set(tables.predictions(task, outputs).names)
         assert tables.batch(tables.predictions(task, outputs), {"strategy": "x", "seed": 1, **columns}).num_rows == len(CLIENTS)
-        gathered = sum(part.nbytes for parts in stat._parts for part in parts)
+        gathered = sum(part.nbytes for parts in stat.parts for part in parts)
         assert gathered == row_bytes(outputs, task) * len(CLIENTS)
     np.testing.assert_allclose(columns["prediction_1"] - columns["y_1"], 10 * answers.outputs[:, 1].double().numpy(), rtol=1e-5)
