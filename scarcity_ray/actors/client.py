@@ -262,11 +262,21 @@ class Client:
         return Measured(columns, *found)
 
     def personal(self, state: ServerState) -> tuple[Ids, NDArray[Any]] | None:
-        """The clients of the block and their personal models, one row each; None where they keep none."""
-        if not self.state or self.strategy.adaptation(self.problem.local, self.problem.samples[:0]) is not None:
+        """The clients of the block and their personal models, one row each, as they are tested; None where they keep none."""
+        if not self.strategy.init_client(self.problem):
             return None
-        theta = self._models(state.received(self.ids), self.state).get("personal")
-        return None if theta is None else (self.ids, theta.numpy())
+        steps = self.strategy.adaptation(self.problem.local, self.federation.train.counts[self.ids])
+        if steps is None:
+            theta = self._models(state.received(self.ids), self.state).get("personal")
+            return None if theta is None else (self.ids, theta.numpy())
+        rows = torch.empty(len(self.ids), self.problem.layout.width, dtype=self.problem.layout.dtype)
+
+        def adapt(chunk: Ids, task: Task) -> None:
+            broadcast = state.received(chunk)
+            rows[self._places(chunk)] = self._models(broadcast, self.strategy.adapt(task, broadcast, self._recall(chunk)))["personal"]
+
+        self._by_chunk(0, self.ids, steps, adapt)
+        return self.ids, rows.numpy()
 
     def _models(self, broadcast: State, client: State) -> State:
         """`eval_models`. Raises TypeError where it names other models than it may."""

@@ -16,6 +16,7 @@ from scarcity_ray.aggregation import AnyAggregator
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.registry import Part, Registry
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.models import AnyModel
 from scarcity_ray.schedules import AnySchedule, Uniform
 from scarcity_ray.training.local import Local, LocalOverrides
@@ -54,6 +55,9 @@ class Strategy(Part):
     sends: ClassVar[str] = ""
     receives: ClassVar[str] = ""
     """What goes up from a client, and what comes down to it, in words for README's table."""
+
+    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adam")
+    """Those of local training with which it works."""
 
     # -- the server half ---------------------------------------------------------------------------------------------
 
@@ -166,6 +170,15 @@ class Strategy(Part):
         """The problem this strategy's rows of parameters belong to: the scenario's, unless it brings its own model."""
         return problem
 
+    def refused(self, problem: Problem) -> list[SpecError]:
+        """What of its settings cannot work with the problem, said when the scenario is read. Fields are named from the strategy's own;
+        those of `local` are the scenario's where it sets none."""
+        local = problem.local
+        if local.optimizer in self.optimizers:
+            return []
+        message = f"{self.kind_title} needs steps that add up gradients: use {' or '.join(self.optimizers)}"
+        return [SpecError(("local", "optimizer"), local.optimizer, message)]
+
     def preparation(self, problem: Problem) -> tuple[Strategy, Problem, int] | None:
         """A strategy, its problem, and how many of its rounds come before this strategy's own; None for none."""
         return None
@@ -215,6 +228,16 @@ class SampledStrategy(Strategy):
     def weights(self, task: Task) -> Tensor:
         """The same of the k clients of a task, `[k, 1]`."""
         return task.samples if self.weighted else torch.ones_like(task.samples)
+
+
+def too_steep(field: str, weight: float, local: Local) -> list[SpecError]:
+    """Refuses a proximal term of such a weight where a local step would overshoot what it pulls to: lr (weight + weight_decay) >= 1."""
+    if local.optimizer == "adam" or local.lr * (weight + local.weight_decay) < 1:
+        return []
+    most = 1 / local.lr - local.weight_decay
+    return [
+        SpecError((field,), weight, f"with steps of {local.lr:g} it has to be below {most:g}: a smaller {field}, or a smaller local.lr")
+    ]
 
 
 STRATEGIES: Registry[Strategy] = Registry("strategy", Strategy)

@@ -300,8 +300,9 @@ def _impossible(scenario: Scenario, federation: Federation, problems: Mapping[st
     clients, found = federation.clients, []
     for place, strategy in enumerate(scenario.strategies):
         if strategy.title in problems:
-            unsuited = _unsuited(strategy, problems[strategy.title])
-            found += [SpecError(("strategies", place, *error.field), error.value, error.message) for error in unsuited]
+            for error in [*strategy.refused(problems[strategy.title]), *_unsuited(strategy, problems[strategy.title])]:
+                own = error.field[0] != "local" or strategy.local is not None
+                found.append(SpecError(("strategies", place, *error.field) if own else error.field, error.value, error.message))
         sampled = getattr(strategy, "clients_per_round", None)
         if sampled is not None and sampled > clients:
             found.append(

@@ -17,12 +17,12 @@ from scarcity_ray.core.exchange import State
 from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.strategies.outer_step import OuterStep
 from scarcity_ray.training.batches import Batch
-from scarcity_ray.training.evaluate import mean_over_rows
 from scarcity_ray.training.learner import Learner, Step
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.objective import GradInputs
 from scarcity_ray.training.optimizer import Affine, optimizer_for
 from scarcity_ray.training.task import Task
+from scarcity_ray.training.train_loss import TrainLoss
 
 
 @STRATEGIES.register
@@ -49,7 +49,7 @@ class PerFedAvg(OuterStep):
         ahead = _Ahead(problem.learner, self.alpha, problem.outputs)
         y = x.expand(k, -1).clone()
         optimizer = optimizer_for(problem.local, ahead, y, Affine(), task.norms)
-        losses, rows = np.zeros(k), np.zeros(k, dtype=np.int64)
+        loss = TrainLoss(problem.learner.objective, k)
         twice = Task(problem, task.shards, task.ids, task.round, 2 * task.plan.steps)
         batches = twice.batches()
         for step, (first, second) in enumerate(zip(batches, batches, strict=True)):
@@ -57,24 +57,17 @@ class PerFedAvg(OuterStep):
             batch = Batch(second.x, second.y, second.weight, second.sizes, step)
             outputs = y.new_zeros(*batch.weight.shape, problem.outputs)
             optimizer.step(batch, ahead.grad_inputs(batch, optimizer.scale), outputs)
-            row_losses = problem.learner.objective.losses(outputs, batch.y).double().numpy()
-            real = np.arange(row_losses.shape[1]) < batch.sizes[:, None]
-            losses[: batch.active] += np.where(real, row_losses, 0.0).sum(1)
-            rows[: batch.active] += batch.sizes
+            loss.add(batch, outputs)
         optimizer.finish(x, task.steps)
-        task.train_loss, task.grad_norms, task.models = mean_over_rows(losses, rows), optimizer.norms(k), (x, y)
+        task.train_loss, task.grad_norms, task.models = loss.mean(), optimizer.norms(k), (x, y)
         return y
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         return -(-samples // local.batch_size)  # an epoch: its minibatches together are all rows
 
     def adapt(self, task: Task, broadcast: State, client: State) -> State:
-        x = broadcast["x"].expand(task.k, -1)
-        gradient = torch.zeros_like(x)
-        for batch in task.batches():
-            share = torch.from_numpy(batch.sizes).to(x.dtype)[:, None] / task.samples[: batch.active]
-            gradient[: batch.active] += share * task.grad(x, batch)
-        return {"adapted": x - self.alpha * gradient}
+        x = broadcast["x"][None]
+        return {"adapted": x - self.alpha * task.full_gradient(x)}
 
 
 class _Ahead:

@@ -32,18 +32,27 @@ class Affine:
 
 
 class Optimizer:
-    """Updates the rows y `[k, P]` in place. scale: factor of the sample weights that are given to `step`."""
+    """Updates the rows y `[k, P]` in place. scale: factor of the sample weights that are given to `step`.
+
+    free: boolean `[P]`, the numbers of a row that are trained; None for all.
+    """
 
     scale = 1.0
 
-    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
-        self.local, self.learner, self.y = local, learner, y
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine, free: Tensor | None = None) -> None:
+        self.local, self.learner, self.y, self.free = local, learner, y, free
         self.decay = local.weight_decay + affine.prox_weight
         self.constant = None if affine.constant is None else affine.constant.expand(len(y), -1)
+        self.frozen = [] if free is None else [(run, y[:, run].clone()) for run in _runs(~free)]
 
     def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
         raise NotImplementedError
+
+    def keep_frozen(self, active: int) -> None:
+        """Gives the numbers that are not trained back to the first `active` clients, whose step just changed them."""
+        for run, before in self.frozen:
+            self.y[:active, run] = before[:active]
 
     def finish(self, x: Tensor, steps: Tensor) -> None:
         """Called once after the last step. x: `[1 or k, P]`, the rows before training. steps: `[k, 1]`."""
@@ -56,8 +65,8 @@ class Optimizer:
 class PlainSGD(Optimizer):
     """`y <- (1 - lr decay) y - lr g - lr constant`: one product computes the first two terms; the sample weights contain the step size."""
 
-    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
-        super().__init__(local, learner, y, affine)
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine, free: Tensor | None = None) -> None:
+        super().__init__(local, learner, y, affine, free)
         self.scale = -local.lr
         self.beta = 1 - local.lr * self.decay
         self.offset = None if self.constant is None else -local.lr * self.constant
@@ -79,8 +88,8 @@ class PlainSGD(Optimizer):
 class Momentum(Optimizer):
     """`v <- mu v + g + decay y + constant; y <- y - lr v`: the gradient's product is added to the velocity directly."""
 
-    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
-        super().__init__(local, learner, y, affine)
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine, free: Tensor | None = None) -> None:
+        super().__init__(local, learner, y, affine, free)
         self.v = torch.zeros_like(y)
         self.accumulate = learner.step(y, self.v, local.momentum)
 
@@ -98,8 +107,8 @@ class Momentum(Optimizer):
 class Buffered(Optimizer):
     """Computes the gradient separately first, for clipping, Adam, and norms."""
 
-    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine) -> None:
-        super().__init__(local, learner, y, affine)
+    def __init__(self, local: Local, learner: Learner, y: Tensor, affine: Affine, free: Tensor | None = None) -> None:
+        super().__init__(local, learner, y, affine, free)
         self.g, self.m, self.v = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         self.count = np.zeros(len(y))
         self.norm_stats = np.zeros((2, len(y)))
@@ -110,6 +119,8 @@ class Buffered(Optimizer):
         a, local = batch.active, self.local
         g, y = self.g[:a], self.y[:a]
         self.gradient(batch, grad_inputs, outputs)
+        if self.free is not None:
+            g.mul_(self.free)
         norm = torch.linalg.vector_norm(g, dim=1, dtype=torch.float64)
         self.keep(norm.numpy())
         if local.clip_norm is not None:
@@ -144,8 +155,14 @@ class Buffered(Optimizer):
         return np.where(self.count > 0, self.norm_stats[0], np.nan), np.sqrt(self.norm_stats[1] / some)
 
 
-def optimizer_for(local: Local, learner: Learner, y: Tensor, affine: Affine, norms: bool) -> Optimizer:
+def optimizer_for(local: Local, learner: Learner, y: Tensor, affine: Affine, norms: bool, free: Tensor | None = None) -> Optimizer:
     """The fastest optimizer that supports the settings of `local`."""
     if norms or local.clip_norm is not None or local.optimizer == "adam":
-        return Buffered(local, learner, y, affine)
-    return (Momentum if local.momentum else PlainSGD)(local, learner, y, affine)
+        return Buffered(local, learner, y, affine, free)
+    return (Momentum if local.momentum else PlainSGD)(local, learner, y, affine, free)
+
+
+def _runs(chosen: Tensor) -> list[slice]:
+    """The ranges of places at which a boolean row is true, as few as there can be."""
+    edges = np.flatnonzero(np.diff(chosen.numpy(), prepend=False, append=False)).tolist()
+    return [slice(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True)]

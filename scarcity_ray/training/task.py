@@ -81,6 +81,30 @@ class Task:
         self.problem.learner.step(rows, into, 0.0)(batch, objective.grad_inputs(batch.y, batch.weight, self.problem.outputs), outputs)
         return into
 
+    def again(self, steps: NDArray[np.int64]) -> tuple[Task, Tensor]:
+        """The same clients with other steps `[k]`: a task, and which of the clients here each of its clients is, int64 `[k]`."""
+        order = np.argsort(-steps, kind="stable")
+        return Task(self.problem, self.shards, self.ids[order], self.round, steps[order], self.norms), torch.from_numpy(order)
+
+    @property
+    def effective_steps(self) -> Tensor:
+        """The steps A `[k, 1]` for which `x - y` counts, in units of the step size: `(x - y) / (lr A)` is a mean of the gradients.
+
+        The number of steps K, and with momentum rho `(K - rho (1 - rho^K) / (1 - rho)) / (1 - rho)`, as each gradient acts again in
+        later steps (Wang et al., NeurIPS 2020, section 3). For SGD alone.
+        """
+        rho = self.problem.local.momentum
+        return self.steps if not rho else (self.steps - rho * (1 - rho**self.steps) / (1 - rho)) / (1 - rho)
+
+    def full_gradient(self, theta: Tensor) -> Tensor:
+        """The gradient `[k, P]` of each client's mean loss over all its training rows, at `theta [1 or k, P]`; 0 without rows."""
+        all_rows, order = self.again(-(-self.plan.counts // self.plan.batch_size))
+        x, gradient = theta.expand(self.k, -1)[order], theta.new_zeros(self.k, theta.shape[1])
+        for batch in all_rows.batches():
+            share = torch.from_numpy(batch.sizes).to(x.dtype)[:, None] / all_rows.samples[: batch.active]
+            gradient[: batch.active] += share * all_rows.grad(x, batch)
+        return gradient[torch.argsort(order)]
+
     def loss(self, theta: Tensor) -> NDArray[np.float64]:
         """Mean loss over each client's training rows, float64 `[k]`, at `theta [k or 1, P]`."""
         return evaluate(self.problem, theta, self.shards, self.ids)[0]
@@ -90,16 +114,23 @@ class Task:
         return predictive_entropy(self.problem, theta, self.shards, self.ids)
 
     def local_sgd(
-        self, x: Tensor, *, grad_offset: Tensor | None = None, prox_weight: float = 0.0, prox_center: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        grad_offset: Tensor | None = None,
+        prox_weight: float = 0.0,
+        prox_center: Tensor | None = None,
+        free: Tensor | None = None,
     ) -> Tensor:
         """Trains the clients from `x [1 or k, P]` and returns their new rows y `[k, P]`.
 
         The optimizer of `problem.local` gets `g + grad_offset + prox_weight (y - prox_center)` in place of the loss's
-        gradient g; grad_offset and prox_center are `[1 or k, P]`. Clipping applies to g alone.
+        gradient g; grad_offset and prox_center are `[1 or k, P]`. Clipping applies to g alone. free: the numbers of a row that are
+        trained, boolean `[P]`; the others keep their bits, and their gradient does not count in a norm. All are trained if left out.
         """
         learner, local, num_outputs = self.problem.learner, self.problem.local, self.problem.outputs
         y = torch.empty(self.k, x.shape[1], dtype=x.dtype).copy_(x)
-        optimizer = optimizer_for(local, learner, y, Affine.of(grad_offset, prox_weight, prox_center), self.norms)
+        optimizer = optimizer_for(local, learner, y, Affine.of(grad_offset, prox_weight, prox_center), self.norms, free)
         losses, rows = np.zeros(self.k), np.zeros(self.k, dtype=np.int64)
         for block in self.plan.blocks(self.shards, y.dtype):
             grad_inputs = learner.objective.grad_inputs(block.y, block.weight * optimizer.scale, num_outputs)
@@ -109,10 +140,12 @@ class Task:
             for batch, step_outputs, *own in zip(block.batches, *parts, strict=True):
                 shape = (batch.active, self.plan.width, -1)
                 optimizer.step(batch, tuple(part.view(shape) for part in own), step_outputs.view(shape))
+                optimizer.keep_frozen(batch.active)
             row_losses = learner.objective.losses(outputs, block.y).double().numpy()
             np.add.at(losses, block.client, row_losses[block.real])  # each client's losses are added in the order of its own steps
             rows += np.bincount(block.client, minlength=self.k)
         optimizer.finish(x, self.steps)
+        optimizer.keep_frozen(self.k)
         self.train_loss = mean_over_rows(losses, rows)
         self.grad_norms, self.models = optimizer.norms(self.k), (x, y)
         return y

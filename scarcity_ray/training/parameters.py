@@ -1,0 +1,52 @@
+"""Parts of a model by a word: its head, its body, its norm layers, or parameters by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.training.problem import Problem
+
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+
+
+def part_of(problem: Problem, which: str | Sequence[str]) -> Tensor:
+    """The numbers of a row that belong to a part of the model, boolean `[P]`; padding belongs to none.
+
+    which: head, the last layer that has parameters of its own (of the last kind `nn.Linear` where there is one); body, all others;
+    norms, those of norm layers; or names of parameters, or of modules, as torch calls them (`2.weight`, `2`).
+    Raises SpecError at ("private",) for a name that the model has not, and where it has no norm layer.
+    """
+    layout, module = problem.layout, problem.module
+    names = [part.name for part in layout.slices]
+    if which == "norms":
+        owners = [path for path, layer in module.named_modules() if isinstance(layer, _NORMS)]
+        if not (chosen := _of(names, owners)):
+            raise SpecError(("private",), which, f"{type(module).__name__} has no norm layer with parameters: name other parameters")
+        return layout.mask(*chosen)
+    if isinstance(which, str):
+        head = _of(names, [_head(module, names)])
+        return layout.mask(*(head if which == "head" else [name for name in names if name not in head]))
+    for path in which:
+        if not _of(names, [path]):
+            raise SpecError(("private",), list(which), f"the model has no parameter or module {path!r}; it has {', '.join(names)}")
+    return layout.mask(*_of(names, which))
+
+
+def _of(names: Sequence[str], owners: Sequence[str]) -> list[str]:
+    """The parameters with one of these names, or of modules with one; the module "" has all."""
+    return [name for name in names if any(owner in ("", name) or name.startswith(f"{owner}.") for owner in owners)]
+
+
+def _head(module: nn.Module, names: Sequence[str]) -> str:
+    """The path of the last layer with trained parameters of its own: of `nn.Linear` ones where there are any."""
+    owners = [name.rpartition(".")[0] for name in names]
+    linear = [owner for owner in owners if isinstance(module.get_submodule(owner), nn.Linear)]
+    return (linear or owners)[-1]
+
+
+def rest_of(problem: Problem, which: str | Sequence[str]) -> Tensor:
+    """The numbers of a row that do not belong to a part, boolean `[P]`; padding is not among them."""
+    return problem.layout.mask(*(part.name for part in problem.layout.slices)) & ~part_of(problem, which)
