@@ -50,7 +50,8 @@ class FedNova(SampledStrategy, OneModel):
         y = task.local_sgd(x, prox_weight=self.mu, prox_center=x)
         counted = (1 - (1 - lr_mu) ** task.steps) / lr_mu if self.mu else task.effective_steps
         direction = torch.where(task.steps > 0, (x - y) / counted.clamp(min=torch.finfo(x.dtype).tiny), 0)
-        return ClientResult({"direction": (direction, w), "steps": (task.steps if self.mu else counted, w)})
+        did_steps = torch.where(task.steps > 0, w, 0)  # a client without rows has no number of steps; its model stays x
+        return ClientResult({"direction": (direction, w), "steps": (task.steps if self.mu else counted, did_steps)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         move = aggregate.mean["steps"].double() * aggregate.mean["direction"].double()
