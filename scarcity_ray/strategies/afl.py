@@ -42,10 +42,11 @@ class Afl(SendsMoments):
 
     AFL has each of K clients add gamma I to its Gram matrix: its law of aggregation gives the head of strength K gamma (the
     paper's gamma is 1). Its last step takes K gamma I away again: strength 0, where the head of least |W| is taken if
-    several fit. Fed3R keeps a strength, lambda. `auto` is neither's: the strength by which the others' moments predict a
-    client that is left out best. It is the default because a number means nothing before the features' scale is known.
-    It needs two clients with rows, and classes that several clients have. AFL has no intercept; Fed3R's code has one, and
-    penalises it.
+    several fit. (So it is for strengths below 1e-7 of a feature's mean sum of squares, which float32 messages do not resolve.)
+    Fed3R keeps a strength, lambda. AFL has no intercept; Fed3R's code has one, and penalises it.
+
+    `auto` is neither's: the strength by which the others' moments predict a client that is left out best. It is the default because
+    a number means nothing before the features' scale is known. It needs two clients with rows, and classes that several have.
 
     column_norms (Fed3R): class c's head (W_c, b_c) is divided by |W_c|, the norm of its slopes, so that rare classes, whose
     slopes are short, are not outvoted.
@@ -57,7 +58,8 @@ class Afl(SendsMoments):
     Up: the packed moments (`Packing.size`). Down: the head float32 `[width, outputs]`, already divided by the scale; before it
     what the representation needs. The run's summary has strength, scale, clients and rows.
 
-    Privacy: the head needs the sum of moments alone; `auto` and the scale read each client's (see ensemble.moments).
+    Privacy: the head needs the sum of moments alone; `auto` and the scale read each client's (see ensemble.moments). `unlearn`
+    removes its model, as all that serve several clients.
     """
 
     kind: Literal["afl"] = "afl"
@@ -95,7 +97,7 @@ class Afl(SendsMoments):
         packing = self.packing(problem)
         total, clients = packing.total(rows, samples), all_rows(packing, rows, samples)
         strength = choose_strength(total, clients)[0] if self.strength == "auto" else self.strength
-        head = fit(total, strength) if strength else _shortest(total)
+        head = fit(total, strength) if strength >= _least(total) else _shortest(total)
         learned: dict[str, Any] = {"strength": strength, "clients": len(rows), "rows": int(samples.sum())}
         if problem.task == "classification":
             norms = _norms(head) if self.column_norms else torch.ones(problem.outputs, dtype=torch.float64)
@@ -114,6 +116,11 @@ class Afl(SendsMoments):
         if "head" not in state.broadcast:
             return {}
         return {**self.module(problem, state).state_dict(), **head_state(state.broadcast["head"])}
+
+
+def _least(total: Moments) -> float:
+    """The least strength that float32 messages resolve, and that auto tries."""
+    return float(STRENGTHS[0]) * unit(total)
 
 
 def _shortest(total: Moments) -> Tensor:
@@ -141,10 +148,10 @@ def _norms(head: Tensor) -> Tensor:
 def _scale(total: Moments, clients: list[Rows], strength: float, norms: Tensor, seed: int) -> float:
     """The temperature of the scores of a head with these norms, see ensemble.calibration.
 
-    At the least strength that auto tries, or more: below it the rounding of the messages, not the data, decides about left-out heads.
+    At the least strength that messages resolve, or more: below it their rounding would decide about left-out heads.
     """
-    strength = max(strength, float(STRENGTHS[0]) * unit(total))
-    alone = sum(int((part.numbers > 0).sum()) for part in clients) < 2  # no rows are left, but rounding may leave a head of them
+    strength = max(strength, _least(total))
+    alone = sum(len(part.rest) for part in clients) < 2  # no rows are left, but rounding may leave a head of them
     left_out = None if alone else leave_one_client_out(total, clients, strength)
     residuals = _cross_validated(total, clients, strength) if left_out is None else left_out.residuals
     normed = [part.targets - (part.targets - left) / norms for part, left in zip(clients, residuals, strict=True)]

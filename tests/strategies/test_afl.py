@@ -99,12 +99,13 @@ def test_each_clients_gamma_adds_up_to_k_gamma() -> None:
         assert distance(scores(*played(held, strength=held.clients * gamma))[:-1], law) < 1e-6
 
 
-def test_without_a_strength_dependent_features_have_the_shortest_head() -> None:
+@pytest.mark.parametrize("strength", [0.0, 1e-20, 1e-9])
+def test_without_a_strength_dependent_features_have_the_shortest_head(strength: float) -> None:
     """As AFL's after its last step: a copy of a feature shares its slope, and a feature that never changes has none."""
     x, y = pooled("classification")
     wide = np.hstack([x, x[:, :1], np.full((ROWS, 1), 3.0, dtype=np.float32)])
     for deal in DEALS:
-        head = scores(*played(dealt(wide, y, deal), strength=0.0))
+        head = scores(*played(dealt(wide, y, deal), strength=strength))
         assert distance(head, oracle(wide, y, 0.0)) < 1e-5
         np.testing.assert_allclose(head[0], head[WIDTH], rtol=1e-4)
         assert np.abs(head[WIDTH + 1]).max() < 1e-6
