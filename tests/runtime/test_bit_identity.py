@@ -27,6 +27,7 @@ EVERY_STRATEGY = [
     {"kind": "gradient_exchange", "dimensions": 20},
     {"kind": "prototypes"},
     {"kind": "prototypes", "name": "shared_means", "personal": False, "representation": {"kind": "trunk"}},
+    {"kind": "afl", "column_norms": True, "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "name": "shared_head", "personal": False, "representation": {"kind": "identity"}},
     {"kind": "scaffold", "fraction": 0.5},
