@@ -157,7 +157,7 @@ class FedPer(Partial):
     """`fed_partial` with a private head and both parts trained together."""
 
     kind: Literal["fed_per"] = "fed_per"
-    order: Literal["joint"] = "joint"
+    order: Annotated[Literal["joint"], Field(description="both parts are trained together")] = "joint"
 
 
 @STRATEGIES.register
@@ -165,4 +165,4 @@ class FedRep(Partial):
     """`fed_partial` with a private head, which is trained first, and then the body."""
 
     kind: Literal["fed_rep"] = "fed_rep"
-    order: Literal["alternate"] = "alternate"
+    order: Annotated[Literal["alternate"], Field(description="the private part is trained first, then the shared one")] = "alternate"
