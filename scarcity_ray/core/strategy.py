@@ -166,6 +166,9 @@ class Strategy(Part):
         """The problem this strategy's rows of parameters belong to: the scenario's, unless it brings its own model."""
         return problem
 
+    def refuse_data(self, problem: Problem, federation: Federation) -> None:
+        """Raises SpecError where it cannot learn from these rows, before anything starts. problem: what `problem` returned."""
+
     def preparation(self, problem: Problem) -> tuple[Strategy, Problem, int] | None:
         """A strategy, its problem, and how many of its rounds come before this strategy's own; None for none."""
         return None

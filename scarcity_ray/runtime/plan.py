@@ -288,7 +288,10 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
         # The scenario's own problem too: rounds that prepare a strategy with its own model are evaluated with it.
         rows = deciding(headline(federation.task, scenario.evaluation.metric).metric)
         gathered = (*metrics, *rows, *([Predictions(federation.task)] if scenario.evaluation.predictions else []))
-        return replace(strategy.problem(replace(problem, metrics=gathered)), metrics=gathered)
+        encoding = None if federation.encoding is None else federation.encoding.model_copy(update={"clients": None})
+        problem = replace(strategy.problem(replace(problem, metrics=gathered, encoding=encoding)), metrics=gathered, encoding=encoding)
+        strategy.refuse_data(problem, federation)
+        return problem
     except SpecError as error:
         first = error.field[0]  # a strategy does not know its place in the list, and names its own field
         own = strategy.model is not None if first == "model" else first in type(strategy).model_fields
