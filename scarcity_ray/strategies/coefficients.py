@@ -22,7 +22,8 @@ class Fit:
     """A model fitted to standardised inputs and targets.
 
     beta: `[d, c]`, the constant first. inverse: of a row's information, see `training.glm`. kept: bool `[d]`, what is estimated.
-    iterations: rounds of messages. moving: whether coefficients have no finite best value.
+    iterations: rounds of messages. moving: whether coefficients have no finite best value. share: of the rows that were heard of in
+    the last round.
     """
 
     family: Family
@@ -35,6 +36,7 @@ class Fit:
     iterations: int
     converged: bool
     moving: bool
+    share: float
     strength: float
 
 
@@ -124,6 +126,8 @@ def _notes(fit: Fit, names: list[str]) -> list[str]:
     notes = []
     if not fit.converged:
         notes.append(f"not converged after {fit.iterations} rounds: the estimates are not final")
+    if fit.share < 1:
+        notes.append(f"the last round is of {fit.share:.0%} of the training rows: clients dropped out, or were rejected")
     left_out = [name for name, kept in zip(names, fit.kept.tolist(), strict=True) if not kept]
     if left_out:
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""

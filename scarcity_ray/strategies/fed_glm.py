@@ -31,6 +31,7 @@ from scarcity_ray.training.task import Task
 _MOST = 2_000  # coefficients: with so many a message has 16 MB
 _WHOLE = 1e-3, 1e-6  # how far a count may lie from a whole number: by itself, and a unit of it (targets are float32)
 _MOVING = 1e-3  # a last step beyond this: coefficients have no finite best value
+_LONG = 12  # rounds after which steps towards a finite value are small: each squares the error of the one before
 
 
 @STRATEGIES.register
@@ -168,7 +169,8 @@ class FedGlm(Strategy):
         step = inverse.matrix @ (aggregate.mean["score"] - penalty * b)
         deviance = rows * float(aggregate.mean["deviance"])
         total = deviance + rows * float(penalty @ b.square())
-        best, least = before["best"], float(before["least"]) if rows == float(before["rows"]) else math.inf
+        same = rows == float(before["rows"])  # deviances of other clients cannot be compared
+        best, least = before["best"], float(before["least"]) if same else math.inf
         converged = abs(total - least) <= self.tolerance * (abs(total) + 0.1)
         if family == "gaussian":  # the deviance is a square, and the step goes to its bottom
             deviance = max(deviance - rows * float(2 * (aggregate.mean["score"] @ step) - step @ information @ step), 0.0)
@@ -191,7 +193,8 @@ class FedGlm(Strategy):
             null_deviance=rows * float(before["null_deviance"]),
             iterations=context.round,
             converged=converged,
-            moving=family != "gaussian" and converged and bool(step.abs().max() > _MOVING),
+            moving=same and (converged or (aggregate.share == 1 and context.round > _LONG)) and bool(step.abs().max() > _MOVING),
+            share=aggregate.share,
             strength=self.strength,
         )
         return ServerUpdate(ServerState({"beta": new}, private=kept), learned=table(fit, problem), done=converged)

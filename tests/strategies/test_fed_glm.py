@@ -15,13 +15,15 @@ import torch
 from helpers.played import federation, server, shards
 from numpy.typing import NDArray
 
-from scarcity_ray import Results, simulate, verify
+from scarcity_ray import Results, resume, simulate, verify
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime.fleet import LocalFleet
+from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import parse
 from scarcity_ray.strategies.fed_glm import FedGlm
 from scarcity_ray.training.glm import message
@@ -197,6 +199,20 @@ def test_clients_send_insights_about_the_coefficients_they_got(tmp_path: Path) -
     assert losses["loss_before"].iloc[-1] < losses["loss_before"].iloc[0] == pytest.approx(np.log(3), rel=1e-6)
 
 
+def test_a_client_that_is_rejected_is_left_out_and_told(rows: tuple[Array, Array]) -> None:
+    x, eta = rows
+    y = labels("binomial", eta)
+    wild = x.copy()
+    wild[40] = np.nan  # the first row of client 2
+    results = fitted(wild, y, COUNTS)[1]
+    learned, others = results[-1].learned, np.r_[:40, 47:150]
+    reference = sm.GLM(y[others].astype(float), sm.add_constant(x[others]), family=FAMILIES["binomial"]).fit(tol=1e-14)
+    np.testing.assert_allclose(column(learned, "estimate"), reference.params, rtol=1e-8)
+    assert results[-1].row["rejected"] == 1
+    assert learned["converged"]
+    assert learned["notes"] == ["the last round is of 95% of the training rows: clients dropped out, or were rejected"]
+
+
 # -- what has no best value ------------------------------------------------------------------------------------------------
 
 
@@ -352,3 +368,23 @@ def test_too_many_coefficients_are_refused(rows: tuple[Array, Array]) -> None:
     wide = np.zeros((6, 2_000))
     with pytest.raises(SpecError, match="2,001 coefficients"):
         made(wide, targets(np.arange(6)), [3, 3])
+
+
+def test_a_run_that_is_cut_continues_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"strategies": [{"kind": "fed_glm", "family": "poisson"}], "execution": {"ray": False, "checkpoint_every": 1}}
+    visits().to_csv(tmp_path / "t.csv", index=False)
+    asked = content("visits", **settings)
+    whole = simulate(asked, base_dir=tmp_path, out=tmp_path / "whole")
+
+    def interrupt(_: Plots, run: Any, round: Any) -> None:
+        if round.number == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Plots, "on_round", interrupt)
+        with pytest.raises(Interrupted):
+            simulate(asked, base_dir=tmp_path, out=tmp_path / "cut")
+    cut = resume(tmp_path / "cut")
+    for key in ("result_hash", "coefficients"):
+        assert cut.summary["strategies"]["fed_glm"][key] == whole.summary["strategies"]["fed_glm"][key]
+    assert len({(tmp_path / name / "coefficients.csv").read_bytes() for name in ("cut", "whole")}) == 1
