@@ -55,11 +55,12 @@ class FedGlm(Strategy):
     the user's columns. One that the columns before it determine is left at 0 and has none; first words of text columns come last in this,
     so they are the words that the others are compared with. Coefficients that grow without end (classes that are separated) are told.
 
-    Messages are exact to 2^-37 of a client's largest number, so estimates of columns that nearly determine each other lose digits.
+    Messages are exact to 2^-37 of a client's largest number: columns of very different size (of arrays, which are not standardised), or
+    that nearly determine each other, cost digits.
     Bytes: 8 a number, p up for g, p (p + 1) / 2 for H, 1 for D; p down, once more after the last round.
 
-    Privacy: the sums of few rows give these away (of one row g / H is the row). It is no guarantee; only means are used, so
-    messages may be summed under secure aggregation.
+    Privacy: the sums of few rows give these away (of one row, g over its first number is the row). It is no guarantee; only means
+    are used, so messages may be summed under secure aggregation.
     """
 
     kind: Literal["fed_glm"] = "fed_glm"

@@ -20,6 +20,7 @@ LARGEST = 40.0
 
 _ALIASED = 1e-9  # a column whose variance, given those before it, is a smaller share of its own square mean adds nothing
 _FLAT = 1e-11  # a direction in which the equilibrated information is a smaller share of its largest is not known
+_LEAST = 1e-200  # a smaller diagonal entry counts as 0: the inverse of a larger one is finite
 _TOUCHED = 1e-8  # a coefficient that has a larger share in such directions is not known either
 
 
@@ -107,13 +108,13 @@ class Inverse:
         """kept: bool `[p]`, the coefficients that are estimated: the others are left out, and not known."""
         unit = _units(information) * kept
         values, vectors = torch.linalg.eigh(information * unit[:, None] * unit)
-        steep = values > _FLAT * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
+        steep = values > _FLAT * values[-1].clamp(min=_LEAST)
         chosen = vectors[:, steep] * unit[:, None]
         untouched = vectors[:, ~steep].square().sum(1) < _TOUCHED
         return cls((chosen / values[steep]) @ chosen.T, untouched & (unit > 0))
 
 
 def _units(matrix: Tensor) -> Tensor:
-    """One over the root of each diagonal entry; 0 where that is 0."""
+    """One over the root of each diagonal entry; 0 where there is nothing in it."""
     diagonal = matrix.diagonal()
-    return torch.where(diagonal > 0, diagonal.clamp(min=torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
+    return torch.where(diagonal > _LEAST, diagonal.clamp(min=_LEAST).rsqrt(), 0.0)
