@@ -23,6 +23,7 @@ EVERY_STRATEGY = [
     {"kind": "ifca", "experts": 2, "fraction": 0.5},
     {"kind": "reptile"},
     {"kind": "per_fed_avg", "alpha": 0.1, "fraction": 0.5},
+    {"kind": "fed_glm", "strength": 0.01, "rounds": 3},
     {"kind": "insight_exchange"},
     {"kind": "gradient_exchange", "dimensions": 20},
     {"kind": "prototypes"},

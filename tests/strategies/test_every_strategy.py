@@ -44,7 +44,9 @@ def world(strategy: Strategy) -> Server:
     held = federation(shards(draw.standard_normal((sum(COUNTS), 6)), draw.integers(0, 3, sum(COUNTS)), COUNTS))
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
-    return server(strategy, held, module, Local(epochs=2, batch_size=4, lr=0.05))
+    made = server(strategy, held, module, Local(epochs=2, batch_size=4, lr=0.05))
+    made.set_strategy(strategy, strategy.problem(made.problem))
+    return made
 
 
 def settings(kind: str, **changes: Any) -> Strategy:
