@@ -160,7 +160,8 @@ def _by_model(results: Results, name: str, encoding: Encoding, x: Tensor, known:
         outputs = module(x).double()
     strategy, problem = of_metadata(results.metadata(name), np.ones(2, dtype=np.int64))
     steps = strategy.adaptation(problem.local, problem.samples)
-    before = "" if steps is None or not steps.any() else ", without the local steps by which clients adapt it"
+    own = "client_id" in results.tensors(name)  # saved as it was tested
+    before = "" if own or steps is None or not steps.any() else ", without the local steps by which clients adapt it"
     return _answers(outputs.softmax(1) if encoding.classes else outputs, encoding), f"model {name}{whose}{before}"
 
 

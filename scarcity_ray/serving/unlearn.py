@@ -40,8 +40,8 @@ def unlearn(results: Results, client: str | int) -> list[str]:
     or pilots (one number, which a client changes by about its share of the rows); the weights of a trunk that was trained first.
 
     The client's rows leave `insights`, `clients` and `predictions`. Metrics measured before, `rounds`, plots, log and checkpoints stay
-    as they were, and summary.json says who was unlearned. Models that serve several clients (weights that the client helped to train)
-    cannot forget it and are removed. Files of other strategies with a model for each client stay as they were, with the client's own.
+    as they were, and summary.json says who was unlearned. Models that the client helped to train cannot forget it and are removed: those
+    that serve several clients, clients' own that were trained beside a shared one (as ditto's), and the coefficients of fed_glm. Files of other strategies with a model for each client stay as they were, with the client's own.
 
     Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it (with the nearest name), or its
     files are not what a run leaves: nothing is changed then. OSError where they cannot be written.
@@ -63,7 +63,10 @@ def unlearn(results: Results, client: str | int) -> list[str]:
         with believing(inside(results.directory, f"{table}.parquet")):
             rows = results.table(table)
             kept[table] = rows.filter(pa.array(rows["client_id"].to_numpy() != known))
-    others = [name for name in results.models if name not in names and "client_id" not in results.tensors(name)]
+    others = [name for name in results.models if name not in names and _serves_several(results, name)]
+    for entry in summary["strategies"].values():
+        for one in entry.get("seeds", {"": entry}).values():
+            one.pop("coefficients", None)  # of fed_glm: a model of all rows
     for name in names:
         with believing(inside(results.directory, f"models/{name}.safetensors")):
             relearned[name] = _without(results, name, known)
@@ -71,10 +74,19 @@ def unlearn(results: Results, client: str | int) -> list[str]:
         save_sealed(inside(results.directory, f"models/{name}.safetensors"), tensors, metadata)
     for name in others:
         inside(results.directory, f"models/{name}.safetensors").unlink()
+    inside(results.directory, "coefficients.csv").unlink(missing_ok=True)
     for table, rows in kept.items():
         _replace(inside(results.directory, f"{table}.parquet"), rows)
     write_whole(inside(results.directory, "summary.json"), to_json(summary).encode())
     return names
+
+
+def _serves_several(results: Results, name: str) -> bool:
+    """Whether a saved model is of several clients: there is one for all, or each client's own was held near what all of them sent."""
+    if "client_id" not in results.tensors(name):
+        return True
+    strategy, problem = of_metadata(results.metadata(name), np.ones(2, dtype=np.int64))
+    return strategy.server_half == "server" and bool(strategy.uploads(problem, strategy.init_server(problem)))
 
 
 def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -151,6 +151,18 @@ def test_unlearning_is_never_having_had_the_client(tmp_path: Path, experts: int,
         unlearn(with_it, gone)
 
 
+def test_models_that_several_clients_helped_to_train_are_removed(tmp_path: Path) -> None:
+    kinds = ("sf_hfe", "local_only", "fed_avg", "ditto", "fed_per", "fed_glm")
+    strategies = [{"kind": kind} for kind in kinds if kind != "fed_glm"] + [{"kind": "fed_glm", "strength": 0.01, "rounds": 3}]
+    results = simulate(scenario(strategies=strategies), out=tmp_path / "run")
+    assert results.summary["strategies"]["fed_glm"]["coefficients"]
+    assert (results.directory / "coefficients.csv").exists()
+    unlearn(results, 3)
+    assert results.models == ["local_only", "sf_hfe"]
+    assert "coefficients" not in results.summary["strategies"]["fed_glm"]
+    assert not (results.directory / "coefficients.csv").exists()
+
+
 def test_what_has_no_ensemble_cannot_unlearn(tmp_path: Path) -> None:
     results = simulate(scenario(), out=tmp_path / "run")
     with pytest.raises(RunError, match="no ensemble"):
