@@ -32,8 +32,8 @@ Floats = NDArray[np.float64]
 class Figure:
     """One line of a table.
 
-    values: ours, one for each seed. published: as the source prints it; recomputed: by an independent NumPy implementation of the
-    same recipe; "" where there is none. form: how a value is printed.
+    values: ours, one for each seed; hits: each is 1 or 0, and their number is told. published: as the source prints it; recomputed: by
+    an independent NumPy implementation of the same recipe; "" where there is none. form: how a value is printed.
     """
 
     name: str
@@ -41,10 +41,13 @@ class Figure:
     published: str = ""
     recomputed: str = ""
     form: str = ".2f"
+    hits: bool = False
 
     @property
     def ours(self) -> str:
         """The mean with its 95 % interval, Student's t over seeds; of a single seed the value."""
+        if self.hits:
+            return f"{sum(self.values):g} of {len(self.values)}"
         mean = format(np.mean(self.values), self.form)
         if len(self.values) < 2:
             return mean
@@ -103,7 +106,7 @@ def served(strategy: Strategy, held: Federation, module: nn.Module, local: Local
     problem = make_problem(
         module, local=local, task=held.task, outputs=held.outputs, shape=held.shape, samples=held.train.counts, seed=seed
     )
-    server.set_strategy(strategy, replace(problem, metrics=(ACCURACY,)))
+    server.set_strategy(strategy, strategy.problem(replace(problem, metrics=(ACCURACY,))))
     return server
 
 
@@ -113,6 +116,14 @@ def logistic(inputs: int, classes: int, seed: int) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, classes))
 
 
+def own_models(server: Server, name: str) -> Floats:
+    """A parameter of each client's own model, `[clients, ...]`, as these keep it."""
+    assert isinstance(server.clients, LocalFleet)
+    (client,) = server.clients.workers
+    rows = [server.problem.layout.state_dict(row)[name] for row in client.state["own"]]
+    return np.stack([row.double().numpy() for row in rows])
+
+
 def accuracy(result: RoundResult, model: str = "") -> float:
     """The share of all clients' test rows that is right, in percent. model: GLOBAL for the global model beside personal ones."""
     assert result.clients is not None
@@ -120,4 +131,17 @@ def accuracy(result: RoundResult, model: str = "") -> float:
     return float(100 * np.average(right, weights=rows))
 
 
-__all__ = ["GLOBAL", "Bench", "Figure", "Floats", "Found", "accuracy", "dealt", "federation", "half_width", "logistic", "served"]
+__all__ = [
+    "GLOBAL",
+    "Bench",
+    "Figure",
+    "Floats",
+    "Found",
+    "accuracy",
+    "dealt",
+    "federation",
+    "half_width",
+    "logistic",
+    "own_models",
+    "served",
+]

@@ -1,6 +1,9 @@
 """Do published recipes give their published figures here? Each is run as its source says, and printed beside the source's value.
 
 fed_prox: FedProx on Synthetic(1, 1) with stragglers, against FedAvg that drops them.
+pfed_me: pFedMe, Per-FedAvg and FedAvg on Synthetic(0.5, 0.5) of 100 users.
+ifca: a mixture of two linear regressions. ditto: point estimates, and which strength is best.
+glm: Dobson's counts, the example of R's glm.
 All cases run without Ray, one process a core: the figures do not depend on it.
 
     python benchmarks/published.py              # everything: under 40 minutes on 2 quiet cores
@@ -22,10 +25,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from _common import cores, show, write_json
+from _published_ditto import ditto
 from _published_fed_prox import fed_prox
+from _published_glm import glm
+from _published_ifca import ifca
+from _published_pfed_me import pfed_me
 from _published_runs import Bench, Found
 
-CASES: dict[str, Callable[[Bench], Found]] = {case.__name__: case for case in (fed_prox,)}
+CASES: dict[str, Callable[[Bench], Found]] = {case.__name__: case for case in (fed_prox, pfed_me, ifca, ditto, glm)}
 
 
 def show_found(case: str, found: Found, seconds: float) -> None:
