@@ -170,9 +170,11 @@ class Strategy(Part):
         """The problem this strategy's rows of parameters belong to: the scenario's, unless it brings its own model."""
         return problem
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        """What of its settings cannot work with the problem, said when the scenario is read. Fields are named from the strategy's own;
-        those of `local` are the scenario's where it sets none."""
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        """What of its settings cannot work with the problem or the rows, said before anything starts. problem: what `problem` returned.
+
+        Fields are named from the strategy's own; those of `local` are the scenario's where it sets none.
+        """
         local = problem.local
         if local.optimizer in self.optimizers:
             return []

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
+from scarcity_ray.report.coefficients import show_coefficients
 from scarcity_ray.report.units import number, short_number
 from scarcity_ray.report.verdict import nothing_learned, verdict
 
@@ -102,6 +103,9 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
         console.print()
         console.print(unseen_clients_table(summary), highlight=False)
         console.print()
+    if any(entry.get("coefficients") for entry in summary["strategies"].values()):
+        console.print()
+        show_coefficients(console, summary)
     plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if (directory / name).exists())
     look = f"Look at {plots}; all" if plots else "All"
     console.print(f"{look} numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)

@@ -288,7 +288,8 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
         # The scenario's own problem too: rounds that prepare a strategy with its own model are evaluated with it.
         rows = deciding(headline(federation.task, scenario.evaluation.metric).metric)
         gathered = (*metrics, *rows, *([Predictions(federation.task)] if scenario.evaluation.predictions else []))
-        return replace(strategy.problem(replace(problem, metrics=gathered)), metrics=gathered)
+        encoding = None if federation.encoding is None else federation.encoding.model_copy(update={"clients": None})
+        return replace(strategy.problem(replace(problem, metrics=gathered, encoding=encoding)), metrics=gathered, encoding=encoding)
     except SpecError as error:
         first = error.field[0]  # a strategy does not know its place in the list, and names its own field
         own = strategy.model is not None if first == "model" else first in type(strategy).model_fields
@@ -300,7 +301,7 @@ def _impossible(scenario: Scenario, federation: Federation, problems: Mapping[st
     clients, found = federation.clients, []
     for place, strategy in enumerate(scenario.strategies):
         if strategy.title in problems:
-            for error in [*strategy.refused(problems[strategy.title]), *_unsuited(strategy, problems[strategy.title])]:
+            for error in [*strategy.refused(problems[strategy.title], federation), *_unsuited(strategy, problems[strategy.title])]:
                 own = error.field[0] != "local" or strategy.local is not None
                 found.append(SpecError(("strategies", place, *error.field) if own else error.field, error.value, error.message))
         sampled = getattr(strategy, "clients_per_round", None)

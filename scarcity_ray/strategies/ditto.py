@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from scarcity_ray.core.exchange import ClientResult, State
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, too_steep
 from scarcity_ray.strategies.fed_avg import OneModel
@@ -35,8 +36,8 @@ class Ditto(OwnModel, SampledStrategy, OneModel):
         float, Field(ge=0, description="how strongly a client's own model is pulled to the global one; the paper tries 0.1, 1, 2")
     ] = 1.0
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        return super().refused(problem) + too_steep("lam", self.lam, problem.local)
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        return super().refused(problem, federation) + too_steep("lam", self.lam, problem.local)
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         x = broadcast["x"][None]

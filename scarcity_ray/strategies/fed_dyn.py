@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, too_steep
 from scarcity_ray.strategies.fed_avg import OneModel
@@ -42,8 +43,8 @@ class FedDyn(SampledStrategy, OneModel):
         Literal["x", "mean"], Field(description="the model that is tested and saved: x, or the mean of the clients' models")
     ] = "x"
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        found = super().refused(problem) + too_steep("alpha", self.alpha, problem.local)
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        found = super().refused(problem, federation) + too_steep("alpha", self.alpha, problem.local)
         if self.schedule.max_staleness:
             message = "h is made from how far the clients moved from the newest model, and with this schedule they start from older ones"
             found.append(SpecError(("schedule",), self.schedule.kind_title, message))

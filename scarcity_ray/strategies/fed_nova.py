@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, too_steep
 from scarcity_ray.strategies.fed_avg import OneModel
@@ -36,8 +37,8 @@ class FedNova(SampledStrategy, OneModel):
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
     mu: Annotated[float, Field(ge=0, description="weight of a proximal term as FedProx has it; 0 for none")] = 0.0
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        found = super().refused(problem) + too_steep("mu", self.mu, problem.local)
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        found = super().refused(problem, federation) + too_steep("mu", self.mu, problem.local)
         if self.mu and problem.local.momentum:
             message = (
                 f"the steps of local momentum ({problem.local.momentum:g}) and a proximal term cannot be counted together: use one of them"
@@ -50,7 +51,8 @@ class FedNova(SampledStrategy, OneModel):
         y = task.local_sgd(x, prox_weight=self.mu, prox_center=x)
         counted = (1 - (1 - lr_mu) ** task.steps) / lr_mu if self.mu else task.effective_steps
         direction = torch.where(task.steps > 0, (x - y) / counted.clamp(min=torch.finfo(x.dtype).tiny), 0)
-        return ClientResult({"direction": (direction, w), "steps": (task.steps if self.mu else counted, w)})
+        did_steps = torch.where(task.steps > 0, w, 0)  # a client without rows has no number of steps; its model stays x
+        return ClientResult({"direction": (direction, w), "steps": (task.steps if self.mu else counted, did_steps)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         move = aggregate.mean["steps"].double() * aggregate.mean["direction"].double()

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
 from scarcity_ray.strategies.fed_avg import OneModel
@@ -42,14 +43,14 @@ class FedOpt(SampledStrategy, OneModel):
     tau: Annotated[float, Field(gt=0, description="degree of adaptivity: added to the root of the second moment")] = 1e-3
     bias_correction: Annotated[bool, Field(description="correct both moments of adam for their start at 0")] = False
 
-    def refused(self, problem: Problem) -> list[SpecError]:
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
         if self.bias_correction and self.method != "adam":
             message = f"{self.method} has no correction for its start: leave it out, or use `method: adam`"
-            return [*super().refused(problem), SpecError(("bias_correction",), True, message)]
+            return [*super().refused(problem, federation), SpecError(("bias_correction",), True, message)]
         if self.method == "adagrad" and "beta_2" in self.model_fields_set:
             message = "adagrad adds up squares without a decay: leave beta_2 out"
-            return [*super().refused(problem), SpecError(("beta_2",), self.beta_2, message)]
-        return super().refused(problem)
+            return [*super().refused(problem, federation), SpecError(("beta_2",), self.beta_2, message)]
+        return super().refused(problem, federation)
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         nothing = torch.zeros_like(problem.row, dtype=torch.float64)

@@ -16,10 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
 from scarcity_ray.training.local import Local
-from scarcity_ray.training.parameters import part_of, rest_of
+from scarcity_ray.training.parameters import numbers_of, part_of, put_numbers, rest_of
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -53,8 +54,8 @@ class Partial(SampledStrategy):
         Field(ge=0, description="local steps of the private part before the test, where it is untrained; as in a round if left out"),
     ] = None
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        found = super().refused(problem)
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        found = super().refused(problem, federation)
         if self.shared_epochs is not None and self.order != "alternate":
             message = f"with `order: {self.order}` the parts are not trained one after the other: leave it out, or use `order: alternate`"
             found.append(SpecError(("shared_epochs",), self.shared_epochs, message))
@@ -94,8 +95,8 @@ class Partial(SampledStrategy):
             y = self._one_after_the_other(task, start, private, shared)
         else:
             y = task.local_sgd(start, free=None if self.order == "joint" else shared)
-        sums = {"shared": (y[:, shared], self.weights(task))} if "shared" in broadcast else {}
-        kept = {"private": y[:, private], "took_part": y.new_ones(task.k, 1)} if client else {}
+        sums = {"shared": (numbers_of(y, shared), self.weights(task))} if "shared" in broadcast else {}
+        kept = {"private": numbers_of(y, private), "took_part": y.new_ones(task.k, 1)} if client else {}
         return ClientResult(sums, kept)
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -139,9 +140,9 @@ class Partial(SampledStrategy):
         """The clients' models `[k, P]`; `[1, P]` where they keep nothing of their own."""
         rows = problem.row.expand(len(client["private"]) if client else 1, -1).clone()
         if "shared" in broadcast:
-            rows[:, rest_of(problem, self.private)] = broadcast["shared"]
+            put_numbers(rows, rest_of(problem, self.private), broadcast["shared"][None])
         if client:
-            rows[:, part_of(problem, self.private)] = client["private"]
+            put_numbers(rows, part_of(problem, self.private), client["private"])
         return rows
 
 
@@ -157,7 +158,7 @@ class FedPer(Partial):
     """`fed_partial` with a private head and both parts trained together."""
 
     kind: Literal["fed_per"] = "fed_per"
-    order: Literal["joint"] = "joint"
+    order: Annotated[Literal["joint"], Field(description="both parts are trained together")] = "joint"
 
 
 @STRATEGIES.register
@@ -165,4 +166,4 @@ class FedRep(Partial):
     """`fed_partial` with a private head, which is trained first, and then the body."""
 
     kind: Literal["fed_rep"] = "fed_rep"
-    order: Literal["alternate"] = "alternate"
+    order: Annotated[Literal["alternate"], Field(description="the private part is trained first, then the shared one")] = "alternate"

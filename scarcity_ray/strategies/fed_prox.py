@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from scarcity_ray.core.exchange import ClientResult, State
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, too_steep
 from scarcity_ray.strategies.fed_avg import OneModel
@@ -29,8 +30,8 @@ class FedProx(SampledStrategy, OneModel):
     receives: ClassVar[str] = "the model, each round"
     mu: Annotated[float, Field(ge=0, description="weight of the proximal term; the paper tries 0.001, 0.01, 0.1 and 1")] = 0.01
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        return super().refused(problem) + too_steep("mu", self.mu, problem.local)
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        return super().refused(problem, federation) + too_steep("mu", self.mu, problem.local)
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         x = broadcast["x"][None]

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, too_steep
 from scarcity_ray.strategies.fed_avg import OneModel
@@ -40,8 +41,8 @@ class PFedMe(OwnModel, SampledStrategy, OneModel):
     personal_lr: Annotated[float, Field(gt=0, description="step size of the own model")] = 0.01
     beta: Annotated[float, Field(gt=0, description="how far the global model moves to the clients' mean; 1: all the way")] = 1.0
 
-    def refused(self, problem: Problem) -> list[SpecError]:
-        local, found = problem.local, super().refused(problem)
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        local, found = problem.local, super().refused(problem, federation)
         if local.momentum:
             found.append(SpecError(("local", "momentum"), local.momentum, "the steps of pfed_me have no momentum: set it to 0"))
         return found + too_steep("lam", self.lam, local.model_copy(update={"lr": self.personal_lr}))

@@ -40,13 +40,12 @@ class QFfl(SampledStrategy, OneModel):
         x, w, lr = broadcast["x"][None], self.weights(task), task.problem.local.lr
         loss = np.maximum(task.loss(x), 0.0) + _SMALLEST
         y = task.local_sgd(x)
-        gradient = (x.double() - y.double()) / lr
-        f = torch.from_numpy(loss)[:, None]
-        scaled = f**self.q * gradient
-        curvature = self.q * f ** (self.q - 1) * gradient.square().sum(1, keepdim=True) + f**self.q / lr
-        some = task.samples > 0  # a client without rows has no loss: it adds 0 to both sums
-        sums = {"gradient": torch.where(some, scaled, 0), "curvature": torch.where(some, curvature, 0)}
-        return ClientResult({name: (value.to(x.dtype), w) for name, value in sums.items()})
+        f, gradient = torch.from_numpy(loss)[:, None], (x - y).div_(lr)
+        square = torch.linalg.vector_norm(gradient, dim=1, keepdim=True, dtype=torch.float64).square()
+        curvature = self.q * f ** (self.q - 1) * square + f**self.q / lr
+        # A client without rows has no loss: it adds 0 to both sums.
+        share, curvature = (torch.where(task.samples > 0, value, 0).to(x.dtype) for value in (f**self.q, curvature))
+        return ClientResult({"gradient": (gradient.mul_(share), w), "curvature": (curvature, w)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         x, curvature = state.broadcast["x"], aggregate.mean["curvature"].double()

@@ -22,6 +22,7 @@ from scarcity_ray.core.history import History
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import linear_head, represented
+from scarcity_ray.ensemble.moments import Moments, Packing
 from scarcity_ray.ensemble.representation import RandomFourier, Representation, Trunk, bandwidth, features, survey
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.problem import Problem, make_problem
@@ -158,6 +159,22 @@ class Represented(Strategy):
             best = pilot.best(problem, bandwidth(surveys, surveyed), rows, samples)
             return ServerUpdate(extended(state, {"bandwidth": _scalar(best)}, 4))
         return self.learned(problem, state, ids, samples, rows)
+
+
+class SendsMoments(Represented):
+    """Each client's message is the moments of its rows, packed (see ensemble.moments)."""
+
+    column: ClassVar[str] = "moments"
+
+    def packing(self, problem: Problem) -> Packing:
+        """How a client's moments travel."""
+        return Packing(self.width(problem) + 1, problem.outputs, problem.task)
+
+    def numbers(self, problem: Problem) -> int:
+        return self.packing(problem).size
+
+    def message(self, problem: Problem, f: Tensor, y: Tensor) -> Tensor:
+        return self.packing(problem).pack(Moments.of(f, y, problem.task, problem.outputs))
 
 
 def extended(state: ServerState, broadcast: State, new_bytes: int) -> ServerState:

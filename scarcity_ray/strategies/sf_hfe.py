@@ -21,10 +21,10 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.ensemble.heads import as_rows, head_state
 from scarcity_ray.ensemble.learning import Learned, learn
-from scarcity_ray.ensemble.moments import Moments, Packing, targets, with_constant
+from scarcity_ray.ensemble.moments import targets, with_constant
 from scarcity_ray.ensemble.personal import personal_head
 from scarcity_ray.ensemble.random_coefficients import Form, unpack
-from scarcity_ray.strategies.represented import Represented, messages
+from scarcity_ray.strategies.represented import SendsMoments, messages
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -32,7 +32,7 @@ _FORGOTTEN = 1e-3  # what a message counts at least for it to be read again
 
 
 @STRATEGIES.register
-class SfHfe(Represented):
+class SfHfe(SendsMoments):
     """Least squares on a fixed representation, from one message of moments a client (see ensemble.moments).
 
     What comes before: a representation that needs a bandwidth takes a round (a survey up, a seed and the bandwidth down),
@@ -54,7 +54,6 @@ class SfHfe(Represented):
     kind: Literal["sf_hfe"] = "sf_hfe"
     sends: ClassVar[str] = 'sums over its rows ("moments"), once; no weights'
     receives: ClassVar[str] = "its expert's head, once"
-    column: ClassVar[str] = "moments"
     experts: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=255)], Field(description="how many; auto: as many as clients' groups show")
     ] = "auto"
@@ -108,12 +107,6 @@ class SfHfe(Represented):
         return {**self.module(problem, state).state_dict(), **head_state(head), **ensemble}
 
     # -- what travels, and what is made of it ------------------------------------------------------------------------
-
-    def numbers(self, problem: Problem) -> int:
-        return self.packing(problem).size
-
-    def message(self, problem: Problem, f: Tensor, y: Tensor) -> Tensor:
-        return self.packing(problem).pack(Moments.of(f, y, problem.task, problem.outputs))
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """From surveys the representation; from moments the ensemble, and what each Expert is to fit."""
@@ -189,10 +182,6 @@ class SfHfe(Represented):
         return {"personal": client["row"]} if client else {"global": as_rows(broadcast["heads"].double() / broadcast["scale"][0])}
 
     # -- what the halves share ---------------------------------------------------------------------------------------
-
-    def packing(self, problem: Problem) -> Packing:
-        """How a client's moments travel."""
-        return Packing(self.width(problem) + 1, problem.outputs, problem.task)
 
     def _remembered(self, history: History, ids: NDArray[np.int64], rows: NDArray[np.float32], round: int) -> NDArray[np.float32]:
         """Each client's messages so far as one: their mean, one of s rounds ago counting forgetting ** s.

@@ -13,6 +13,7 @@ from scarcity_ray.training.batches import Batch
 from scarcity_ray.training.learner import Learner
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.objective import GradInputs
+from scarcity_ray.training.parameters import runs
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Optimizer:
         self.local, self.learner, self.y, self.free = local, learner, y, free
         self.decay = local.weight_decay + affine.prox_weight
         self.constant = None if affine.constant is None else affine.constant.expand(len(y), -1)
-        self.frozen = [] if free is None else [(run, y[:, run].clone()) for run in _runs(~free)]
+        self.frozen = [] if free is None else [(run, y[:, run].clone()) for run in runs(~free)]
 
     def step(self, batch: Batch, grad_inputs: GradInputs, outputs: Tensor) -> None:
         """One local step of the clients of the batch."""
@@ -160,9 +161,3 @@ def optimizer_for(local: Local, learner: Learner, y: Tensor, affine: Affine, nor
     if norms or local.clip_norm is not None or local.optimizer == "adam":
         return Buffered(local, learner, y, affine, free)
     return (Momentum if local.momentum else PlainSGD)(local, learner, y, affine, free)
-
-
-def _runs(chosen: Tensor) -> list[slice]:
-    """The ranges of places at which a boolean row is true, as few as there can be."""
-    edges = np.flatnonzero(np.diff(chosen.numpy(), prepend=False, append=False)).tolist()
-    return [slice(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True)]

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scarcity_ray.core.federation import Encoding
 from scarcity_ray.core.metrics import Metric, suited
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.metrics import METRICS
@@ -34,6 +35,7 @@ class Problem:
     groups: int64 `[clients]`, the group of each client, from 0.
     base: the scenario's problem, if a strategy with its own model made this one from it; else None.
     metrics: what clients are evaluated by: other processes get the list with it.
+    encoding: how a table became inputs and targets, without clients' names; None for rows that came as arrays.
     """
 
     module: nn.Module
@@ -48,6 +50,7 @@ class Problem:
     groups: NDArray[np.int64]
     base: Problem | None = None
     metrics: tuple[Metric, ...] = ()
+    encoding: Encoding | None = None
 
     @property
     def layout(self) -> Layout:
@@ -58,6 +61,16 @@ class Problem:
     def population(self) -> int:
         """Number of clients."""
         return len(self.samples)
+
+    @property
+    def label_mean(self) -> float:
+        """A regression target of 0, in the user's unit."""
+        return 0.0 if self.encoding is None else self.encoding.label_mean
+
+    @property
+    def label_scale(self) -> float:
+        """One unit of a regression target, in the user's unit."""
+        return 1.0 if self.encoding is None else self.encoding.label_scale
 
     @property
     def bytes(self) -> int:

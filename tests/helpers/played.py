@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -33,15 +34,16 @@ def federation(train: Shards, test: Shards | None = None, group: NDArray[np.int6
     )  # fmt: skip
 
 
-def server(strategy: Strategy, held: Federation, module: nn.Module, local: Local, seed: int = 1) -> Server:
+def server(
+    strategy: Strategy, held: Federation, module: nn.Module, local: Local, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> Server:
     """A server before round 1."""
     client = Client(np.arange(held.clients))
     client.load_federation(held)
     made = Server(clients=LocalFleet([client]))
     made.load_federation()
-    problem = make_problem(
-        module, local=local, task=held.task, outputs=held.outputs, shape=held.shape, samples=held.train.counts, seed=seed, groups=held.group
-    )
+    known: dict[str, Any] = {"samples": held.train.counts, "groups": held.group, "seed": seed, "dtype": dtype}
+    problem = make_problem(module, local=local, task=held.task, outputs=held.outputs, shape=held.shape, **known)
     made.set_strategy(strategy, problem)
     return made
 

@@ -9,6 +9,7 @@ import pytest
 from helpers.scenarios import scenario
 
 from scarcity_ray import simulate
+from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.runtime.ray_fleet import RayLauncher
 
 EVERY_STRATEGY = [
@@ -22,14 +23,21 @@ EVERY_STRATEGY = [
     {"kind": "ifca", "experts": 2, "fraction": 0.5},
     {"kind": "reptile"},
     {"kind": "per_fed_avg", "alpha": 0.1, "fraction": 0.5},
+    {"kind": "fed_glm", "strength": 0.01, "rounds": 3},
     {"kind": "insight_exchange"},
     {"kind": "gradient_exchange", "dimensions": 20},
     {"kind": "prototypes"},
     {"kind": "prototypes", "name": "shared_means", "personal": False, "representation": {"kind": "trunk"}},
+    {"kind": "afl", "column_norms": True, "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "name": "shared_head", "personal": False, "representation": {"kind": "identity"}},
-    {"kind": "import", "path": "helpers.user_strategies:FedProx", "mu": 0.5, "fraction": 0.5},
+    {"kind": "scaffold", "fraction": 0.5},
+    {"kind": "fed_dyn", "fraction": 0.5},
+    {"kind": "ditto", "fraction": 0.5},
+    {"kind": "fed_rep", "fraction": 0.5},
+    {"kind": "import", "name": "own", "path": "helpers.user_strategies:FedProx", "mu": 0.5, "fraction": 0.5},
 ]
+EVERY_STRATEGY += [{"kind": kind} for kind in STRATEGIES.classes if kind not in {one["kind"] for one in EVERY_STRATEGY}]
 FEW = [one for one in EVERY_STRATEGY if one["kind"] in ("fed_avg", "ifca", "gradient_exchange", "prototypes")]
 """Of each way to use the seed one at least: participation, order of rows, first weights, bases, features."""
 

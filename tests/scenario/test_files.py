@@ -100,6 +100,7 @@ def test_what_is_found_later_has_its_line_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "representation", "least"),
     [
+        ("afl", {"kind": "identity"}, 1),
         ("sf_hfe", {"kind": "random_fourier", "features": 8}, 2),
         ("prototypes", None, 2),
         ("prototypes", {"kind": "random_fourier", "features": 8, "bandwidth": "evidence"}, 3),

@@ -9,6 +9,7 @@ from scarcity_ray.results.summary import Tally
 from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
 from scarcity_ray.runtime.observers.baselines import Baselines
 from scarcity_ray.runtime.observers.checkpoints import Checkpointer
+from scarcity_ray.runtime.observers.coefficients import Coefficients
 from scarcity_ray.runtime.observers.log import RunLog
 from scarcity_ray.runtime.observers.models import ModelSaver
 from scarcity_ray.runtime.observers.plots import Plots
@@ -54,6 +55,7 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
         UnseenClients(tally),
         ProgressDisplay(progress, tally),
         checkpointer,
+        Coefficients(recorder.directory, scenario.seed),
         Plots(recorder.directory, progress.message),
     ]
     return observers, checkpointer
