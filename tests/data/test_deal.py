@@ -129,6 +129,14 @@ def test_leaf_synthetic_iid_has_one_model():
     assert make(source={"kind": "leaf_synthetic"}, clients=7).clients == 7
 
 
+def test_leaf_synthetic_of_pfedme_has_five_times_the_rows():
+    source = {"kind": "leaf_synthetic", "alpha": 0.5, "beta": 0.5}
+    one, five = (make(seed=0, source={**source, **more}, clients=100, test_fraction=0) for more in ({}, {"times": 5}))
+    assert len(five.train.x) == 205_795
+    assert np.array_equal(five.train.counts, 5 * one.train.counts)
+    assert np.array_equal(rows_of(five, 0)[: one.train.counts[0]], rows_of(one, 0))  # the same device
+
+
 @pytest.mark.parametrize("image", [False, True])
 def test_rotate_turns_a_group_by_quarter_turns(image):
     data = {**DIGITS, "source": {"kind": "digits", "image": image}}
