@@ -41,7 +41,8 @@ def unlearn(results: Results, client: str | int) -> list[str]:
 
     The client's rows leave `insights`, `clients` and `predictions`. Metrics measured before, `rounds`, plots, log and checkpoints stay
     as they were, and summary.json says who was unlearned. Models that the client helped to train cannot forget it and are removed: those
-    that serve several clients, clients' own that were trained beside a shared one (as ditto's), and the coefficients of fed_glm. Files of other strategies with a model for each client stay as they were, with the client's own.
+    that serve several clients, clients' own that were trained beside a shared one (as ditto's), and the coefficients of fed_glm. Files
+    of other strategies with a model for each client stay as they were, with the client's own.
 
     Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it (with the nearest name), or its
     files are not what a run leaves: nothing is changed then. OSError where they cannot be written.
