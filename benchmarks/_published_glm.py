@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from _published_runs import Bench, Figure, Found, federation, served
-from scarcity_ray.strategies.fed_glm import FedGlm
 from torch import nn
 
+from scarcity_ray.strategies.fed_glm import FedGlm
 from scarcity_ray.training.local import Local
 
 COUNTS = (18, 17, 15, 20, 10, 20, 25, 13, 12)
