@@ -47,7 +47,8 @@ class ResultHash:
     def tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes tensors of the model, `{name: tensor}`, each once."""
         for name, tensor in tensors.items():
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            flat = tensor.detach().cpu().reshape(-1)
+            content = flat.new_empty(len(flat)).copy_(flat).view(torch.uint8).numpy()  # one number may have any stride; here it has 1
             self._stream(f"model.{name}:{tensor.dtype}{list(tensor.shape)}").update(content)
 
     def hexdigest(self) -> str:
