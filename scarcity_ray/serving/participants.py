@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 
+from scarcity_ray.results.reading import believing, inside
 from scarcity_ray.results.results import ENSEMBLE, Results, RunError
 from scarcity_ray.serving.clients import Clients
 
@@ -23,12 +24,13 @@ class Participants:
         for rows in (results.table("insights", ["seed", "client_id"]), self._tested):
             for seed in rows["seed"].unique().to_pylist():
                 self._add(seed, rows.filter(pc.equal(rows["seed"], seed))["client_id"].unique().to_pylist())
-        seeds = {}
+        read = []
         for name in results.models:
             (tensors, metadata), encoding = results.saved(name), results.encoding(name)
-            seeds[name] = int(metadata["seed"]), encoding
-            self._add(int(metadata["seed"]), *(tensors[key].tolist() for key in ("client_id", f"{ENSEMBLE}client_id") if key in tensors))
-        self._named = [(seed, Clients(results, encoding, sorted(self.ids[seed]))) for seed, encoding in seeds.values()]
+            with believing(inside(results.directory, f"models/{name}.safetensors")):
+                read.append((int(metadata["seed"]), encoding))
+                self._add(read[-1][0], *(tensors[key].tolist() for key in ("client_id", f"{ENSEMBLE}client_id") if key in tensors))
+        self._named = [(seed, Clients(results, encoding, sorted(self.ids[seed]))) for seed, encoding in read]
 
     def _add(self, seed: int, *ids: list[int]) -> None:
         self.ids.setdefault(seed, set()).update(*ids)

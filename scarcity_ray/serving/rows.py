@@ -32,8 +32,9 @@ def relearned_columns(rows: pa.Table, replayed: Mapping[tuple[str, int], Replaye
             own = (titles == title) & (seeds == seed)
             values[own] = np.nan
             for round, columns in found.columns.items():
-                then = own & (rounds == round)
-                values[then] = columns[name][ids[then]]
+                if name in columns:
+                    then = own & (rounds == round)
+                    values[then] = columns[name][ids[then]]
         field = rows.schema.field(place)
         rows = rows.set_column(place, field, pa.array(values, from_pandas=True).cast(field.type))
     return rows

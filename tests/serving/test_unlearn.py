@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.directories import content
-from helpers.hospitals import hospital_rows
+from helpers.hospitals import SITES, hospital_rows
 from helpers.scenarios import scenario
 from typer.testing import CliRunner
 
@@ -193,6 +193,26 @@ def test_a_run_whose_models_all_clients_trained_is_refused(tmp_path: Path) -> No
     assert content(results.directory) == before
 
 
+def test_a_full_disk_leaves_what_another_call_finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategies = [{"kind": "sf_hfe", "representation": IDENTITY, "experts": 1}, {"kind": "local_only"}, {"kind": "fed_avg"}]
+    runs = [simulate(scenario(strategies=strategies), out=tmp_path / name / "run") for name in ("whole", "cut")]
+
+    def fails(*_: Any) -> None:
+        raise OSError("no space left")
+
+    for place in ("replace_table", "write_whole", "save_sealed"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+            patch.setattr(f"scarcity_ray.serving.unlearn.{place}", fails)
+            unlearn(runs[1], 3)
+    for run in runs:
+        unlearn(run, 3)
+    for name in ("sf_hfe", "local_only"):
+        assert distance(*runs, name) == 0.0
+    assert runs[0].insights.num_rows == runs[1].insights.num_rows
+    assert [run.summary["unlearned"] for run in runs] == [[3], [3]]
+    assert runs[0].models == runs[1].models == ["local_only", "sf_hfe"]
+
+
 def test_the_last_two_clients_stay(tmp_path: Path) -> None:
     data = {"source": {"kind": "digits"}, "clients": 4, "partition": {"kind": "iid"}}
     strategies = [{"kind": "sf_hfe", "representation": IDENTITY, "experts": 1}, {"kind": "local_only"}]
@@ -208,6 +228,10 @@ def test_the_last_two_clients_stay(tmp_path: Path) -> None:
     assert content(results.directory) == before
 
 
+def named(results: Results, model: str) -> tuple[str, ...]:
+    return results.encoding(model).clients or ()
+
+
 def test_every_seed_loses_the_client_of_that_name(tmp_path: Path) -> None:
     pq.write_table(hospital_rows(), tmp_path / "stays.parquet")
     data = {
@@ -216,12 +240,11 @@ def test_every_seed_loses_the_client_of_that_name(tmp_path: Path) -> None:
     }
     strategies = [{"kind": "sf_hfe", "representation": IDENTITY, "experts": 1}, {"kind": "afl", "representation": IDENTITY}]
     results = simulate(scenario(data=data, strategies=strategies, repeats=3), out=tmp_path / "run")
-    names = ["sf_hfe", *(name for name in results.models if name.startswith("sf_hfe."))]
-    taking_part = [name for name in names if "hill" in (results.encoding(name).clients or ())]
-    assert len({(results.encoding(name).clients or ()).index("hill") for name in taking_part}) > 1
-    unlearn(results, "hill")
-    assert "hill" not in results.clients["client"].to_pylist()
-    assert all("hill" not in (results.encoding(name).clients or ()) for name in results.models)
+    places = {site: {named(results, name).index(site) for name in results.models if site in named(results, name)} for site in SITES}
+    gone = next(site for site, ids in places.items() if len(ids) > 1)
+    unlearn(results, gone)
+    assert gone not in results.clients["client"].to_pylist()
+    assert not any(gone in named(results, name) for name in results.models)
     entry = results.summary["strategies"]["afl"]
     assert entry["rows"] == pytest.approx(np.mean([one["rows"] for one in entry["seeds"].values()]))
     assert entry["std"]["rows"] == pytest.approx(np.std([one["rows"] for one in entry["seeds"].values()], ddof=1))
@@ -245,7 +268,7 @@ def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path)
     again = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
     assert again.exit_code == 2
     assert "did not take part" in again.output
-    assert all("hill" not in (results.encoding(name).clients or ()) for name in results.models)
+    assert all("hill" not in named(results, name) for name in results.models)
     assert results.encoding().inputs == read.inputs  # as it says
     rows = hospital_rows(20, seed=5)
     with pytest.raises(UnknownClient, match="client hill did not take part"):
