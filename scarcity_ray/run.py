@@ -268,27 +268,36 @@ def unlearn(
             "--client", metavar="NAME", help="The client to remove (its id, where the run's data name no clients).", show_default=False
         ),
     ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse, and change nothing, where anything of the client would stay in a model.")
+    ] = False,
     imports: Imports = False,
 ) -> None:
-    """Remove a client's moments from a run's ensembles, and its rows from the tables of clients, insights and predictions.
+    """Take a client out of a run, and print what was learned again, what was removed, and what stays.
 
-    The ensembles learn again from the other clients' moments. What was made from the client's rows before that stays: means, standard
-    deviations and words by which tables are read, a bandwidth from surveys or pilots, the weights of a trained trunk. Other models that
-    serve several clients are removed. Files of other strategies with a model for each client stay, the client's own model among them,
-    as do metrics measured before, plots, log and checkpoints.
+    The models of sf_hfe, afl and prototypes are learned again from the other clients' messages. The client's own model of local_only
+    leaves the file. All other models that clients trained together are removed, as are insight_exchange (the clients' steps followed from
+    what all of them gained), checkpoints, experts.png and coefficients.csv. The client's rows leave the tables of clients, insights and
+    predictions.
 
-    Exit code 0: done. 1: the directory cannot be changed. 2: the run or the client is wrong; nothing was changed.
+    Stays: means, standard deviations, words and classes by which tables are read, and a bandwidth from surveys or pilots (--strict
+    refuses these); metrics measured before, curves.png and logs. Refused: an ensemble whose trunk was trained by rounds or whose moments
+    were not kept, a run of which no model would be left, and one of which a single client would be left.
+
+    Exit code 0: done. 1: the directory cannot be changed. 2: refused, and nothing was changed.
     """
     from scarcity_ray.results.results import Results, RunError
     from scarcity_ray.serving import unlearn as forget
 
     try:
-        names = forget(Results.load(run_dir, imports=imports), client)
+        done = forget(Results.load(run_dir, imports=imports), client, strict=strict)
     except RunError as error:
         _leave(REFUSED, str(error))
     except OSError as error:
         _leave(FAILED, f"{run_dir} cannot be changed: {error}")
-    typer.echo(f"removed client {client} from {', '.join(names)} and from the tables in {run_dir}; what stays: scarcity-ray unlearn --help")
+    typer.echo(f"removed client {client} from {run_dir} and its tables")
+    for line in done.lines():
+        typer.echo(line)
 
 
 @app.command()

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from scarcity_ray.core.federation import Encoding
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.moments import Moments, Packing
 from scarcity_ray.results.reading import BrokenFile, RunError, believing, inside, read_json, read_whole
-from scarcity_ray.results.rebuild import imports, rebuild
+from scarcity_ray.results.rebuild import imports, of_metadata, rebuild
 from scarcity_ray.results.recorder import MODEL_BYTES
 from scarcity_ray.results.sealed import load_sealed
 from scarcity_ray.results.stored_table import TABLES, read_table
 from scarcity_ray.scenario import plain_yaml
+from scarcity_ray.training.problem import Problem
 
 __all__ = ["ENSEMBLE", "TABLES", "Results", "RunError"]
 
@@ -144,6 +146,13 @@ class Results:
                 tensors = {name: value if value.shape == shapes.get(name) else value[known[client]] for name, value in tensors.items()}
             module.load_state_dict(tensors)
         return module.eval()
+
+    def strategy(self, model: str, clients: int) -> tuple[Strategy, Problem]:
+        """The strategy that a saved model is of, and its problem for so many clients, as if each had one training row."""
+        path, metadata = self._model_path(model), self.metadata(model)
+        self._refuse_imports(path, metadata)
+        with believing(path):
+            return of_metadata(metadata, np.broadcast_to(np.int64(1), clients))
 
     def client_ids(self, model: str) -> list[int]:
         """The ids of the clients that a saved model was evaluated for, rising: those in the table `clients` for its strategy and seed."""

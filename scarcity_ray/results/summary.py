@@ -187,7 +187,7 @@ class Tally:
         entries = {seed: self._entry(name, seed, run) for seed, run in runs.items()}
         first = {"kind": self._kinds[name], **next(iter(entries.values()))}
         learning = {"not_learned": self._not_learned(name), "still_falling": any(_still_falling(run) for run in runs.values())}
-        return {**(first if len(entries) == 1 else {**first, **_repeats(entries)}), **learning, **self._gain(name)}
+        return {**(first if len(entries) == 1 else {**first, **over_seeds(entries)}), **learning, **self._gain(name)}
 
     def _not_learned(self, name: str) -> bool:
         own, guess = self._gains(name), self._gains(GUESS)
@@ -267,7 +267,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else value
 
 
-def _repeats(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def over_seeds(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """The mean and spread of every number over seeds; the gravest status; a hash of the seeds' hashes."""
     flat = [_flat(entry) for entry in entries.values()]
     spreads = {}

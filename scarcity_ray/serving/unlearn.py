@@ -1,150 +1,213 @@
-"""Taking a client out of a finished run: the ensemble as if its moments had never come, and no rows of it in the tables of clients."""
+"""Taking a client out of a finished run: what the others' messages give is learned again, what cannot be is removed, the rest is named."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
-from scarcity_ray.actors.expert import Expert
-from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState
-from scarcity_ray.core.history import History
-from scarcity_ray.core.insights import schema
-from scarcity_ray.ensemble.ensemble import Ensemble
-from scarcity_ray.ensemble.heads import head_state
+from scarcity_ray.core.federation import Encoding
+from scarcity_ray.results.checkpoints import FOLDER
 from scarcity_ray.results.files import to_json, write_whole
 from scarcity_ray.results.reading import believing, inside, refuse_links
-from scarcity_ray.results.rebuild import of_metadata
-from scarcity_ray.results.results import ENSEMBLE, Results, RunError
+from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.results.stored_table import PREDICTIONS
-from scarcity_ray.serving.clients import Clients
-from scarcity_ray.strategies.represented import messages
-from scarcity_ray.strategies.sf_hfe import SfHfe
+from scarcity_ray.results.summary import over_seeds
+from scarcity_ray.serving.participants import Participants
+from scarcity_ray.serving.replay import CannotReplay, Replayed, replay
+from scarcity_ray.serving.rows import relearned_columns, replace_table, without
+from scarcity_ray.strategies.insight_exchange import InsightExchange
+
+MEASURED = (
+    "what was measured while the client took part: rounds.parquet, the metrics in summary.json and in the other clients' rows of the "
+    "tables, curves.png, logs"
+)
+"""What stays in every case: a record of the past, with which nothing predicts."""
+
+_REPLAYED = ("sf_hfe", "afl", "prototypes")
+_LEARNED = ("experts", "evidence", "strength", "scale", "clients", "rows", "left_out", "temperature", "differ", "loyalty", "coefficients")
+"""What summary.json says of what was learned, beyond metrics."""
 
 
-def unlearn(results: Results, client: str | int) -> list[str]:
-    """Takes a client out of every ensemble of a run, in place, and returns their names.
+@dataclass(frozen=True)
+class Unlearned:
+    """What was done to a run to take a client out of it.
 
-    client: by its name in the user's data, or by its id where the data name no clients.
-
-    Each ensemble learns again from the other clients' moments of the last round that has any: grouping, strengths, heads, router,
-    personal heads, contributions. The result is that of a run without the client, except for what was made from its rows before the
-    moments, which stays: means, standard deviations and words of the encoding; a bandwidth of Fourier features that came from surveys
-    or pilots (one number, which a client changes by about its share of the rows); the weights of a trunk that was trained first.
-
-    The client's rows leave `insights`, `clients` and `predictions`. Metrics measured before, `rounds`, plots, log and checkpoints stay
-    as they were, and summary.json says who was unlearned. Models that the client helped to train cannot forget it and are removed: those
-    that serve several clients, clients' own that were trained beside a shared one (as ditto's), and the coefficients of fed_glm. Files
-    of other strategies with a model for each client stay as they were, with the client's own.
-
-    Raises RunError where the run has no ensemble, its moments were not kept, the client is not in it (with the nearest name), or its
-    files are not what a run leaves: nothing is changed then. OSError where they cannot be written.
+    relearned: models that are now what the other clients' messages give. cut: models of each client's own, of which the client's left.
+    removed: files that are gone, and why. stays: what of the client is still in the models, a sentence each; beside it MEASURED stays.
     """
-    refuse_links(results.directory)
-    names = [name for name in results.models if results.is_ensemble(name)]
-    if not names:
-        raise RunError(f"{results.directory} has no ensemble to take a client out of; it has {', '.join(results.models) or 'no models'}")
-    who = Clients(results, results.encoding(names[0]), results.ensemble(names[0]).client_id.tolist())
-    known = who.find(client)
-    if known is None:
-        raise RunError(who.unknown(client))
+
+    relearned: list[str]
+    cut: list[str]
+    removed: dict[str, str]
+    stays: list[str]
+
+    def lines(self) -> list[str]:
+        """The same for a reader, a line each."""
+        done = [f"learned again without it: {name}" for name in self.relearned]
+        done += [f"its own model left, the others' do not depend on it: {name}" for name in self.cut]
+        done += [f"removed: {name}: {why}" for name, why in self.removed.items()]
+        return [*done, *(f"stays: {what}" for what in (*self.stays, MEASURED))]
+
+
+@dataclass
+class _Change:
+    """All that is to be written."""
+
+    models: dict[str, tuple[Mapping[str, Tensor], dict[str, Any]]] = field(default_factory=dict)
+    replayed: dict[tuple[str, int], Replayed] = field(default_factory=dict)
+    relearned: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    removed: dict[str, str] = field(default_factory=dict)
+    stays: list[str] = field(default_factory=list)
+
+
+def unlearn(results: Results, client: str | int, *, strict: bool = False) -> Unlearned:
+    """Takes a client out of a run, in place, and returns what was done and what stays.
+
+    client: by its name in the user's data, or by its id where the data name no clients. strict: refuse where anything of it would stay
+    in a model (see Unlearned.stays).
+
+    Learned again, as if the client had never sent a message: the models of sf_hfe (grouping, strengths, heads, router, own heads; with
+    `forgetting` from the messages of all rounds), afl and prototypes, with what summary.json and the table of clients say of them.
+    Where clients have models of their own that depend on nobody else (local_only), the client's leaves the file. Removed: all other
+    models that clients trained together or for each other, checkpoints (resume and verify start from the beginning), experts.png and
+    coefficients.csv. insight_exchange is among them: how many steps each client trained followed from what all clients gained.
+    The client's rows leave `insights`, `clients` and `predictions`, its name the files of models.
+
+    Stays, and is returned: means, standard deviations, words and classes by which tables are read; a bandwidth from surveys or pilots
+    (the others' messages were made with it); MEASURED. summary.json says who was unlearned. `verify` then finds a difference.
+
+    Raises RunError, and nothing is changed, where the client is not in the run (with the nearest name), where fewer than two clients or
+    no model would be left, where an ensemble cannot be learned again (its trunk was trained by rounds; its moments were not kept), for
+    `strict`, and for files that are not what a run leaves. OSError where files cannot be written; call it again then.
+    """
+    directory = results.directory
+    refuse_links(directory)
+    everyone = Participants(results)
+    known = everyone.find(client)
+    _refuse_too_few(results, everyone, known, client)
     # All is read and learned before the first file is written.
-    relearned, kept, summary = {}, {}, results.summary
-    with believing(results.directory / "summary.json"):
-        summary["unlearned"] = [*summary.get("unlearned", []), known]
-    optional = [PREDICTIONS] if (results.directory / f"{PREDICTIONS}.parquet").exists() else []
-    for table in ("insights", "clients", *optional):
-        with believing(inside(results.directory, f"{table}.parquet")):
-            rows = results.table(table)
-            kept[table] = rows.filter(pa.array(rows["client_id"].to_numpy() != known))
-    others = [name for name in results.models if name not in names and _serves_several(results, name)]
-    for entry in summary["strategies"].values():
-        for one in entry.get("seeds", {"": entry}).values():
-            one.pop("coefficients", None)  # of fed_glm: a model of all rows
-    for name in names:
-        with believing(inside(results.directory, f"models/{name}.safetensors")):
-            relearned[name] = _without(results, name, known)
-    for name, (tensors, metadata) in relearned.items():
-        save_sealed(inside(results.directory, f"models/{name}.safetensors"), tensors, metadata)
-    for name in others:
-        inside(results.directory, f"models/{name}.safetensors").unlink()
-    inside(results.directory, "coefficients.csv").unlink(missing_ok=True)
-    for table, rows in kept.items():
-        _replace(inside(results.directory, f"{table}.parquet"), rows)
-    write_whole(inside(results.directory, "summary.json"), to_json(summary).encode())
-    return names
+    change = _Change()
+    for name in results.models:
+        with believing(inside(directory, f"models/{name}.safetensors")):
+            if (seed := int(results.metadata(name)["seed"])) in known:
+                _plan(results, name, known[seed], change)
+    if not change.relearned and not change.cut:
+        why = "; ".join(f"{name}: {cause}" for name, cause in change.removed.items()) or "it has saved no models"
+        raise RunError(f"{directory} has no model that could be without client {client}: run the scenario again without it ({why})")
+    summary = results.summary
+    with believing(directory / "summary.json"):
+        _correct(summary, change.replayed, known)
+    tables = {}
+    for table in ("insights", "clients", *([PREDICTIONS] if (directory / f"{PREDICTIONS}.parquet").exists() else [])):
+        with believing(inside(directory, f"{table}.parquet")):
+            rows = without(results.table(table), known)
+            tables[table] = relearned_columns(rows, change.replayed) if table == "clients" else rows
+    change.removed |= {
+        name: why
+        for name, why in (
+            (FOLDER, "they hold the client's state, and what all clients had learned"),
+            ("experts.png", "it shows the client among the others"),
+            ("coefficients.csv", "they are those of all clients' rows"),
+        )
+        if inside(directory, name).exists()
+    }
+    if strict and change.stays:
+        raise RunError(f"nothing was changed, as of client {client} there would stay: {'; '.join(change.stays)}")
+
+    for name in change.removed:
+        path = inside(directory, name)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for table, rows in tables.items():
+        replace_table(inside(directory, f"{table}.parquet"), rows)
+    write_whole(inside(directory, "summary.json"), to_json(summary).encode())
+    for name, (tensors, metadata) in change.models.items():  # last: they say who is in the run
+        save_sealed(inside(directory, f"models/{name}.safetensors"), tensors, metadata)
+    return Unlearned(change.relearned, change.cut, change.removed, change.stays)
 
 
-def _serves_several(results: Results, name: str) -> bool:
-    """Whether a saved model is of several clients: there is one for all, or each client's own was held near what all of them sent."""
-    if "client_id" not in results.tensors(name):
-        return True
-    strategy, problem = of_metadata(results.metadata(name), np.ones(2, dtype=np.int64))
-    return strategy.server_half == "server" and bool(strategy.uploads(problem, strategy.init_server(problem)))
+def _refuse_too_few(results: Results, everyone: Participants, known: Mapping[int, int], client: str | int) -> None:
+    for seed, who in known.items():
+        others = [one for one in everyone.ids[seed] if one != who]
+        if len(others) < 2:
+            number = "a single client" if others else "no client"
+            raise RunError(f"{results.directory}: without client {client}, {number} would be left, and a federation needs at least 2")
 
 
-def _without(results: Results, name: str, client: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an ensemble learned without a client, and its metadata."""
-    metadata, tensors, ensemble = results.metadata(name), results.tensors(name), results.ensemble(name)
-    history, round = _history(results, metadata, client)
-    names = (metadata.get("encoding") or {}).get("clients")
-    if names:
+def _plan(results: Results, name: str, client: int, change: _Change) -> None:
+    """Decides what becomes of a saved model."""
+    tensors, metadata = results.saved(name)
+    file, kind, ensemble = f"models/{name}.safetensors", metadata["strategy"]["kind"], results.is_ensemble(name)
+    if ensemble or kind in _REPLAYED:
+        try:
+            found = replay(results, name, client)
+        except CannotReplay as reason:
+            if ensemble:
+                path = results.directory / file
+                raise RunError(
+                    f"{path} cannot be without the client: {reason}; run the scenario again without it, or remove this file first"
+                ) from None
+            change.removed[file] = str(reason)
+            return
+        change.replayed[str(metadata["title"]), int(metadata["seed"])] = found
+        change.relearned.append(name)
+        change.stays += found.stays
+        tensors = found.tensors
+    elif "client_id" in tensors and _apart(results, name):
+        change.cut.append(name)
+        mine = tensors["client_id"] != client
+        tensors = {key: value[mine] for key, value in tensors.items()}
+    else:
+        change.removed[file] = "the client's training or its messages made it what it is"
+        return
+    encoding = results.encoding(name)
+    if (read := _read_by(encoding)) and read not in change.stays:
+        change.stays.append(read)
+    if names := metadata["encoding"].get("clients"):
         names[client] = ""
-    strategy, problem = of_metadata(metadata, np.broadcast_to(np.int64(1), int(ensemble.client_id.max()) + 1))
-    if not isinstance(strategy, SfHfe):
-        raise TypeError(f"an ensemble is sf_hfe's, and this is {strategy.kind}'s")
-    update = strategy.server_update(RoundContext(problem, round), ServerState(), Aggregate(history=history))
-    heads = {k: Expert(k).fit(*order) for k, order in update.experts.items()}
-    made = {key: value.contiguous() for key, value in strategy.with_experts(update, heads).private.items()}
-    stays = ensemble.client_id[ensemble.client_id != client]
-    made |= {"client_id": stays, "expert_id": made["expert_id"][stays]}
-    saved = {key: value for key, value in tensors.items() if key.startswith("representation.")}
-    saved |= {f"{ENSEMBLE}{key}": value for key, value in made.items()} | head_state(made["heads"][0] / made["scale"][0])
-    if ensemble.personal is not None:
-        relearned = Ensemble.of(ensemble.representation, ensemble.task, saved)
-        ids, samples, rows = messages(history, round, strategy.column)
-        packing, sent, own = strategy.packing(problem), {who: i for i, who in enumerate(ids.tolist())}, []
-        for who, k in zip(stays.tolist(), made["expert_id"].tolist(), strict=True):
-            there = strategy.personal and who in sent
-            mine = slice(sent[who], sent[who] + 1) if there else slice(0)
-            own.append(relearned.own_head(k, packing.unpack(rows[mine], samples[mine]))[0] if there else relearned.heads[k])
-        saved |= {"client_id": stays} | head_state(torch.stack(own) / made["scale"][made["expert_id"]][:, None, None])
-    return saved, metadata
+    change.models[name] = (tensors, metadata)
 
 
-def _history(results: Results, metadata: dict[str, Any], client: int) -> tuple[History, int]:
-    """The insights with moments of an ensemble's strategy and seed, without those of one client, and their round."""
-    who = [("strategy", "=", metadata["title"]), ("seed", "=", metadata["seed"])]
-    table = results.table("insights", filters=who)
-    table = table.filter(table["moments"].is_valid())
-    if not table.num_rows:
-        raise RunError(f"{results.directory} kept no moments of {metadata['title']}: they were more than a run writes down")
-    round = int(table["round"].to_numpy().max())
-    chosen = (table["round"].to_numpy() == round) & (table["client_id"].to_numpy() != client)
-    table = table.filter(pa.array(chosen)).combine_chunks()
-    numbers = table["moments"].combine_chunks()
-    wanted = schema({"moments": len(numbers[0])})
-    columns = [table[field.name].combine_chunks() for field in wanted if field.name != "moments"]
-    packed = pa.FixedSizeListArray.from_arrays(numbers.flatten(), type=wanted.field("moments").type)
-    history = History()
-    history.add(round, pa.RecordBatch.from_arrays([*columns, packed], schema=wanted))
-    return history, round
+def _apart(results: Results, name: str) -> bool:
+    """Whether the clients' own models in a file depend on no other client."""
+    strategy, problem = results.strategy(name, 2)
+    if isinstance(strategy, InsightExchange):
+        return not strategy.guide
+    return strategy.server_half == "server" and not strategy.uploads(problem, strategy.init_server(problem))
 
 
-def _replace(path: Path, rows: pa.Table) -> None:
-    """Replaces a table, in one step."""
-    draft, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    for folder in (draft, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    draft.mkdir()
-    pq.write_table(rows, draft / "part-00000000.parquet", compression="zstd", write_page_checksum=True)
-    path.rename(old)
-    draft.rename(path)
-    shutil.rmtree(old)
+def _read_by(encoding: Encoding) -> str:
+    """Says what of a table's reading came from the clients' rows; empty for arrays, whose values are used unchanged."""
+    if not isinstance(encoding.inputs, tuple):
+        return ""
+    numbers = [one.name for one in encoding.inputs if one.kind == "number"] + [encoding.label] * (encoding.classes is None)
+    words = [one.name for one in encoding.inputs if one.kind == "text"] + [encoding.label] * (encoding.classes is not None)
+    parts = [f"means and standard deviations of {', '.join(dict.fromkeys(numbers))}"] if numbers else []
+    parts += [f"the words of {', '.join(words)}"] if words else []
+    return f"how every model reads tables: {' and '.join(parts)}, found with the client's rows. The other clients' inputs were made so"
+
+
+def _correct(summary: dict[str, Any], replayed: Mapping[tuple[str, int], Replayed], known: Mapping[int, int]) -> None:
+    """Takes out of a summary what was learned with the client, and puts in what is learned now."""
+    summary["unlearned"] = list(dict.fromkeys([*summary.get("unlearned", []), *known.values()]))
+    only = next(iter(known))
+    for title, entry in summary["strategies"].items():
+        seeds = entry.get("seeds")
+        entries = {only: entry} if seeds is None else {int(seed): one for seed, one in seeds.items()}
+        for seed, one in entries.items():
+            if seed in known:
+                learned = replayed[title, seed].learned if (title, seed) in replayed else {}
+                for name in _LEARNED:
+                    one.pop(name, None)
+                one |= learned
+        if seeds is not None:
+            for name in _LEARNED:
+                entry.pop(name, None)
+            first = next(iter(entries.values()))
+            entry |= {name: first[name] for name in _LEARNED if name in first}
+            entry |= over_seeds(entries)

@@ -59,7 +59,7 @@ class Afl(SendsMoments):
     what the representation needs. The run's summary has strength, scale, clients and rows.
 
     Privacy: the head needs the sum of moments alone; `auto` and the scale read each client's (see ensemble.moments). `unlearn`
-    removes its model, as all that serve several clients.
+    learns the head again from the other clients' moments.
     """
 
     kind: Literal["afl"] = "afl"

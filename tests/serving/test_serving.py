@@ -1,4 +1,4 @@
-"""What is done with a finished run: predicting, joining late, unlearning."""
+"""What is done with a finished run: predicting, joining late."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from typer.testing import CliRunner
 
 from scarcity_ray import Results, simulate
 from scarcity_ray.data.encoding import encode
-from scarcity_ray.data.held_out import participants_first
 from scarcity_ray.data.table import TableError
-from scarcity_ray.results.results import RunError
 from scarcity_ray.run import app
 from scarcity_ray.serving.predict import UnknownClient, predict
-from scarcity_ray.serving.unlearn import unlearn
 
 
 @pytest.fixture(scope="module")
@@ -120,76 +117,3 @@ def test_classes_come_with_probabilities_and_the_experts_that_answered(tmp_path:
     np.testing.assert_allclose(both, entropy, atol=1e-9)
     top = predict(results, table, top=1)
     assert set(np.unique(top["expert_0"].to_numpy())) <= {0.0, 1.0}
-
-
-@pytest.mark.parametrize(
-    "representation", [{"kind": "identity"}, {"kind": "random_fourier", "features": 40, "bandwidth": 2.0}], ids=["identity", "fourier"]
-)
-@pytest.mark.parametrize("experts", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_unlearning_is_never_having_had_the_client(tmp_path: Path, experts: int, representation: dict[str, Any]) -> None:
-    strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "experts": experts, "representation": representation}]
-    seed = 3
-    order = participants_first(12, 11, seed)
-    with_it = simulate(scenario(seed=seed, data=digits(), strategies=strategies), out=tmp_path / "with")
-    without = simulate(scenario(seed=seed, data=digits(held_out_clients=1 / 12), strategies=strategies), out=tmp_path / "without")
-    gone = int(order[-1])
-    assert unlearn(with_it, gone) == ["sf_hfe"]
-    mine, never = with_it.ensemble(), without.ensemble()
-    assert mine.client_id.tolist() == order[:-1].tolist()
-    assert mine.expert_id.tolist() == never.expert_id.tolist()
-    for name in ("heads", "whole", "scale", "noise", "scatters", "covariances"):
-        expected = getattr(never, name)
-        torch.testing.assert_close(getattr(mine, name), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-    assert mine.personal is not None
-    assert never.personal is not None
-    torch.testing.assert_close(mine.personal, never.personal, rtol=1e-5, atol=1e-5)
-    assert gone not in with_it.clients["client_id"].to_pylist()
-    assert gone not in with_it.insights["client_id"].to_pylist()
-    assert with_it.summary["unlearned"] == [gone]
-    assert with_it.models == ["sf_hfe"]  # fed_avg's weights cannot forget it
-    with pytest.raises(RunError, match="did not take part"):
-        unlearn(with_it, gone)
-
-
-def test_models_that_several_clients_helped_to_train_are_removed(tmp_path: Path) -> None:
-    kinds = ("sf_hfe", "local_only", "fed_avg", "ditto", "fed_per", "fed_glm")
-    strategies = [{"kind": kind} for kind in kinds if kind != "fed_glm"] + [{"kind": "fed_glm", "strength": 0.01, "rounds": 3}]
-    results = simulate(scenario(strategies=strategies), out=tmp_path / "run")
-    assert results.summary["strategies"]["fed_glm"]["coefficients"]
-    assert (results.directory / "coefficients.csv").exists()
-    unlearn(results, 3)
-    assert results.models == ["local_only", "sf_hfe"]
-    assert "coefficients" not in results.summary["strategies"]["fed_glm"]
-    assert not (results.directory / "coefficients.csv").exists()
-
-
-def test_what_has_no_ensemble_cannot_unlearn(tmp_path: Path) -> None:
-    results = simulate(scenario(), out=tmp_path / "run")
-    with pytest.raises(RunError, match="no ensemble"):
-        unlearn(results, 0)
-
-
-def test_an_unlearned_client_of_a_table_is_a_stranger_afterwards(tmp_path: Path) -> None:
-    pq.write_table(hospital_rows(), tmp_path / "stays.parquet")
-    source = {"kind": "table", "path": str(tmp_path / "stays.parquet"), "label": "days", "client": "site"}
-    strategies = [{"kind": "local_only"}, {"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
-    results = simulate(scenario(rounds=1, data={"source": source}, model={"kind": "linear"}, strategies=strategies), out=tmp_path / "run")
-    read, its_own = results.encoding(), (results.directory / "models" / "local_only.safetensors").read_bytes()
-    program = CliRunner()
-    first = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
-    assert first.exit_code == 0, first.output
-    again = program.invoke(app, ["unlearn", str(results.directory), "--client", "hill"])
-    assert again.exit_code == 2
-    assert "did not take part" in again.output
-    assert "hill" not in (results.encoding().clients or ())
-    # What README and help say stays: how tables are read, and files with a model for each client.
-    assert results.encoding().inputs == read.inputs
-    assert (results.directory / "models" / "local_only.safetensors").read_bytes() == its_own
-    rows = hospital_rows(20, seed=5)
-    with pytest.raises(UnknownClient, match="client hill did not take part"):
-        predict(results, rows, client="hill")
-    with pytest.raises(UnknownClient, match="client hill did not take part"):
-        predict(results, rows, model="local_only", client="hill")
-    joined = predict(results, rows, client="hill", labelled=hospital_rows(9, seed=6))
-    assert joined.schema.metadata[b"answered_by"] == b"a new head for client hill, made from 9 labelled rows"
-    assert predict(results, rows, client="coast").schema.metadata[b"answered_by"] == b"the head of client coast"
