@@ -263,7 +263,7 @@ class Client:
 
     def personal(self, state: ServerState) -> tuple[Ids, NDArray[Any]] | None:
         """The clients of the block and their personal models, one row each, as they are tested; None where they keep none."""
-        if not self.strategy.init_client(self.problem):
+        if not self.strategy.init_client(self.problem) and not self.strategy.saves_adapted:
             return None
         steps = self.strategy.adaptation(self.problem.local, self.federation.train.counts[self.ids])
         if steps is None:

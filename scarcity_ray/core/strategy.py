@@ -59,6 +59,9 @@ class Strategy(Part):
     optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adam")
     """Those of local training with which it works."""
 
+    exact_sums: ClassVar[bool] = False
+    """Whether the server half needs the exact means of what clients sent, so that neither `uplink` nor `aggregation` may change them."""
+
     # -- the server half ---------------------------------------------------------------------------------------------
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
@@ -162,6 +165,11 @@ class Strategy(Part):
         return False
 
     @property
+    def saves_adapted(self) -> bool:
+        """Whether clients' models are saved as `adapt` leaves them, even where clients keep nothing between rounds."""
+        return False
+
+    @property
     def most_experts(self) -> int:
         """How many Expert actors may fit its models; 0 where none do."""
         return 0
@@ -175,11 +183,17 @@ class Strategy(Part):
 
         Fields are named from the strategy's own; those of `local` are the scenario's where it sets none.
         """
-        local = problem.local
-        if local.optimizer in self.optimizers:
-            return []
-        message = f"{self.kind_title} needs steps that add up gradients: use {' or '.join(self.optimizers)}"
-        return [SpecError(("local", "optimizer"), local.optimizer, message)]
+        local, found = problem.local, list[SpecError]()
+        if local.optimizer not in self.optimizers:
+            message = f"{self.kind_title} needs steps that add up gradients: use {' or '.join(self.optimizers)}"
+            found.append(SpecError(("local", "optimizer"), local.optimizer, message))
+        if self.exact_sums and self.uplink:
+            message = f"{self.kind_title} computes with exact sums of what clients send, and a transform would change them: leave it out"
+            found.append(SpecError(("uplink",), [one.kind_title for one in self.uplink], message))
+        if self.exact_sums and self.aggregation != "mean":
+            message = f"{self.kind_title} computes with exact sums of what clients send: use mean"
+            found.append(SpecError(("aggregation",), self.aggregation.kind_title, message))
+        return found
 
     def preparation(self, problem: Problem) -> tuple[Strategy, Problem, int] | None:
         """A strategy, its problem, and how many of its rounds come before this strategy's own; None for none."""
@@ -232,14 +246,16 @@ class SampledStrategy(Strategy):
         return task.samples if self.weighted else torch.ones_like(task.samples)
 
 
-def too_steep(field: str, weight: float, local: Local) -> list[SpecError]:
-    """Refuses a proximal term of such a weight where a local step would overshoot what it pulls to: lr (weight + weight_decay) >= 1."""
-    if local.optimizer == "adam" or local.lr * (weight + local.weight_decay) < 1:
+def too_steep(field: str, weight: float, local: Local, step: str = "local.lr") -> list[SpecError]:
+    """Refuses a proximal term of such a weight where a local step would overshoot what it pulls to: lr (weight + weight_decay) >= 1.
+
+    step: the field of the step size, for the message.
+    """
+    if not weight or local.optimizer == "adam" or local.lr * (weight + local.weight_decay) < 1:
         return []
     most = 1 / local.lr - local.weight_decay
-    return [
-        SpecError((field,), weight, f"with steps of {local.lr:g} it has to be below {most:g}: a smaller {field}, or a smaller local.lr")
-    ]
+    bound = f"it has to be below {most:g}" if most > 0 else f"no {field} is small enough beside a weight_decay of {local.weight_decay:g}"
+    return [SpecError((field,), weight, f"with steps of {local.lr:g} {bound}: use a smaller {field} or a smaller {step}")]
 
 
 STRATEGIES: Registry[Strategy] = Registry("strategy", Strategy)

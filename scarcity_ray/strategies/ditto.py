@@ -43,4 +43,4 @@ class Ditto(OwnModel, SampledStrategy, OneModel):
         x = broadcast["x"][None]
         y = task.local_sgd(x)  # before the own model's: what the tables say of training is said of the models that are tested
         v = task.local_sgd(client["own"], prox_weight=self.lam, prox_center=x)
-        return ClientResult({"x": (y, self.weights(task))}, self.kept(v))
+        return ClientResult({"x": (y, self.weights(task))}, self.kept(task, client, v))

@@ -37,6 +37,8 @@ class FedAvgM(SampledStrategy, OneModel):
         return ServerState({"x": problem.row}, private={"velocity": torch.zeros_like(problem.row, dtype=torch.float64)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        if aggregate.share == 0:  # nobody with rows was heard
+            return ServerUpdate(state)
         mean, x = aggregate.mean["x"], state.broadcast["x"].double()
         move = mean.double() - x
         velocity = self.beta * state.private["velocity"] + move

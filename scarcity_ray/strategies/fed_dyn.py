@@ -31,13 +31,15 @@ class FedDyn(SampledStrategy, OneModel):
 
     lam_i, about grad f_i(y_i), is kept by the client; h stays at the server, in float64. s is the share of all clients' weight that was
     heard (the paper divides by all clients), so that h = sum_i p_i lam_i after every round. What the server needs for h follows from
-    the mean of y. The authors' code trains with gradients clipped at a norm of 10 (`local.clip_norm`).
+    the mean of y. The paper counts clients alike (`weighted: false`), and its
+    authors also test the mean (`tested: mean`). Their code trains with gradients clipped at a norm of 10 (`local.clip_norm`).
     """
 
     kind: Literal["fed_dyn"] = "fed_dyn"
     sends: ClassVar[str] = "a model's weights, each round"
     receives: ClassVar[str] = "the model, each round"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
+    exact_sums: ClassVar[bool] = True
     alpha: Annotated[float, Field(gt=0, description="weight of the proximal term; the paper uses 0.1, 0.01 and 0.001")] = 0.01
     tested: Annotated[
         Literal["x", "mean"], Field(description="the model that is tested and saved: x, or the mean of the clients' models")
@@ -46,7 +48,7 @@ class FedDyn(SampledStrategy, OneModel):
     def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
         found = super().refused(problem, federation) + too_steep("alpha", self.alpha, problem.local)
         if self.schedule.max_staleness:
-            message = "h is made from how far the clients moved from the newest model, and with this schedule they start from older ones"
+            message = "h is made from how far clients moved from the newest model, and here some start from older ones: use uniform"
             found.append(SpecError(("schedule",), self.schedule.kind_title, message))
         return found
 
@@ -62,6 +64,8 @@ class FedDyn(SampledStrategy, OneModel):
         return ClientResult({"x": (y, self.weights(task))}, {"lam": lam - self.alpha * (y - x)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        if aggregate.share == 0:  # nobody with rows was heard
+            return ServerUpdate(state)
         mean, x = aggregate.mean["x"], state.broadcast["x"]
         h = state.private["h"] - self.alpha * aggregate.share * (mean.double() - x.double())
         return ServerUpdate(self._state((mean.double() - h / self.alpha).to(x.dtype), mean, h))

@@ -66,6 +66,7 @@ class FedGlm(Strategy):
     kind: Literal["fed_glm"] = "fed_glm"
     sends: ClassVar[str] = "score, information and deviance of a linear model on its rows, each round"
     receives: ClassVar[str] = "the coefficients, each round"
+    exact_sums: ClassVar[bool] = True
 
     rounds: Annotated[int | None, Field(ge=1, description="the most rounds; it mostly ends after 4 to 8. null: the scenario's")] = 25
     family: Annotated[
@@ -108,9 +109,6 @@ class FedGlm(Strategy):
     def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
         """Labels that are no counts, where they are to be, and what the rounds have no use for."""
         found = super().refused(problem, federation)
-        if self.uplink:
-            message = "clients send sums for Newton's method and no updates, so there is nothing to transform: leave it out"
-            found.append(SpecError(("uplink",), [one.kind_title for one in self.uplink], message))
         if self.schedule.max_staleness:
             message = "the messages of a round are added up, so all are to be about the newest coefficients: use uniform"
             found.append(SpecError(("schedule",), self.schedule.kind_title, message))
@@ -188,6 +186,7 @@ class FedGlm(Strategy):
             least, new = math.inf, torch.zeros_like(beta)
             new[0] = float(before["constant"])
         kept = {**before, "best": best, "least": _one(least), "rows": _one(rows)}
+        moving = same and (converged or (aggregate.share == 1 and context.round > _LONG)) and bool(step.abs().max() > _MOVING)
         fit = Fit(
             family,
             new.reshape(d, -1),
@@ -198,11 +197,11 @@ class FedGlm(Strategy):
             null_deviance=rows * float(before["null_deviance"]),
             iterations=context.round,
             converged=converged,
-            moving=same and (converged or (aggregate.share == 1 and context.round > _LONG)) and bool(step.abs().max() > _MOVING),
+            moving=moving,
             share=aggregate.share,
             strength=self.strength,
         )
-        return ServerUpdate(ServerState({"beta": new}, private=kept), learned=table(fit, problem), done=converged)
+        return ServerUpdate(ServerState({"beta": new}, private=kept), learned=table(fit, problem), done=converged or moving)
 
     def eval_models(self, broadcast: State, client: State) -> dict[str, Tensor]:
         return {"global": _row(broadcast["beta"])[None]}

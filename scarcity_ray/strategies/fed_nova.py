@@ -5,6 +5,7 @@ Optimization", NeurIPS 2020, equations 6 and 8.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -35,6 +36,7 @@ class FedNova(SampledStrategy, OneModel):
     sends: ClassVar[str] = "its mean gradient, as large as a model, and 4 bytes, each round"
     receives: ClassVar[str] = "the model, each round"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
+    exact_sums: ClassVar[bool] = True
     mu: Annotated[float, Field(ge=0, description="weight of a proximal term as FedProx has it; 0 for none")] = 0.0
 
     def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
@@ -47,12 +49,15 @@ class FedNova(SampledStrategy, OneModel):
         return found
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
-        x, w, lr_mu = broadcast["x"][None], self.weights(task), task.lr * self.mu
+        x, w, steps = broadcast["x"][None], self.weights(task), task.steps
         y = task.local_sgd(x, prox_weight=self.mu, prox_center=x)
-        counted = (1 - (1 - lr_mu) ** task.steps) / lr_mu if self.mu else task.effective_steps
-        direction = torch.where(task.steps > 0, (x - y) / counted.clamp(min=torch.finfo(x.dtype).tiny), 0)
-        did_steps = torch.where(task.steps > 0, w, 0)  # a client without rows has no number of steps; its model stays x
-        return ClientResult({"direction": (direction, w), "steps": (task.steps if self.mu else counted, did_steps)})
+        counted = task.effective_steps
+        if self.mu:
+            lr_mu = task.problem.local.lr * self.mu
+            counted = (-torch.expm1(steps.double() * math.log1p(-lr_mu)) / lr_mu).to(x.dtype)
+        direction = torch.where(steps > 0, (x - y) / torch.where(steps > 0, counted, 1), 0)
+        did_steps = torch.where(steps > 0, w, 0)  # a client without rows has no number of steps; its model stays x
+        return ClientResult({"direction": (direction, w), "steps": (steps if self.mu else counted, did_steps)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         move = aggregate.mean["steps"].double() * aggregate.mean["direction"].double()

@@ -39,18 +39,18 @@ class FedOpt(SampledStrategy, OneModel):
     method: Annotated[Literal["adam", "yogi", "adagrad"], Field(description="how the second moment of the moves is kept")] = "adam"
     server_lr: Annotated[float, Field(gt=0, description="the server's step size")] = 0.1
     beta_1: Annotated[float | None, Field(ge=0, lt=1, description="decay of the first moment; 0.9 if left out, for adagrad 0")] = None
-    beta_2: Annotated[float, Field(ge=0, lt=1, description="decay of the second moment; adagrad has none")] = 0.99
+    beta_2: Annotated[float | None, Field(ge=0, lt=1, description="decay of the second moment; 0.99 if left out; adagrad has none")] = None
     tau: Annotated[float, Field(gt=0, description="degree of adaptivity: added to the root of the second moment")] = 1e-3
     bias_correction: Annotated[bool, Field(description="correct both moments of adam for their start at 0")] = False
 
     def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        found = super().refused(problem, federation)
         if self.bias_correction and self.method != "adam":
             message = f"{self.method} has no correction for its start: leave it out, or use `method: adam`"
-            return [*super().refused(problem, federation), SpecError(("bias_correction",), True, message)]
-        if self.method == "adagrad" and "beta_2" in self.model_fields_set:
-            message = "adagrad adds up squares without a decay: leave beta_2 out"
-            return [*super().refused(problem, federation), SpecError(("beta_2",), self.beta_2, message)]
-        return super().refused(problem, federation)
+            found.append(SpecError(("bias_correction",), True, message))
+        if self.method == "adagrad" and self.beta_2 is not None:
+            found.append(SpecError(("beta_2",), self.beta_2, "adagrad adds up squares without a decay: leave beta_2 out"))
+        return found
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         nothing = torch.zeros_like(problem.row, dtype=torch.float64)
@@ -58,8 +58,10 @@ class FedOpt(SampledStrategy, OneModel):
         return ServerState({"x": problem.row}, private={"first": nothing, "second": torch.full_like(nothing, start)})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
+        if aggregate.share == 0:  # nobody with rows was heard
+            return ServerUpdate(state)
         mean, x = aggregate.mean["x"], state.broadcast["x"].double()
-        move, v, beta_2 = mean.double() - x, state.private["second"], self.beta_2
+        move, v, beta_2 = mean.double() - x, state.private["second"], 0.99 if self.beta_2 is None else self.beta_2
         beta_1 = (0.0 if self.method == "adagrad" else 0.9) if self.beta_1 is None else self.beta_1
         square = move.square()
         m = beta_1 * state.private["first"] + (1 - beta_1) * move

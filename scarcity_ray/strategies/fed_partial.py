@@ -34,9 +34,9 @@ class Partial(SampledStrategy):
         head_last    the shared part alone, with the private one as it was drawn at first; a client trains its private part
                      only before it is tested, and does not keep it (FedBABU)
 
-    A part that is fixed keeps its bits. A client that has not taken part in a round yet trains its private part before it is
-    tested, and does not keep it. Only the shared numbers travel. If nothing is private this is FedAvg, if everything is, each client
-    alone (as with `private: head` and a model of one layer).
+    A part that is fixed keeps its bits. A client that has not trained in a round yet trains its private part before it is tested,
+    and does not keep it. Only the shared numbers travel. If nothing is private this is FedAvg; if everything is, by name, each client is
+    alone. The models that are tested are saved, one for each client.
     """
 
     sends: ClassVar[str] = "the shared part of a model's weights, each round"
@@ -60,10 +60,17 @@ class Partial(SampledStrategy):
             message = f"with `order: {self.order}` the parts are not trained one after the other: leave it out, or use `order: alternate`"
             found.append(SpecError(("shared_epochs",), self.shared_epochs, message))
         try:
-            part_of(problem, self.private)
+            shares = bool(rest_of(problem, self.private).any())
         except SpecError as error:
-            found.append(error)
+            return [*found, error]
+        if not shares and (isinstance(self.private, str) or self.order != "joint"):
+            message = "that is the whole model, so nothing is shared: use a model of several layers, or name what stays with a client"
+            found.append(SpecError(("private",), self.private, message))
         return found
+
+    @property
+    def saves_adapted(self) -> bool:
+        return True
 
     # -- the server half ---------------------------------------------------------------------------------------------
 
@@ -96,7 +103,7 @@ class Partial(SampledStrategy):
         else:
             y = task.local_sgd(start, free=None if self.order == "joint" else shared)
         sums = {"shared": (numbers_of(y, shared), self.weights(task))} if "shared" in broadcast else {}
-        kept = {"private": numbers_of(y, private), "took_part": y.new_ones(task.k, 1)} if client else {}
+        kept = {"private": numbers_of(y, private), "took_part": torch.where(task.steps > 0, 1, client["took_part"])} if client else {}
         return ClientResult(sums, kept)
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ class PFedMe(OwnModel, SampledStrategy, OneModel):
         x <- (1 - beta) x + beta mean_i w_i
 
     The minibatch stays the same for the inner steps. Each client keeps its theta, which is tested; x is tested beside it. The authors' code
-    adds 0.001 theta to the gradient: `local.weight_decay`.
+    adds 0.001 theta to the gradient: `local.weight_decay`. It may diverge where `local.lr lam` is beyond 2.
     """
 
     kind: Literal["pfed_me"] = "pfed_me"
@@ -45,7 +45,7 @@ class PFedMe(OwnModel, SampledStrategy, OneModel):
         local, found = problem.local, super().refused(problem, federation)
         if local.momentum:
             found.append(SpecError(("local", "momentum"), local.momentum, "the steps of pfed_me have no momentum: set it to 0"))
-        return found + too_steep("lam", self.lam, local.model_copy(update={"lr": self.personal_lr}))
+        return found + too_steep("lam", self.lam, local.model_copy(update={"lr": self.personal_lr}), "personal_lr")
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         problem, x = task.problem, broadcast["x"][None]
@@ -64,7 +64,7 @@ class PFedMe(OwnModel, SampledStrategy, OneModel):
                     loss.add(batch, outputs)
             w[:a].lerp_(theta[:a], problem.local.lr * self.lam)
         task.train_loss, task.grad_norms, task.models = loss.mean(), descent.norms(task.k), (x, theta)
-        return ClientResult({"x": (w, self.weights(task))}, self.kept(theta))
+        return ClientResult({"x": (w, self.weights(task))}, self.kept(task, client, theta))
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         mean, x = aggregate.mean["x"], state.broadcast["x"]

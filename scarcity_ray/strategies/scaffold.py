@@ -36,6 +36,7 @@ class Scaffold(SampledStrategy, OneModel):
     sends: ClassVar[str] = "a model's weights and a control variate as large, each round"
     receives: ClassVar[str] = "the model and a control variate as large, each round"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
+    exact_sums: ClassVar[bool] = True
     option: Annotated[
         Literal[1, 2], Field(description="a client's new variate: 1, its gradient over all rows at x; 2, the mean gradient of its steps")
     ] = 2

@@ -17,8 +17,8 @@ _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase
 def part_of(problem: Problem, which: str | Sequence[str]) -> Tensor:
     """The numbers of a row that belong to a part of the model, boolean `[P]`; padding belongs to none.
 
-    which: head, the last layer that has parameters of its own (of the last kind `nn.Linear` where there is one); body, all others;
-    norms, those of norm layers; or names of parameters, or of modules, as torch calls them (`2.weight`, `2`).
+    which: head, the layer with parameters that answers last, a linear one where there is any; body, all others; norms, those of norm
+    layers; or names of parameters, or of modules, as torch calls them (`2.weight`, `2`).
     Raises SpecError at ("private",) for a name that the model has not, and where it has no norm layer.
     """
     layout, module = problem.layout, problem.module
@@ -26,13 +26,13 @@ def part_of(problem: Problem, which: str | Sequence[str]) -> Tensor:
     if which == "norms":
         owners = [path for path, layer in module.named_modules() if isinstance(layer, _NORMS)]
         if not (chosen := _of(names, owners)):
-            raise SpecError(("private",), which, f"{type(module).__name__} has no norm layer with parameters: name other parameters")
+            raise SpecError(("private",), which, "the model has no norm layer with parameters: use head or body, or name parameters")
         return layout.mask(*chosen)
     if isinstance(which, str):
-        head = _of(names, [_head(module, names)])
+        head = _of(names, [_head(problem)])
         return layout.mask(*(head if which == "head" else [name for name in names if name not in head]))
     for path in which:
-        if not _of(names, [path]):
+        if not path or not _of(names, [path]):
             raise SpecError(("private",), list(which), f"the model has no parameter or module {path!r}; it has {', '.join(names)}")
     return layout.mask(*_of(names, which))
 
@@ -42,11 +42,26 @@ def _of(names: Sequence[str], owners: Sequence[str]) -> list[str]:
     return [name for name in names if any(owner in ("", name) or name.startswith(f"{owner}.") for owner in owners)]
 
 
-def _head(module: nn.Module, names: Sequence[str]) -> str:
-    """The path of the last layer with trained parameters of its own: of `nn.Linear` ones where there are any."""
-    owners = [name.rpartition(".")[0] for name in names]
-    linear = [owner for owner in owners if isinstance(module.get_submodule(owner), nn.Linear)]
-    return (linear or owners)[-1]
+def _head(problem: Problem) -> str:
+    """The path of the layer with trained parameters of its own that answers last on a batch: of `nn.Linear` ones where there are any.
+
+    Raises SpecError where it shares a parameter with another layer.
+    """
+    module, layout, called = problem.module, problem.layout, list[str]()
+    owners = dict.fromkeys(part.name.rpartition(".")[0] for part in layout.slices)
+    hooks = [module.get_submodule(path).register_forward_hook(lambda *_, path=path: called.append(path)) for path in owners]
+    try:
+        with torch.no_grad():
+            module(torch.zeros(2, *problem.shape, dtype=next(module.parameters()).dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    called = called or list(owners)
+    found = ([path for path in called if isinstance(module.get_submodule(path), nn.Linear)] or called)[-1]
+    if shared := [name for name in layout.aliases if name.rpartition(".")[0] == found]:
+        message = f"the head {found} shares {shared[0]} with {layout.aliases[shared[0]]}: name what stays with a client"
+        raise SpecError(("private",), "head", message)
+    return found
 
 
 def rest_of(problem: Problem, which: str | Sequence[str]) -> Tensor:

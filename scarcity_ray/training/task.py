@@ -93,8 +93,8 @@ class Task:
         The number of steps K, and with momentum rho `(K - rho (1 - rho^K) / (1 - rho)) / (1 - rho)`, as each gradient acts again in
         later steps (Wang et al., NeurIPS 2020, section 3). For SGD alone.
         """
-        rho = self.problem.local.momentum
-        return self.steps if not rho else (self.steps - rho * (1 - rho**self.steps) / (1 - rho)) / (1 - rho)
+        rho, steps = self.problem.local.momentum, self.steps.double()
+        return self.steps if not rho else ((steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)).to(self.steps.dtype)
 
     def full_gradient(self, theta: Tensor) -> Tensor:
         """The gradient `[k, P]` of each client's mean loss over all its training rows, at `theta [1 or k, P]`; 0 without rows."""

@@ -121,6 +121,27 @@ def test_where_everything_is_private_each_client_is_alone() -> None:
 # -- parts of a model --------------------------------------------------------------------------------------------------------
 
 
+class TwoOrders(torch.nn.Module):
+    """The layer that answers last is registered first."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        self.head, self.body = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+        if tied:
+            self.head.weight, self.body.weight = self.body.weight, self.body.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(x))[:, :3]
+        return out
+
+
+def test_the_head_is_the_layer_that_answers_last() -> None:
+    draw = np.random.default_rng(3)
+    held = federation(shards(draw.standard_normal((9, 6)), draw.integers(0, 3, 9), [4, 5]))
+    problem = server(FedAvg(), held, TwoOrders(), Local(lr=0.1)).problem
+    assert torch.equal(part_of(problem, "head"), problem.layout.mask("head.weight", "head.bias"))
+
+
 @pytest.mark.parametrize(("private", "names"), [
     ("head", ["3.bias", "3.weight"]),
     ("body", ["0.bias", "0.weight", "1.bias", "1.weight"]),
@@ -202,9 +223,9 @@ def test_fed_babu_keeps_the_first_head_and_trains_it_only_before_the_test() -> N
 
 
 def test_a_client_that_never_took_part_trains_its_head_before_the_test() -> None:
-    made = played(FedPer(clients_per_round=1), 1)
+    made = played(FedPer(clients_per_round=2), 1)
     took_part = made._client_state()["took_part"][:, 0]
-    assert took_part.sum() == 1
+    assert took_part.sum() == 1  # the other one has no rows
     rows, head = torch.from_numpy(personal(made)), part_of(made.problem, "head")
     others = (took_part == 0) & (np.array(COUNTS) > 0)
     assert (rows[others][:, head] != made.problem.row[head]).any(1).all()
@@ -212,8 +233,34 @@ def test_a_client_that_never_took_part_trains_its_head_before_the_test() -> None
 
 
 def test_own_models_of_clients_that_never_took_part_are_the_global_one() -> None:
-    for strategy in (Ditto(clients_per_round=1), PFedMe(clients_per_round=1)):
+    for strategy in (Ditto(clients_per_round=2), PFedMe(clients_per_round=2)):
         made = played(strategy, 1, momentum=0.0)
         never = made._client_state()["took_part"][:, 0] == 0
         assert never.sum() == 3
         assert np.array_equal(personal(made)[never], x_of(made).expand(3, -1).numpy())
+
+
+@pytest.mark.parametrize("strategy", [Ditto(), PFedMe(), FedPer()])
+def test_a_client_that_has_not_trained_is_tested_with_what_came_down(strategy: Strategy) -> None:
+    made = played(strategy, 2, momentum=0.0)
+    empty = COUNTS.index(0)
+    assert made._client_state()["took_part"][:, 0].tolist() == [1, 0, 1, 1]
+    if strategy.kind != "fed_per":
+        assert np.array_equal(personal(made)[empty], x_of(made).numpy())
+
+
+def test_fine_tuning_of_the_head_leaves_the_body() -> None:
+    made = played(FineTune(parts="head", adapt_steps=2), 1)
+    task = _task(made)
+    task, _ = task.again(np.where(task.plan.counts > 0, 2, 0))
+    adapted = made.strategy.adapt(task, made.state.broadcast, {})["adapted"]
+    head = part_of(made.problem, "head")
+    assert torch.equal(adapted[:, ~head], x_of(made)[~head].expand(len(adapted), -1))
+    assert (adapted[:, head] != x_of(made)[head]).any(1).all()
+
+
+def test_the_steps_before_the_test_are_as_many_as_are_set() -> None:
+    few, none = (played(FedPartial(order="head_last", adapt_steps=steps), 1) for steps in (1, 0))
+    head = part_of(none.problem, "head")
+    assert (torch.from_numpy(personal(none))[:, head] == none.problem.row[head]).all()
+    assert (torch.from_numpy(personal(few))[np.array(COUNTS) > 0][:, head] != few.problem.row[head]).any(1).all()
