@@ -21,6 +21,11 @@ from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.training.problem import Problem
 
 
+INPUTS = 0.5
+"""Raw inputs beside waves are multiplied by this over sqrt(d). The squares of standardised ones then sum to 0.25 in the mean, those of waves
+to 1, so that one ridge strength fits both: as a kernel, the Gaussian one and `0.25 x . x' / d`."""
+
+
 class FourierFeatures(nn.Module):
     """`sqrt(2 / features) * cos(frequencies x + phases)`: inputs `[n, *shape]` -> `[n, features]`.
 
@@ -53,6 +58,19 @@ class FourierFeatures(nn.Module):
         return waves.cos_().mul_(math.sqrt(2 / len(self.phases)))
 
 
+class WavesAndInputs(FourierFeatures):
+    """FourierFeatures, then the inputs themselves times `INPUTS / sqrt(d)`: inputs `[n, *shape]` -> `[n, features + d]`.
+
+    A line takes many waves, and ends where the rows end; with the inputs beside them the waves need only fit what is left of it.
+    Its tensors are those of the waves.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features of each input."""
+        rows = x.flatten(1)
+        return torch.cat([super().forward(x), rows * (INPUTS / math.sqrt(rows.shape[1]))], dim=1)
+
+
 class Identity(Spec):
     """The inputs themselves, flattened."""
 
@@ -70,10 +88,18 @@ class Identity(Spec):
 
 
 class RandomFourier(Spec):
-    """Orthogonal random Fourier features. The bandwidth is set, or comes from clients' summed second moments or their pilots."""
+    """Orthogonal random Fourier features, and the inputs beside them. The bandwidth is set, or comes from clients' summed second
+    moments or their pilots; it is that of the waves alone.
+    """
 
     kind: Literal["random_fourier"] = "random_fourier"
-    features: Annotated[int, Field(ge=1, le=8192, description="number of features; bytes up grow with its square")] = 256
+    features: Annotated[int, Field(ge=1, le=8192, description="number of features, inputs among them; bytes up grow with its square")] = 256
+    inputs: Annotated[
+        Literal["auto"] | bool,
+        Field(
+            description="the inputs themselves are features too, and waves the others; auto: where they are at most half of the features"
+        ),
+    ] = "auto"
     bandwidth: Annotated[
         Literal["spread", "evidence"] | Annotated[float, Field(gt=0)],
         Field(description="kernel width. spread: by the inputs; evidence: predicts left-out clients best (one more message); or a number"),
@@ -86,14 +112,26 @@ class RandomFourier(Spec):
         return {"spread": ("survey",), "evidence": ("survey", "pilot")}.get(str(self.bandwidth), ())
 
     def width(self, problem: Problem) -> int:
-        """As Identity.width."""
+        """As Identity.width. Raises SpecError where the inputs leave no feature for a wave."""
+        inputs = math.prod(problem.shape)
+        if self.inputs is True and inputs >= self.features:
+            message = (
+                f"a row has {inputs} inputs, and they leave no wave among {self.features} features: features above {inputs}, or auto, "
+            )
+            raise SpecError(("representation", "inputs"), True, message + "which leaves them out here; for inputs alone: {kind: identity}")
         return self.features
 
     def module(self, problem: Problem, shared: Mapping[str, Any]) -> nn.Module:
         """As Identity.module. shared: "bandwidth", unless the settings give a number."""
         default = 1.0 if isinstance(self.bandwidth, str) else self.bandwidth
-        seed = int(hash64(problem.seed, "representation"))
-        return FourierFeatures(math.prod(problem.shape), self.features, seed, float(shared.get("bandwidth", default)))
+        return self.waves(math.prod(problem.shape), problem.seed, float(shared.get("bandwidth", default)))
+
+    def waves(self, inputs: int, seed: int, bandwidth: float) -> FourierFeatures:
+        """The map for rows of so many inputs. seed: the run's."""
+        own = int(hash64(seed, "representation"))
+        if 2 * inputs > self.features if self.inputs == "auto" else not self.inputs:
+            return FourierFeatures(inputs, self.features, own, bandwidth)
+        return WavesAndInputs(inputs, self.features - inputs, own, bandwidth)
 
 
 class Trunk(Spec):
