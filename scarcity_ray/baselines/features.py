@@ -16,7 +16,8 @@ from scarcity_ray.strategies.represented import Represented
 
 
 def own_features(strategies: Sequence[Strategy], seed: int) -> dict[str, Features]:
-    """By strategy: the waves that it uses, inputs beside them where it has them there, with a bandwidth from a client's own rows unless the settings give one.
+    """By strategy: the waves that it uses, with a bandwidth from a client's own rows unless the settings give one, and the inputs beside
+    them where the strategy has them there.
 
     The inputs themselves need no entry, and a trunk needs other clients' rows, or a file that was made from others.
     """

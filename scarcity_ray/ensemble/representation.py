@@ -20,10 +20,9 @@ from scarcity_ray.core.randomness import hash64, stream
 from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.training.problem import Problem
 
-
 INPUTS = 0.5
-"""Raw inputs beside waves are multiplied by this over sqrt(d). The squares of standardised ones then sum to 0.25 in the mean, those of waves
-to 1, so that one ridge strength fits both: as a kernel, the Gaussian one and `0.25 x . x' / d`."""
+"""Inputs beside waves are multiplied by this over sqrt(d). If they are standardised their squares then sum to 0.25 in the mean, and those
+of waves to 1, so that one ridge strength fits both. Their kernel is the Gaussian one plus `0.25 x . x' / d`."""
 
 
 class FourierFeatures(nn.Module):
@@ -96,9 +95,7 @@ class RandomFourier(Spec):
     features: Annotated[int, Field(ge=1, le=8192, description="number of features, inputs among them; bytes up grow with its square")] = 256
     inputs: Annotated[
         Literal["auto"] | bool,
-        Field(
-            description="the inputs themselves are features too, and waves the others; auto: where they are at most half of the features"
-        ),
+        Field(description="inputs are features themselves, and waves the others; auto: where they are at most half of the features"),
     ] = "auto"
     bandwidth: Annotated[
         Literal["spread", "evidence"] | Annotated[float, Field(gt=0)],
@@ -115,10 +112,9 @@ class RandomFourier(Spec):
         """As Identity.width. Raises SpecError where the inputs leave no feature for a wave."""
         inputs = math.prod(problem.shape)
         if self.inputs is True and inputs >= self.features:
-            message = (
-                f"a row has {inputs} inputs, and they leave no wave among {self.features} features: features above {inputs}, or auto, "
-            )
-            raise SpecError(("representation", "inputs"), True, message + "which leaves them out here; for inputs alone: {kind: identity}")
+            why = f"a row has {inputs} inputs, and they leave no wave among {self.features} features"
+            remedy = f"features above {inputs}, or auto, which leaves inputs out here; for inputs alone: {{kind: identity}}"
+            raise SpecError(("representation", "inputs"), True, f"{why}; allowed: {remedy}")
         return self.features
 
     def module(self, problem: Problem, shared: Mapping[str, Any]) -> nn.Module:
