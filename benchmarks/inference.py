@@ -159,10 +159,9 @@ def next_clients(federations: int) -> list[Figure]:
                     widths.append((found.next_high - found.next_low, 2 * 1.96 * np.sqrt(tau2 + 1 / w.sum())))
                 width = float(np.mean([one for one, _ in widths]) / np.mean([other for _, other in widths]))
                 setting = f"{clients} clients, {shape}, {ratio:g} of the noise"
-                good = np.mean(hits) >= 0.9 and width <= 1.3
-                figures.append(
-                    Figure("next client covered", setting, f"{np.mean(hits):.1%}, width {width:.2f}", ">= 90 %, <= 1.3", bool(good))
-                )
+                # Where all are alike the true interval has nearly no width, which nobody can know from the gains.
+                bar, good = (">= 90 %, <= 1.3", np.mean(hits) >= 0.9 and width <= 1.3) if ratio else (">= 90 %", np.mean(hits) >= 0.9)
+                figures.append(Figure("next client covered", setting, f"{np.mean(hits):.1%}, width {width:.2f}", bar, bool(good)))
     return figures
 
 
@@ -178,8 +177,10 @@ def nobody(federations: int) -> list[Figure]:
                 better, wrong = (sure > 0).mean(), ((sure > 0) & (true <= 0)).mean()
                 setting = f"{kind}, strategies: {strategies}, seeds: {seeds}"
                 text = f"pays {pays:.1%}, surely better {better:.2%}"
-                figures.append(Figure("nobody gains", setting, text, "<= 5 %, <= 1 %", bool(pays <= 0.05 and better <= 0.01)))
-                text = f"true mean gain {true.mean():+.3f}, its interval above 0 {above:.1%}, surely better and truly not {wrong:.2%}"
+                # A client alone overfits noise: against that some truly gain, and only those that do not are told wrongly.
+                text += f", and truly not {wrong:.2%}"
+                figures.append(Figure("nobody gains", setting, text, "<= 5 %, false <= 1 %", bool(pays <= 0.05 and wrong <= 0.01)))
+                text = f"true mean gain {true.mean():+.3f}, its interval above 0 {above:.1%}"
                 figures.append(Figure("", "  what is true there", text, "", None))
     for strategies in (1, 6):
         pays = np.mean([judge(clients_differ(strategies, number), number).pays for number in range(federations)])

@@ -17,11 +17,15 @@ from scarcity_ray.ensemble.density import Densities
 from scarcity_ray.ensemble.gate import Gate
 from scarcity_ray.ensemble.grouping import group
 from scarcity_ray.ensemble.moments import Moments, Packing
-from scarcity_ray.ensemble.random_coefficients import Form, RandomCoefficients, choose, generalised, sum_of
+from scarcity_ray.ensemble.random_coefficients import Form, RandomCoefficients, choose, generalised, spread, sum_of, ungeneralised
 from scarcity_ray.ensemble.random_coefficients import fit as fit_coefficients
 from scarcity_ray.ensemble.ridge import LeftOut, Rows, all_rows, choose_strength, fit, penalised
 
 Personal = Literal["auto", "none"] | Form
+
+_FAR, _AGAIN, _SETTLED = 9.0, 5, 0.01
+"""Where predictions of clients' heads vary by more than three deviations of the noise, the covariance is fitted again under the heads
+of generalised least squares: so many times, or until the noise changes by a smaller share."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +125,34 @@ def _of_group(
     return total, clients, strength, alone
 
 
+def _scatter(clients: list[Rows], residuals: list[Tensor], form: Literal["auto"] | Form) -> RandomCoefficients:
+    return choose(clients, residuals) if form == "auto" else fit_coefficients(clients, residuals, form)
+
+
 def _group(
     packing: Packing, total: Moments, clients: list[Rows], strength: float, left_out: LeftOut, personal: Personal, seed: int
 ) -> Group:
     residuals, scatter, fitted = left_out.residuals, None, total
     noise = left_out.loss
     if personal != "none":
-        scatter = choose(clients, residuals) if personal == "auto" else fit_coefficients(clients, residuals, personal)
-        noise = scatter.noise
+        scatter = _scatter(clients, residuals, personal)
         if packing.task == "regression":
             white = generalised(clients, scatter.covariance)
             fitted = sum_of(white)
             if sum(len(part.rest) for part in clients) > 1:
-                strength = choose_strength(fitted, white)[0]
+                strength, left_out = choose_strength(fitted, white)
+                # Least squares on rows of clients that lie far apart leaves errors in the common head, which then count as noise.
+                for _ in range(_AGAIN):
+                    if spread(clients, scatter.covariance) < _FAR:
+                        break
+                    before = scatter.noise
+                    scatter = _scatter(clients, ungeneralised(clients, scatter.covariance, left_out.residuals), personal)
+                    white = generalised(clients, scatter.covariance)
+                    fitted = sum_of(white)
+                    strength, left_out = choose_strength(fitted, white)
+                    if abs(scatter.noise - before) < _SETTLED * before:
+                        break
+        noise = scatter.noise
     scale = 1.0
     if packing.task == "classification":
         own = residuals if scatter is None else own_residuals(clients, residuals, scatter.covariance)

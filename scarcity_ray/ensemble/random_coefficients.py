@@ -32,7 +32,8 @@ from scarcity_ray.ensemble.ridge import Rows
 Form = Literal["full", "slopes", "intercept"]
 """full: any covariance. slopes: one variance for all features' coefficients, one for the constant's. intercept: only the constant's."""
 
-_START, _MAX = 0.3, 10.0  # standard deviation of a prediction in units of the noise's: first value and upper bound
+_START = 0.3  # standard deviation of a prediction in units of the noise's, at first
+_BOUNDS = (10.0, 100.0, 1000.0)  # upper bounds of it: a wider one is tried where the best value is at the bound
 _WIDEST = 33  # largest width for which a full covariance is tried: its cost grows with the cube of the width
 _NULL = 1e-6  # eigenvalues below this share of the largest one of the pooled gram count as 0
 
@@ -119,12 +120,16 @@ def fit(clients: list[Rows], residuals: list[Tensor], form: Form) -> RandomCoeff
         gradient = basis.T @ (2 * (slope * r if r.ndim == 1 else slope @ r))
         return -value / numbers, -gradient.numpy().ravel() / numbers
 
-    bounds = [(-_MAX, _MAX)] * start.numel()
-    found = minimize(loss, start.numpy().ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12, "gtol": 1e-8})
-    covariance = _square(root(found.x))
+    at, iterations = start.numpy().ravel(), 0
+    for most in _BOUNDS:
+        found = minimize(loss, at, jac=True, method="L-BFGS-B", bounds=[(-most, most)] * len(at), options={"ftol": 1e-12, "gtol": 1e-8})
+        at, iterations = found.x, iterations + int(found.nit)
+        if np.abs(at).max() < most:
+            break
+    covariance = _square(root(at))
     value, noise, _ = _likelihood(clients, residuals, covariance)
     size = len(start)
-    return RandomCoefficients(form, covariance, noise, value, size * (size + 1) // 2 if form == "full" else size, int(found.nit))
+    return RandomCoefficients(form, covariance, noise, value, size * (size + 1) // 2 if form == "full" else size, iterations)
 
 
 def generalised(clients: list[Rows], covariance: Tensor) -> list[Rows]:
@@ -135,6 +140,18 @@ def generalised(clients: list[Rows], covariance: Tensor) -> list[Rows]:
     """
     white = (whiten(marginal(part.features, covariance), part.features, part.targets) for part in clients)
     return [replace(part, features=features, targets=targets) for part, (features, targets) in zip(clients, white, strict=True)]
+
+
+def spread(clients: list[Rows], covariance: Tensor) -> float:
+    """The variance of a prediction over clients' heads in units of the noise's, the mean over all rows."""
+    gram = sum_of(clients)
+    energy = gram.gram.diagonal() @ covariance if covariance.ndim == 1 else (gram.gram * covariance).sum()
+    return float(energy / gram.samples)
+
+
+def ungeneralised(clients: list[Rows], covariance: Tensor, residuals: list[Tensor]) -> list[Tensor]:
+    """Residuals of generalised rows as residuals of the clients' own rows, times V_m^(1/2)."""
+    return [marginal(part.features, covariance) @ left for part, left in zip(clients, residuals, strict=True)]
 
 
 def sum_of(clients: list[Rows]) -> Moments:

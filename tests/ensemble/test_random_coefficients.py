@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
 from scarcity_ray.data import Data, deal
+from scarcity_ray.ensemble.learning import learn
 from scarcity_ray.ensemble.moments import with_constant
 from scarcity_ray.ensemble.personal import personal_head, posterior_covariance
 from scarcity_ray.ensemble.random_coefficients import Form, RandomCoefficients, choose, fit, generalised, sum_of, unpack
@@ -91,6 +92,22 @@ def test_a_planted_covariance_is_found() -> None:
     assert found.noise == pytest.approx(0.25, rel=0.05)
     # A variance's standard error is sqrt(2 / 600) of it and more, as 12 rows know a head so far: 0.09 for the largest, 1.16.
     assert np.abs(found.covariance.numpy() - root @ root.T).max() < 0.25
+
+
+@pytest.mark.parametrize("ratio", [0.5, 5.0, 40.0, 300.0])
+def test_clients_far_apart_do_not_count_as_noise(ratio: float) -> None:
+    """The noise of a row is .1, and clients' constants lie up to 300 times that apart."""
+    rng, made = np.random.default_rng(0), []
+    for _ in range(40):
+        x = rng.standard_normal((12, 2))
+        y = x @ [1.0, -2.0] + 0.1 * (ratio * rng.standard_normal() + rng.standard_normal(12))
+        made.append((torch.from_numpy(x).float(), torch.from_numpy(y[:, None]).float()))
+    packing, sent, samples = messages(made, "regression", 1)
+    (group,) = learn(packing, sent, samples, experts=1, most=1, personal="auto", router="density", seed=0).groups
+    assert np.sqrt(group.noise) == pytest.approx(0.1, rel=0.1)
+    assert group.scatter is not None
+    assert np.sqrt(group.noise * float(unpack(group.scatter.pack(), 3).reshape(-1)[-1])) == pytest.approx(0.1 * ratio, rel=0.35)
+    np.testing.assert_allclose(ridge(group.fitted, group.strength)[:2, 0], [1.0, -2.0], atol=0.02)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -61,11 +61,11 @@ class Parabolas:
         return result
 
     def server(self, strategy: Strategy, momentum: float = 0.0, **changes: Any) -> Server:
-        """A server that starts from 0, with full batches."""
+        """A server that starts from 0. A client's rows are alike, so a minibatch of one has the gradient of all (and all share a chunk)."""
         schedule = StepsOf(of=self.steps.tolist())
         module = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(module.weight)
-        local = Local(steps=1, batch_size=50, lr=self.lr, momentum=momentum, **changes)
+        local = Local(steps=1, batch_size=1, lr=self.lr, momentum=momentum, **changes)
         return server(strategy.model_copy(update={"schedule": schedule}), self.held, module, local, dtype=torch.float64)
 
 

@@ -23,6 +23,7 @@ from scarcity_ray.strategies import (
     FineTune,
     LocalOnly,
     PFedMe,
+    Pooled,
     Reptile,
     Scaffold,
 )
@@ -69,6 +70,21 @@ def test_what_is_switched_off_is_fed_avg(cohort: dict[str, Any]) -> None:
     torch.testing.assert_close(
         x_of(played(FedNova(**cohort), 1, steps=3)), x_of(played(FedAvg(**cohort), 1, steps=3)), rtol=1e-5, atol=1e-6
     )
+
+
+def test_one_client_is_everybodys_rows_in_one_place() -> None:
+    draw = np.random.default_rng(2)
+    held = federation(shards(draw.standard_normal((9, 6)), draw.integers(0, 3, 9), [9]))
+    torch.manual_seed(0)
+    module, local = torch.nn.Linear(6, 3), Local(epochs=2, batch_size=4, lr=0.1)
+    pooled = server(Pooled(), held, module, local)
+    for _ in range(2):
+        pooled.run_round(test=False)
+    for strategy in (FedAvg(), FedProx(mu=0.0), FedAvgM(beta=0.0), Ditto(), FineTune(), Scaffold()):
+        made = server(strategy, held, module, local)
+        for _ in range(2):
+            made.run_round(test=False)
+        torch.testing.assert_close(x_of(made), x_of(pooled), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cohort", COHORTS)
