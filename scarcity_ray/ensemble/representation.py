@@ -24,6 +24,9 @@ INPUTS = 0.5
 """Inputs beside waves are multiplied by this over sqrt(d). If they are standardised their squares then sum to 0.25 in the mean, and those
 of waves to 1, so that one ridge strength fits both. Their kernel is the Gaussian one plus `0.25 x . x' / d`."""
 
+_AUTO = 8
+"""Features for each input, at least, for `auto` to have inputs among them. At four (digits) they cost more waves than they are worth."""
+
 
 class FourierFeatures(nn.Module):
     """`sqrt(2 / features) * cos(frequencies x + phases)`: inputs `[n, *shape]` -> `[n, features]`.
@@ -102,7 +105,7 @@ class RandomFourier(Spec):
     features: Annotated[int, Field(ge=1, le=8192, description="number of features, inputs among them; bytes up grow with its square")] = 256
     inputs: Annotated[
         Literal["auto"] | bool,
-        Field(description="inputs are features themselves, and waves the others; auto: where they are at most half of the features"),
+        Field(description="inputs are features themselves, and waves the others; auto: where they are at most an eighth of them"),
     ] = "auto"
     bandwidth: Annotated[
         Literal["spread", "evidence"] | Annotated[float, Field(gt=0)],
@@ -132,7 +135,7 @@ class RandomFourier(Spec):
     def waves(self, inputs: int, seed: int, bandwidth: float) -> FourierFeatures:
         """The map for rows of so many inputs. seed: the run's."""
         own = int(hash64(seed, "representation"))
-        if 2 * inputs > self.features if self.inputs == "auto" else not self.inputs:
+        if _AUTO * inputs > self.features if self.inputs == "auto" else not self.inputs:
             return FourierFeatures(inputs, self.features, own, bandwidth)
         return WavesAndInputs(inputs, self.features - inputs, own, bandwidth)
 
