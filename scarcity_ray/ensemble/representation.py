@@ -94,8 +94,8 @@ class RandomFourier(Spec):
     moments or their pilots; it is that of the waves alone.
 
     For the same number of features, 256, means of 4 seeds, waves alone and with the inputs (their number) beside them. Root mean
-    square error: AER/Fatalities (7) 122 and 108, mlmRev/Mmmec (2) 18.5 and 15.0, plm/Produc (8) 2608 and 2192, plm/Cigar (7) 5.85 and
-    5.98, nlme/BodyWeight (1) 5.84 and 5.67. Log loss: wine (13) 0.081 and 0.076, cancer (30) 0.094 and 0.097, digits (64) 0.065 and 0.074:
+    square error: AER/Fatalities (7) 122 and 110, mlmRev/Mmmec (2) 17.2 and 15.0, plm/Produc (8) 2477 and 2203, plm/Cigar (7) 5.80 and
+    5.98, nlme/BodyWeight (1) 5.60 and 5.46. Log loss: wine (13) 0.081 and 0.076, cancer (30) 0.094 and 0.097, digits (64) 0.065 and 0.074:
     where inputs take many waves' places and the truth is no line, waves alone are better.
 
     Privacy: with inputs among the features a client's moments show the mean input of each of its classes, and inputs' covariances.
