@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scarcity_ray.ensemble import ridge
 from scarcity_ray.ensemble.heads import head_state, represented
 from scarcity_ray.ensemble.moments import Moments
-from scarcity_ray.ensemble.representation import FourierFeatures
+from scarcity_ray.ensemble.representation import FourierFeatures, WavesAndInputs
 
 
 class Expert:
@@ -105,7 +105,8 @@ class Expert:
         state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         frequencies = state.get("representation.frequencies")
         if representation is None and frequencies is not None:
-            representation = FourierFeatures(frequencies.shape[1], len(frequencies))
+            waves = FourierFeatures if state["head.weight"].shape[1] == len(frequencies) else WavesAndInputs
+            representation = waves(frequencies.shape[1], len(frequencies))
         expert = cls(int(metadata["expert_id"]), representation)
         expert.shard = Moments(**{field.name: tensors[f"shard.{field.name}"] for field in fields(Moments)})
         expert.strength, expert.scale = float(metadata["strength"]), float(metadata["scale"])

@@ -59,6 +59,8 @@ def imports(data: Any) -> list[str]:
 def of_metadata(metadata: Mapping[str, Any], samples: NDArray[np.int64]) -> tuple[Strategy, Problem]:
     """The strategy, and its problem for clients that hold so many training rows, `[clients]`; no local training goes with it."""
     settings, model, facts = (metadata[key] for key in ("strategy", "model", "problem"))
+    if has_no_inputs_setting(settings):
+        settings = {**settings, "representation": {**settings["representation"], "inputs": False}}
     strategy: Strategy = _read(AnyStrategy, settings)
     shape, outputs = tuple(map(int, facts["shape"])), int(facts["outputs"])
     spec = Linear() if model is None else _read(AnyModel, model)
@@ -68,6 +70,15 @@ def of_metadata(metadata: Mapping[str, Any], samples: NDArray[np.int64]) -> tupl
         module, local=Local(lr=1.0), task=facts["task"], outputs=outputs, shape=shape, samples=samples, seed=int(metadata["seed"])
     )
     return strategy, strategy.problem(problem)
+
+
+def has_no_inputs_setting(settings: Any) -> bool:
+    """Whether a strategy's settings, as a run saved them, are of a time when random features could have no inputs beside them.
+
+    A run writes all settings with their values, so those were waves alone.
+    """
+    representation = settings.get("representation") if isinstance(settings, Mapping) else None
+    return isinstance(representation, Mapping) and representation.get("kind") == "random_fourier" and "inputs" not in representation
 
 
 def _fits_into_memory(spec: Any, strategy: Strategy, shape: tuple[int, ...], outputs: int) -> None:

@@ -17,7 +17,7 @@ from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.moments import Moments, Packing
 from scarcity_ray.results.reading import BrokenFile, RunError, believing, inside, read_json, read_whole
-from scarcity_ray.results.rebuild import imports, of_metadata, rebuild
+from scarcity_ray.results.rebuild import has_no_inputs_setting, imports, of_metadata, rebuild
 from scarcity_ray.results.recorder import MODEL_BYTES
 from scarcity_ray.results.sealed import load_sealed
 from scarcity_ray.results.stored_table import TABLES, read_table
@@ -77,6 +77,12 @@ class Results:
         path = self._file("scenario.yaml")
         self._refuse_imports(path, self.scenario)
         return path
+
+    def added_settings(self) -> list[str]:
+        """Overrides (see scenario.load) for settings that are newer than the run: the values by which all is as it was then."""
+        strategies = self.scenario.get("strategies")
+        saved = strategies if isinstance(strategies, list) else []
+        return [f"strategies.{place}.representation.inputs=false" for place, one in enumerate(saved) if has_no_inputs_setting(one)]
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
     before = Results.load(run_dir, imports=imports)
     directory = before.directory
     refuse_links(directory)
-    loaded = load(before.runnable())
+    loaded = load(before.runnable(), before.added_settings())
     scenario, base_dir = loaded.scenario, loaded.base_dir
     if attended:
         _supervise(scenario, directory)

@@ -73,7 +73,7 @@ def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | 
         raise ValueError(f"rounds is {rounds}; at least 1")
     before = Results.load(run_dir, imports=imports)
     refuse_links(before.directory)
-    loaded = load(before.runnable())
+    loaded = load(before.runnable(), before.added_settings())
     base_dir, here = loaded.base_dir, loaded.scenario.execution.model_copy(update={"address": "local"})
     scenario = loaded.scenario.model_copy(update={"execution": here})  # whatever cluster it ran on
     plan = prepare(scenario, base_dir)

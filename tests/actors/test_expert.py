@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.linear_model import Ridge
 
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.ensemble.moments import Moments
-from scarcity_ray.ensemble.representation import FourierFeatures
+from scarcity_ray.ensemble.representation import FourierFeatures, WavesAndInputs
 
 
 def blobs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,10 +40,10 @@ def test_scale_divides_the_logits_only() -> None:
     assert sure.evaluate(x, y)["loss"] < plain.evaluate(x, y)["loss"]
 
 
-@pytest.mark.parametrize("fourier", [False, True])
-def test_round_trip_through_a_file(tmp_path: Path, fourier: bool) -> None:
+@pytest.mark.parametrize("waves", [None, FourierFeatures, WavesAndInputs])
+def test_round_trip_through_a_file(tmp_path: Path, waves: Any) -> None:
     x, y = blobs()
-    representation = FourierFeatures(5, 16, seed=9, bandwidth=3.0) if fourier else None
+    representation = None if waves is None else waves(5, 16, seed=9, bandwidth=3.0)
     expert = Expert(expert_id=2, representation=representation)
     with torch.no_grad():
         seen = expert.representation(x)

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.scenarios import scenario
 from sklearn.metrics import accuracy_score, log_loss
 
 from scarcity_ray import simulate
 from scarcity_ray.baselines.alone import alone
+from scarcity_ray.baselines.features import own_features
 from scarcity_ray.baselines.measure import alone_predictions, baselines, guesses
+from scarcity_ray.ensemble.representation import RandomFourier
 from scarcity_ray.metrics.tested_rows import TestedRowsStat
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import ScenarioError, parse
+from scarcity_ray.strategies.sf_hfe import SfHfe
 from scarcity_ray.training.evaluate import gathered
 
 RNG = np.random.default_rng(0)
@@ -57,6 +61,16 @@ def test_features_of_a_strategy_are_taken_where_they_predict_better() -> None:
     found = alone(x, y, x, "regression", 1, {"squares": squares})  # type: ignore[dict-item]
     assert found.chosen == "squares"
     np.testing.assert_allclose(found.outputs, y, atol=0.05)
+
+
+def test_a_client_has_inputs_beside_its_waves_where_a_strategy_has_them() -> None:
+    own, seen = RNG.standard_normal((30, 3)), {}
+    for inputs in (True, False):
+        representation = RandomFourier(features=24, inputs=inputs, bandwidth=2.0)
+        seen[inputs] = own_features([SfHfe(representation=representation)], 5)["sf_hfe"](own)(own)
+        module = representation.waves(3, 5, 2.0)
+        np.testing.assert_allclose(seen[inputs], module(torch.from_numpy(own).float()).numpy(), atol=1e-5)
+    np.testing.assert_allclose(seen[True][:, 21:], own * (0.5 / 3**0.5), rtol=1e-6)
 
 
 def test_what_lies_far_outside_is_not_extrapolated() -> None:

@@ -68,12 +68,23 @@ def test_personal_heads_share_their_representation(run, problem):
     """Representation once, heads `[clients, ...]`: the module of client 1 has the one and its row of the other."""
     strategy = SfHfe()
     mine = strategy.problem(problem)
-    shared = {"representation.frequencies": torch.randn(256, 3), "representation.phases": torch.randn(256)}
+    shared = {"representation.frequencies": torch.randn(253, 3), "representation.phases": torch.randn(253)}
     heads = {"head.weight": torch.randn(5, 2, 256), "head.bias": torch.randn(5, 2)}
     run.model("sf_hfe", {**shared, **heads, "client_id": torch.arange(5)}, metadata_of(strategy, None, mine), seed=7)
     state = Results.load(run.directory).model("sf_hfe", client=1).state_dict()
     assert torch.equal(state["representation.frequencies"], shared["representation.frequencies"])
     assert torch.equal(state["head.weight"], heads["head.weight"][1])
+
+
+def test_a_model_saved_before_inputs_stood_beside_waves_has_waves_alone(run, problem):
+    mine = SfHfe().problem(problem)
+    metadata = metadata_of(SfHfe(), None, mine)
+    assert metadata["strategy"]["representation"].pop("inputs") == "auto"
+    tensors = {"representation.frequencies": torch.randn(256, 3), "representation.phases": torch.randn(256)}
+    run.model("sf_hfe", {**tensors, "head.weight": torch.randn(2, 256), "head.bias": torch.randn(2)}, metadata, seed=7)
+    module, x = Results.load(run.directory).model("sf_hfe"), torch.randn(6, 3)
+    waves = torch.cos(x @ tensors["representation.frequencies"].T + tensors["representation.phases"]) * (2 / 256) ** 0.5
+    torch.testing.assert_close(module.representation(x), waves)
 
 
 def test_a_model_saved_without_its_settings_says_so(run):

@@ -30,6 +30,7 @@ EVERY_STRATEGY = [
     {"kind": "prototypes", "name": "shared_means", "personal": False, "representation": {"kind": "trunk"}},
     {"kind": "afl", "column_norms": True, "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 20}},
+    {"kind": "sf_hfe", "name": "beside", "representation": {"kind": "random_fourier", "features": 72, "inputs": True}},
     {"kind": "sf_hfe", "name": "shared_head", "personal": False, "representation": {"kind": "identity"}},
     {"kind": "scaffold", "fraction": 0.5},
     {"kind": "fed_dyn", "fraction": 0.5},

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from helpers.scenarios import scenario
 
 from scarcity_ray import simulate
@@ -99,6 +100,21 @@ def test_the_command_leaves_with_1_and_the_difference(run: Path, capsys: pytest.
     assert said.startswith("different after ")
     assert "fed_avg, seed 3, round 1, rounds.train_loss: 0.5 then, " in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_run_of_before_inputs_stood_beside_waves_is_repeated_without_them(tmp_path: Path) -> None:
+    representation = {"kind": "random_fourier", "features": 12, "inputs": False}
+    generated = {"source": {"kind": "shifted_regression", "features": 3, "samples_per_client": 8}, "clients": 6}
+    run = tmp_path / "run"
+    simulate(scenario(data=generated, strategies=[{"kind": "fed_avg"}, {"kind": "sf_hfe", "representation": representation}]), out=run)
+    content = yaml.safe_load((run / "scenario.yaml").read_text())
+    assert content["strategies"][1]["representation"].pop("inputs") is False
+    (run / "scenario.yaml").write_text(yaml.safe_dump(content))
+    found = verify(run)
+    assert (found.difference, found.changed) == (None, [])
+    content["strategies"][1]["representation"]["inputs"] = "auto"
+    (run / "scenario.yaml").write_text(yaml.safe_dump(content))
+    assert str(verify(run).difference).startswith("sf_hfe, seed 3, round 2")
 
 
 def test_an_altered_hash_is_named(run: Path) -> None:

@@ -237,7 +237,8 @@ def test_classes_that_are_separated_are_told(classes: int) -> None:
     learned = results[-1].learned
     assert torch.isfinite(one.state.broadcast["beta"]).all()
     assert np.isfinite(column(learned, "estimate")).all()
-    assert learned["deviance"] < 1e-6
+    assert learned["deviance"] < 1e-3
+    assert learned["iterations"] < 20
     assert any("separate labels" in note for note in learned["notes"])
     assert fitted(x, y, [10, 10, 10], strength=0.01)[1][-1].learned["converged"]
 
@@ -353,7 +354,7 @@ def test_models_answer_in_the_users_unit_and_a_run_is_verified(tmp_path: Path) -
     ("stay", {"family": "binomial"}, r"strategies.0.family.*labels are numbers; allowed: auto, gaussian or poisson"),
     ("back", {"family": "gaussian"}, r"strategies.0.family.*labels are 2 classes; allowed: auto or multinomial, or binomial"),
     ("ward", {"family": "binomial"}, r"strategies.0.family.*labels are 3 classes; allowed: auto or multinomial$"),
-    ("back", {"uplink": [{"kind": "import", "path": "helpers.user_transforms:Sign"}]}, r"strategies.0.uplink.*nothing to transform"),
+    ("back", {"uplink": [{"kind": "import", "path": "helpers.user_transforms:Sign"}]}, r"strategies.0.uplink.*exact sums"),
 ])  # fmt: skip
 def test_what_does_not_suit_is_refused_before_anything_starts(label: str, settings: Any, why: str, tmp_path: Path) -> None:
     visits().to_csv(tmp_path / "t.csv", index=False)

@@ -143,7 +143,11 @@ def test_identity_gives_the_pooled_ridge_head() -> None:
     assert theta.shape == (1, problem.layout.width)
 
 
-@pytest.mark.parametrize("representation", [{"kind": "identity"}, {"kind": "random_fourier", "features": 24}])
+@pytest.mark.parametrize("representation", [
+    {"kind": "identity"},
+    {"kind": "random_fourier", "features": 24},
+    {"kind": "random_fourier", "features": 24, "inputs": False},
+])  # fmt: skip
 def test_the_same_bits_for_any_company(representation: dict[str, Any]) -> None:
     strategy, train = SfHfe.model_validate({"representation": representation}), schools(16)
     problem = problem_of(strategy, train, "regression", 1)
@@ -154,9 +158,24 @@ def test_the_same_bits_for_any_company(representation: dict[str, Any]) -> None:
         assert torch.equal(end.memory["row"], other.memory["row"])
 
 
+@pytest.mark.parametrize("inputs", [True, False])
+def test_inputs_beside_the_waves_cost_no_bytes(inputs: bool) -> None:
+    representation = {"kind": "random_fourier", "features": 24, "inputs": inputs}
+    strategy, train = SfHfe.model_validate({"representation": representation, "experts": 1, "differences": "slopes"}), schools()
+    end = play(strategy, problem_of(strategy, train, "regression", 1), train)
+    assert end.traffic == [52 + 4 * 6 + 52 + 4 * (25 * 26 // 2 - 1 + 25 + 1), (8 + 4) + 4 * 25 + 8]
+
+
+def test_inputs_that_leave_no_wave_are_refused() -> None:
+    representation = {"kind": "random_fourier", "features": 5, "inputs": True}
+    with pytest.raises(SpecError, match=r"representation\.inputs is True: a row has 5 inputs"):
+        problem_of(SfHfe.model_validate({"representation": representation}), schools(), "regression", 1)
+
+
+@pytest.mark.parametrize("inputs", [True, False])
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_the_saved_module_reproduces_the_answers(task: Any) -> None:
-    settings = {"representation": {"kind": "random_fourier", "features": 24}, "experts": 1}
+def test_the_saved_module_reproduces_the_answers(task: Any, inputs: bool) -> None:
+    settings = {"representation": {"kind": "random_fourier", "features": 24, "inputs": inputs}, "experts": 1}
     strategy, train = SfHfe.model_validate(settings), schools()
     outputs = 3 if task == "classification" else 1
     if task == "classification":
