@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import Spec
 from scarcity_ray.core.tables import hashed_as
+from scarcity_ray.results.sealed import as_bytes
 
 _TOGETHER = 64  # batches, or rows of one, that are hashed at once: hashing each row alone takes a millisecond
 _HASHED_AS = {"unseen": "strangers", "unseen_group": "stranger_group"}  # fields with a new name: fingerprints of older runs stay valid
@@ -47,8 +47,7 @@ class ResultHash:
     def tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes tensors of the model, `{name: tensor}`, each once."""
         for name, tensor in tensors.items():
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._stream(f"model.{name}:{tensor.dtype}{list(tensor.shape)}").update(content)
+            self._stream(f"model.{name}:{tensor.dtype}{list(tensor.shape)}").update(as_bytes(tensor))
 
     def hexdigest(self) -> str:
         """The hash so far, 64 hexadecimal digits."""

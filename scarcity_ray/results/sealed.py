@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -21,7 +23,7 @@ from scarcity_ray.results.environment import memory_bytes
 from scarcity_ray.results.files import new_file
 from scarcity_ray.results.reading import BrokenFile, read_whole
 
-__all__ = ["VERSION", "BrokenFile", "load_sealed", "save_sealed"]
+__all__ = ["VERSION", "BrokenFile", "as_bytes", "load_sealed", "save_sealed"]
 
 VERSION = 1
 """Of the form of sealed files; another one is refused."""
@@ -46,6 +48,13 @@ _TYPES = {
 }
 
 
+def as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """The numbers of a tensor of any layout, row by row."""
+    whole = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # one number is contiguous in torch with any stride
+    bytes: NDArray[np.uint8] = whole.reshape(-1).view(torch.uint8).numpy()
+    return bytes
+
+
 def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes tensors and metadata, the whole file or nothing. The same content gives the same bytes.
 
@@ -58,7 +67,7 @@ def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
         raise TypeError(f"the format has no name for {', '.join(sorted(unknown))}")
     # The widest types first, as the format requires: each tensor is then aligned for its type.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    parts = [tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for name in names]
+    parts = [as_bytes(tensors[name]).data for name in names]
     header: dict[str, Any] = {
         "__metadata__": {"sealed": f"{VERSION}:{_BLANK}"} | {key: json.dumps(value, allow_nan=False) for key, value in metadata.items()}
     }
