@@ -49,10 +49,10 @@ def show_one(found: Compared) -> None:
 def show_verdicts(title: str, every: Sequence[Compared]) -> None:
     """Prints a line a federation of a list, who is best in each, and how often sf_hfe is good."""
     rows, verdicts = [], [_verdict(found) for found in every]
-    for found, (best, ratio, better) in zip(every, verdicts, strict=True):
+    for found, (best, ratio, word) in zip(every, verdicts, strict=True):
         errors = _errors(found)
         numbers = [f"{errors[method]:.4g}" if method in errors else "none" for method in METHODS]
-        rows.append([found.name, *numbers, METHODS[best], f"{ratio:.3f}{', near' if ratio <= NEAR else ''}", better])
+        rows.append([found.name, *numbers, METHODS[best], f"{ratio:.3f}{', near' if ratio <= NEAR else ''}", word])
     show(f"{title}: mean error over all test rows", ["", *METHODS.values(), "best", "sf_hfe / best", "better than alone"], rows)
     near, better = sum(ratio <= NEAR for _, ratio, _ in verdicts), sum(word != "no" for *_, word in verdicts)
     first, mean = sum(best == "sf_hfe" for best, *_ in verdicts), np.exp(np.mean([np.log(ratio) for _, ratio, _ in verdicts]))
@@ -112,8 +112,8 @@ def main() -> None:
             found[one.name] = one
             show_one(one)
     every = [found[name] for name in REALS if name in found]
-    for title, names in {"tuning": [real.name for real in TUNING], "judging": [real.name for real in JUDGING]}.items():
-        if some := [one for one in every if one.name in names]:
+    for title, reals in {"tuning": TUNING, "judging": JUDGING}.items():
+        if some := [one for one in every if REALS[one.name] in reals]:
             show_verdicts(title, some)
     seconds = time.monotonic() - began
     print(f"{seconds:,.0f} s")
