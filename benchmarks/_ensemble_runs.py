@@ -174,14 +174,15 @@ class Bench:
         return {name: [_run(seed, [part.result() for part in parts]) for seed, parts in some] for name, some in tasks.items()}
 
     def _submit(self, scenario: Scenario, seed: int, choosing: bool) -> Future[Results]:
-        return self.pool.submit(_play, scenario, seed, tempfile.mkdtemp(dir=self.folder), choosing)
+        return self.pool.submit(play, scenario, seed, tempfile.mkdtemp(dir=self.folder), choosing)
 
 
 def _run(seed: int, parts: Sequence[Results]) -> Run:
     return Run(seed, {name: results for results in parts for name in results.summary["strategies"]})
 
 
-def _play(scenario: Scenario, seed: int, out: str, choosing: bool) -> Results:
+def play(scenario: Scenario, seed: int, out: str, choosing: bool = False) -> Results:
+    """Runs a scenario in this process, without plots. choosing: test clients only on the rows that choose settings, see `tuned`."""
     deal = plan.deal
 
     def dealt(data: Data, seed: int, base_dir: Path) -> Federation:

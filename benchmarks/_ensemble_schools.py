@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +10,9 @@ import numpy as np
 import yaml
 from _common import HERE
 from _ensemble_runs import Bench, Found, Row, Run, figure, of_all, sent
-from numpy.typing import NDArray
+from _mixed import has_statsmodels, mixed_model
 from scipy.stats import t as student
 
-from scarcity_ray.core.federation import Shards
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.scenario import parse
 
@@ -23,8 +20,8 @@ DRAWS = 2000
 """Bootstrap samples of the schools."""
 
 
-class Mixed(NamedTuple):
-    """MixedLM's fit: root mean square error on test rows, in marks; variance of marks within schools, and of the schools' intercepts."""
+class Marks(NamedTuple):
+    """The mixed model: root mean square error on test rows, in marks; variance of marks within schools, and of the schools' intercepts."""
 
     rmse: float
     noise: float
@@ -35,7 +32,7 @@ def chem97(bench: Bench) -> Found:
     """sf_hfe compared with the mixed model, pooled rows, FedAvg with and without edges, and each school alone."""
     shipped, more = _scenarios()
     seeds = range(1, 2) if bench.quick else range(bench.seeds + 1)  # the shipped split is that of seed 1
-    mixed = bench.pool.map(mixed_model, [shipped] * len(seeds), seeds) if importlib.util.find_spec("statsmodels") else None
+    beside = bench.pool.map(mixed, [shipped] * len(seeds), seeds) if has_statsmodels() else None
     played = bench.plays({"shipped": shipped, "more": more}, seeds)
     runs = [Run(one.seed, {**one.results, **other.results}) for one, other in zip(played["shipped"], played["more"], strict=True)]
     errors = of_all(runs, "sf_hfe", "rmse_pooled")
@@ -46,8 +43,8 @@ def chem97(bench: Bench) -> Found:
             figure(f"the same, seeds 0 to {bench.seeds - 1}", errors[:-1], at_most=2.305),
         ]
     notes = []
-    if mixed is not None:
-        rows += _beside_mixed(runs, errors, list(mixed))
+    if beside is not None:
+        rows += _beside_mixed(runs, errors, list(beside))
     else:
         notes.append("statsmodels is not installed: no comparison with the mixed model (pip install statsmodels)")
     for name, title in {"pooled": "pooled rows", "fed_avg": "fed_avg", "hier_fed_avg": "hier_fed_avg, authorities as edges"}.items():
@@ -59,31 +56,14 @@ def chem97(bench: Bench) -> Found:
     return Found(rows + gains, notes + more_notes, details)
 
 
-def mixed_model(scenario: dict[str, Any], seed: int) -> Mixed:
-    """A random intercept per school, by restricted maximum likelihood on all training rows (statsmodels' MixedLM)."""
-    from statsmodels.regression.mixed_linear_model import MixedLM
-
+def mixed(scenario: dict[str, Any], seed: int) -> Marks:
+    """The mixed model of the schools, in marks."""
     federation = prepare(parse({**scenario, "seed": seed, "execution": {"ray": False}}), Path()).federation
-    train, test, unit = federation.train, federation.test, federation.label_scale
-    rows, tests = (np.column_stack([part.x, np.ones(len(part.x))]).astype(np.float64) for part in (train, test))
-    _, size, directions = np.linalg.svd(rows, full_matrices=False)
-    basis = directions[
-        size > 1e-9 * size[0]
-    ].T  # the columns for girls and boys add up to the constant, and MixedLM refuses dependent columns
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fitted = MixedLM(train.y.ravel().astype(np.float64), rows @ basis, _owner(train)).fit()
-    own = np.zeros(federation.clients)
-    for place, effect in fitted.random_effects.items():
-        own[place] = float(np.asarray(effect)[0])
-    predicted = tests @ basis @ fitted.fe_params + own[_owner(test)]
-    error = float(np.sqrt(np.mean((predicted - test.y.ravel()) ** 2)))
-    return Mixed(unit * error, unit**2 * float(fitted.scale), unit**2 * float(np.asarray(fitted.cov_re)[0, 0]))
-
-
-def _owner(rows: Shards) -> NDArray[np.int64]:
-    """The client of each row."""
-    return np.repeat(np.arange(len(rows.counts)), rows.counts)
+    fit, unit = mixed_model(federation), federation.label_scale
+    if fit is None:
+        raise RuntimeError(f"the mixed model does not converge on the split of seed {seed}")
+    error = float(np.sqrt(np.mean((fit.predicted - federation.test.y.ravel()) ** 2)))
+    return Marks(unit * error, unit**2 * fit.noise, unit**2 * fit.intercept)
 
 
 def _scenarios() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,7 +78,7 @@ def _scenarios() -> tuple[dict[str, Any], dict[str, Any]]:
     return shipped, {**shipped, "strategies": beside}
 
 
-def _beside_mixed(runs: Sequence[Run], errors: list[float], mixed: list[Mixed]) -> list[Row]:
+def _beside_mixed(runs: Sequence[Run], errors: list[float], mixed: list[Marks]) -> list[Row]:
     noise, intercept = [], []
     for run, other in zip(runs, mixed, strict=True):
         results = run.results["intercept"]
@@ -117,7 +97,7 @@ def _beside_mixed(runs: Sequence[Run], errors: list[float], mixed: list[Mixed]) 
     ]
 
 
-def _less(errors: list[float], mixed: list[Mixed]) -> list[float]:
+def _less(errors: list[float], mixed: list[Marks]) -> list[float]:
     return [mine - other.rmse for mine, other in zip(errors, mixed, strict=True)]
 
 

@@ -138,3 +138,8 @@ def test_tensors_count_by_name_type_shape_and_bytes_and_not_by_order():
 def test_a_view_and_its_copy_have_the_same_hash():
     table = torch.arange(6.0).view(2, 3)
     assert digest(tensors={"w": table.T}) == digest(tensors={"w": table.T.contiguous()})
+
+
+def test_a_single_number_counts_the_same_with_any_stride():
+    far = torch.empty_strided((1,), (6,)).fill_(2.0)
+    assert digest(rows(LOSS), tensors={"bias": far}) == digest(rows(LOSS), tensors={"bias": torch.full((1,), 2.0)})

@@ -33,13 +33,14 @@ def tensors() -> dict[str, Tensor]:
         "none": torch.empty(0, 3),
         "double": torch.tensor([1.5, float("nan"), float("-inf")], dtype=torch.float64),
         "half": torch.arange(3).to(torch.bfloat16),
+        "far": torch.empty_strided((1,), (6,)).fill_(2.0),  # as the last number of a column
         "learned": torch.nn.Parameter(torch.ones(2)),
     }
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     def bits(one: Tensor) -> Any:
-        return one.dtype, tuple(one.shape), one.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
+        return one.dtype, tuple(one.shape), one.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).tolist()
 
     return {name: bits(one) for name, one in a.items()} == {name: bits(one) for name, one in b.items()}
 
