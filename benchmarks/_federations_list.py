@@ -55,16 +55,19 @@ def patients(table: Any) -> Any:
 _EXAM = ("standLRT", "sex", "intake", "schgend", "schavg", "vr")
 _MATHS = ("gr", "cltype", "exp", "ses", "sx", "eth")
 _FATAL = ("year", "spirits", "unemp", "income", "beertax", "miles", "pop")
-_OTHER_DEATHS = "12 columns of deaths: parts of the label, or other outcomes; 15 more of people, laws and economy: to be brief"
+_GCSE = "student: an id; but written, the other half of the exam, is an input: who lacks the one may have the other"
+_OTHER_DEATHS = "9 columns of deaths: parts of the label, or other outcomes; 16 more of people, laws and economy: to be brief"
 _VOTER = ("college", "distance", "female", "black", "hispanic", "otherrace")
 _STATE = ("year", "hwy", "water", "util", "pc", "emp", "unemp")
 _CIGAR = ("year", "price", "pimin", "cpi", "ndi", "pop", "pop16")
 _CHEM = ("gcsescore", "gcsescore^2", "gender", "age")
 
 TUNING = (
-    Real("mlmRev", "Chem97", "school", "score", "marks", _CHEM, "lea: groups schools; student: an id; gcsecnt: gcsescore", authorities),
+    Real(
+        "mlmRev", "Chem97", "school", "score", "marks", _CHEM, "lea: groups schools; student: an id; gcsecnt: gcsescore moved", authorities
+    ),
     Real("mlmRev", "Exam", "school", "normexam", "z-score", _EXAM, "student: an id; type: follows from schgend"),
-    Real("mlmRev", "Gcsemv", "school", "course", "marks", ("written", "gender"), "student: an id"),
+    Real("mlmRev", "Gcsemv", "school", "course", "marks", ("written", "gender"), _GCSE),
     Real("MASS", "nlschools", "class", "lang", "marks", ("IQ", "SES", "GS", "COMB"), "nothing"),
     Real("lme4", "Penicillin", "plate", "diameter", "mm", ("sample",), "nothing"),
     Real("nlme", "Oxboys", "Subject", "height", "cm", ("age",), "Occasion: the rank of age"),
