@@ -103,7 +103,7 @@ def test_the_command_leaves_with_1_and_the_difference(run: Path, capsys: pytest.
 
 
 def test_a_run_of_before_inputs_stood_beside_waves_is_repeated_without_them(tmp_path: Path) -> None:
-    representation = {"kind": "random_fourier", "features": 12, "inputs": False}
+    representation = {"kind": "random_fourier", "features": 24, "inputs": False}
     generated = {"source": {"kind": "shifted_regression", "features": 3, "samples_per_client": 8}, "clients": 6}
     run = tmp_path / "run"
     simulate(scenario(data=generated, strategies=[{"kind": "fed_avg"}, {"kind": "sf_hfe", "representation": representation}]), out=run)

@@ -237,7 +237,7 @@ def test_classes_that_are_separated_are_told(classes: int) -> None:
     learned = results[-1].learned
     assert torch.isfinite(one.state.broadcast["beta"]).all()
     assert np.isfinite(column(learned, "estimate")).all()
-    assert learned["deviance"] < 1e-3
+    assert learned["deviance"] < 0.05
     assert learned["iterations"] < 20
     assert any("separate labels" in note for note in learned["notes"])
     assert fitted(x, y, [10, 10, 10], strength=0.01)[1][-1].learned["converged"]
