@@ -16,7 +16,7 @@ _MOST = 30  # rows of a table on the terminal
 
 _PREDICTS = {
     "gaussian": "change of the label, a unit of the column",
-    "binomial": "change of the log odds, a unit of the column",
+    "binomial": "change of the log odds of {}, a unit of the column",
     "multinomial": "change of the log odds against the first class, a unit of the column",
     "poisson": "change of the log of the expected count, a unit of the column",
 }
@@ -30,7 +30,7 @@ def show_coefficients(console: Console, summary: Mapping[str, Any]) -> None:
             continue
         console.print(coefficient_table(name, first), highlight=False)
         rest = len(first["coefficients"]) - _MOST
-        more = [f"{rest:,} more are in coefficients.csv"] if rest > 0 else []
+        more = [f"the other {rest:,} in coefficients.csv"] if rest > 0 else []
         seeds = ["of the first seed"] if len(entry.get("seeds", ())) > 1 else []
         fit = f"deviance {number(first['deviance'])}, of the intercept alone {number(first['null_deviance'])}"
         console.print(
@@ -45,14 +45,15 @@ def show_coefficients(console: Console, summary: Mapping[str, Any]) -> None:
 def coefficient_table(name: str, entry: Mapping[str, Any]) -> Table:
     """A row a coefficient. entry: what summary.json says of the strategy under one seed."""
     found = entry["coefficients"][:_MOST]
-    title = f"{name}: {_PREDICTS[entry['family']]}"
+    one = entry["family"] == "binomial"
+    title = f"{name}: {_PREDICTS[entry['family']].format(found[0].get('class'))}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("column", overflow="fold", min_width=10)
-    classes = "class" in found[0]
+    classes = "class" in found[0] and not one  # one predictor: its class stands above
     if classes:
         table.add_column("class", overflow="fold")
     for head in ("estimate", "standard\nerror", "95 %\nfrom", "\nto", f"\n{entry['test']}", "\np"):
-        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head, justify="right", no_wrap=True, min_width=6)  # "<0.001"
     for row in found:
         cells = [number(row[key]) for key in ("estimate", "std_error", "lower", "upper", "statistic")]
         table.add_row(Text(row["name"]), *([Text(row["class"])] if classes else []), *cells, _chance(row["p_value"]))
