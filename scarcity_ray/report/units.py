@@ -29,17 +29,17 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A metric with three decimals; very small and large ones with three or four digits: `0.939`, `2.350`, `0.000412`; `-` for none."""
+    """A metric with three decimals; small and large ones with four digits or all before the point: `0.939`, `0.000412`, `69,914`; `-`: none."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or 0.1 <= abs(value) < 10:
         return f"{value:.3f}"
-    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 def signed(value: float) -> str:
-    """A gain with its sign, with three decimals or three digits: `+0.281`, `-12.4`."""
-    return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.3g}"
+    """A gain with its sign, with three decimals or three digits, or all before the point: `+0.281`, `-12.4`, `+2,964`."""
+    return f"{value:+.3f}" if abs(value) < 1 else f"{value:+.3g}" if abs(value) < 999.5 else f"{value:+,.0f}"
 
 
 def short_number(value: float) -> str:

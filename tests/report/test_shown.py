@@ -193,10 +193,16 @@ def test_durations_in_words(seconds, words):
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(None, "-"), (float("nan"), "-"), (0.9391, "0.939"), (0.0, "0.000"), (0.000412, "0.000412"), (1234.5, "1,234")]
+    ("value", "words"),
+    [(None, "-"), (float("nan"), "-"), (0.9391, "0.939"), (0.0, "0.000"), (0.000412, "0.000412"), (1234.5, "1,234"), (69914.2, "69,914")],
 )
 def test_numbers_in_words(value, words):
     assert units.number(value) == words
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.2814, "+0.281"), (-12.44, "-12.4"), (999.7, "+1,000"), (-2964.3, "-2,964")])
+def test_gains_in_words(value, words):
+    assert units.signed(value) == words
 
 
 def test_labels_move_apart_as_little_as_may_be():
