@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A metric with three decimals; small and large ones with four digits or all before the point: `0.939`, `0.000412`, `69,914`; `-`: none."""
+    """A metric with three decimals; small and large ones with four digits, or all before the point: `0.939`, `0.000412`, `69,914`."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or 0.1 <= abs(value) < 10:
