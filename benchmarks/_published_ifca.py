@@ -104,7 +104,8 @@ def ifca(bench: Bench) -> Found:
         figures.append(Figure(f"sigma 0.1, r {r:g}: single starts", solved.ravel().tolist(), "", by_start, hits=True))
     notes = [
         f"Published is a plot, of the share of 40 data seeds for which the best of 10 starts and 3 step sizes succeeds. Here {starts} "
-        "starts and the step size 0.1 alone, the only one of the three that converges; re-computed with 4 starts.",
+        "starts and the step size 0.1 alone: by the Hessian's eigenvalues, 0.6 to 4.2 once machines are right, 1 diverges and 0.01 is "
+        "far from done after 300 rounds. Re-computed: with 4 starts.",
         "Success: a distance below 0.6 sigma. 0.5 sigma is what least squares with 50 machines of 100 rows leaves for 1,000 numbers.",
     ]
     return Found(figures, notes, {"starts": [{"setting": setting, **one._asdict()} for setting, one in found.items()]})
