@@ -16,11 +16,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from scarcity_ray.actors.client import Client
+from scarcity_ray.actors.server import Server
+from scarcity_ray.core.federation import Federation
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.environment import environment
+from scarcity_ray.runtime.fleet import LocalFleet
+from scarcity_ray.training.problem import Problem
 
 HERE = Path(__file__).parent
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -129,6 +136,16 @@ def cores() -> int:
 def machine() -> dict[str, Any]:
     """Processor, versions, date and the current load average, which shows other work on the machine."""
     return {"date": date.today().isoformat(), "load_average": os.getloadavg()[0], **environment(0)}
+
+
+def server_of(held: Federation, strategy: Strategy, problem: Problem) -> Server:
+    """A server of a federation before round 1, all in this process."""
+    client = Client(np.arange(held.clients))
+    client.load_federation(held)
+    server = Server(clients=LocalFleet([client]))
+    server.load_federation()
+    server.set_strategy(strategy, problem)
+    return server
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -58,7 +58,7 @@ PUBLISHED = {(0.9, "fedavg"): 58.58, (0.9, "mu=0"): 69.00, (0.9, "mu=1"): 71.96,
 
 
 def fed_prox(bench: Bench) -> Found:
-    """Accuracy at round 200, and the paired differences between methods, over seeds that draw everything anew."""
+    """Accuracy at round 200, and the paired differences between methods, over seeds, each with its own data, model and cohorts."""
     seeds, rounds, shares = (range(1, 3), 20, (0.9,)) if bench.quick else (range(1, 6), 200, (0.9, 0.5, 0.0))
     settings = [
         (share, method, seed)

@@ -104,7 +104,7 @@ def pfed_me(bench: Bench) -> Found:
     ]
     notes = [
         f"The best over rounds is the best of each {every}th round here, of each round where re-computed.",
-        "Minibatches: here an epoch begins anew in each round, in a new order; in the authors' code it goes on over rounds, in one order.",
+        "Minibatches: here each round starts a new epoch, in a new order; in the authors' code epochs continue over rounds, in one order.",
         "Per-FedAvg adapts on all training rows of a client in one step; the authors' code adapts on minibatches of test rows.",
     ]
     return Found(figures, notes, {"curves": {" ".join(key): found for key, found in curves.items()}})

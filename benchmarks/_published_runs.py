@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from _common import server_of
 from numpy.typing import NDArray
 from scipy.stats import t as student
 from torch import nn
 
-from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.federation import Federation, Shards
@@ -99,15 +99,10 @@ def federation(x: NDArray[Any], y: NDArray[Any], counts: Sequence[int]) -> Feder
 
 def served(strategy: Strategy, held: Federation, module: nn.Module, local: Local, seed: int) -> Server:
     """A server of a federation before round 1, all in this process."""
-    client = Client(np.arange(held.clients))
-    client.load_federation(held)
-    server = Server(clients=LocalFleet([client]))
-    server.load_federation()
     problem = make_problem(
         module, local=local, task=held.task, outputs=held.outputs, shape=held.shape, samples=held.train.counts, seed=seed
     )
-    server.set_strategy(strategy, strategy.problem(replace(problem, metrics=(ACCURACY,))))
-    return server
+    return server_of(held, strategy, strategy.problem(replace(problem, metrics=(ACCURACY,))))
 
 
 def logistic(inputs: int, classes: int, seed: int) -> nn.Module:

@@ -19,14 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import yaml
-from _common import HERE, show, write_json
+from _common import HERE, server_of, show, write_json
 
-from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.strategy import STRATEGIES
-from scarcity_ray.runtime.fleet import LocalFleet
 from scarcity_ray.runtime.plan import RunPlan, prepare
 from scarcity_ray.scenario import parse
 from scarcity_ray.training.batches import Batch
@@ -85,17 +82,6 @@ def trained() -> list[dict[str, Any]]:
     return [{"kind": kind} for kind in kinds] + VARIANTS
 
 
-def server_of(plan: RunPlan, name: str) -> Server:
-    """A server before round 1, and all clients in one actor."""
-    client = Client(np.arange(plan.federation.clients))
-    client.load_federation(plan.federation)
-    server = Server(clients=LocalFleet([client]))
-    server.load_federation()
-    (strategy,) = [one for one in plan.scenario.strategies if one.title == name]
-    server.set_strategy(strategy, plan.problems[name])
-    return server
-
-
 def seconds(server: Server, rounds: int) -> tuple[float, float]:
     """Processor seconds of so many rounds, and their work in gradients."""
     Counter.gradients = Counter.losses = 0
@@ -107,7 +93,7 @@ def seconds(server: Server, rounds: int) -> tuple[float, float]:
 
 def compare(plan: RunPlan, name: str, rounds: int, repeats: int) -> dict[str, Any]:
     """The strategy beside FedAvg: the ratio of processor time a gradient, and gradients a round."""
-    mine, reference = server_of(plan, name), server_of(plan, "fed_avg")
+    reference, mine = (server_of(plan.federation, one, plan.problems[one.title]) for one in plan.scenario.strategies)
     seconds(mine, 1), seconds(reference, 1)  # warm up
     ratios = []
     for _ in range(repeats):

@@ -62,6 +62,9 @@ class Strategy(Part):
     exact_sums: ClassVar[bool] = False
     """Whether the server half needs the exact means of what clients sent, so that neither `uplink` nor `aggregation` may change them."""
 
+    newest_only: ClassVar[bool] = False
+    """Whether what clients send is about the newest state alone, so that no schedule may start them from an older one."""
+
     # -- the server half ---------------------------------------------------------------------------------------------
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

@@ -320,9 +320,10 @@ def _impossible(scenario: Scenario, federation: Federation, problems: Mapping[st
 def _unsuited(strategy: Strategy, problem: Problem) -> list[SpecError]:
     """Settings that do not suit the strategy."""
     found = []
-    in_meta, staleness = strategy.server_half == "meta_learner", strategy.schedule.max_staleness
-    if in_meta and staleness:
-        message = f"clients of {strategy.title} start from the newest state, and with this schedule from one of {staleness} rounds ago"
+    newest, staleness = strategy.newest_only or strategy.server_half == "meta_learner", strategy.schedule.max_staleness
+    if newest and staleness:
+        ago = f"with this schedule from one of {staleness} rounds ago: use uniform"
+        message = f"clients of {strategy.title} start from the newest state, and {ago}"
         found.append(SpecError(("schedule",), strategy.schedule.kind_title, message))
     aggregator = strategy.aggregation
     if not strategy.uplink and not isinstance(aggregator, Aggregator):

@@ -158,9 +158,10 @@ def _by_model(results: Results, name: str, encoding: Encoding, x: Tensor, known:
     module = results.model(name, client=known)
     with torch.no_grad():
         outputs = module(x).double()
-    strategy, problem = of_metadata(results.metadata(name), np.ones(2, dtype=np.int64))
+    tensors, metadata = results.saved(name)
+    strategy, problem = of_metadata(metadata, np.ones(2, dtype=np.int64))
     steps = strategy.adaptation(problem.local, problem.samples)
-    own = "client_id" in results.tensors(name)  # saved as it was tested
+    own = "client_id" in tensors  # saved as it was tested
     before = "" if own or steps is None or not steps.any() else ", without the local steps by which clients adapt it"
     return _answers(outputs.softmax(1) if encoding.classes else outputs, encoding), f"model {name}{whose}{before}"
 

@@ -67,6 +67,7 @@ class FedGlm(Strategy):
     sends: ClassVar[str] = "score, information and deviance of a linear model on its rows, each round"
     receives: ClassVar[str] = "the coefficients, each round"
     exact_sums: ClassVar[bool] = True
+    newest_only: ClassVar[bool] = True  # messages at other coefficients cannot be added up
 
     rounds: Annotated[int | None, Field(ge=1, description="the most rounds; it mostly ends after 4 to 8. null: the scenario's")] = 25
     family: Annotated[
@@ -109,9 +110,6 @@ class FedGlm(Strategy):
     def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
         """Labels that are no counts, where they are to be, and what the rounds have no use for."""
         found = super().refused(problem, federation)
-        if self.schedule.max_staleness:
-            message = "the messages of a round are added up, so all are to be about the newest coefficients: use uniform"
-            found.append(SpecError(("schedule",), self.schedule.kind_title, message))
         if self._family(problem) == "poisson":
             found += [error for held in (federation, federation.later) if held is not None for error in self._no_counts(problem, held)]
         return found

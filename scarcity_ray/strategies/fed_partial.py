@@ -92,8 +92,9 @@ class Partial(SampledStrategy):
         return {"private": own, "took_part": own.new_zeros(1)} if len(own) and self.order != "head_last" else {}
 
     def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
-        steps = problem.local.steps_for(problem.samples)
-        return steps + (self._shared_steps(problem.local, problem.samples) if self.order == "alternate" else 0)
+        local, samples = problem.local, problem.samples
+        shared = local.epoch_steps(samples) * (self.shared_epochs or 1) if self.order == "alternate" else 0
+        return local.steps_for(samples) + shared
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         private, shared = part_of(task.problem, self.private), rest_of(task.problem, self.private)
@@ -107,7 +108,7 @@ class Partial(SampledStrategy):
         return ClientResult(sums, kept)
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        return local.steps_for(samples) if self.adapt_steps is None else np.where(samples > 0, self.adapt_steps, 0)
+        return local.steps_for(samples, self.adapt_steps)
 
     def adapt(self, task: Task, broadcast: State, client: State) -> State:
         rows = self._rows(task.problem, broadcast, client).expand(task.k, -1).clone()
@@ -128,20 +129,15 @@ class Partial(SampledStrategy):
         losses, norms = [], []
         for steps, free in ((first, private), (task.plan.steps - first, shared)):
             part, order = task.again(steps)
-            y = y.index_select(0, order)
-            y = part.local_sgd(y, free=free)[torch.argsort(order)]
-            back = np.argsort(order.numpy())
-            losses.append(part.train_loss[back])
-            norms.append([values[back] for values in part.grad_norms])
+            back = torch.argsort(order)
+            y = part.local_sgd(y[order], free=free)[back]
+            losses.append(part.train_loss[back.numpy()])
+            norms.append([values[back.numpy()] for values in part.grad_norms])
         last = task.plan.steps > first
         task.train_loss = np.where(last, losses[1], losses[0])
         mean, std = (np.where(last, two, one) for one, two in zip(*norms, strict=True))
         task.grad_norms, task.models = (mean, std), (start, y)
         return y
-
-    def _shared_steps(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        steps: NDArray[np.int64] = -(-samples // local.batch_size) * (self.shared_epochs or 1)
-        return steps
 
     def _rows(self, problem: Problem, broadcast: State, client: State) -> Tensor:
         """The clients' models `[k, P]`; `[1, P]` where they keep nothing of their own."""

@@ -37,7 +37,7 @@ class FineTune(SampledStrategy, OneModel):
     parts: Annotated[Literal["all", "head"], Field(description="what is fine-tuned: all weights, or those of the last layer")] = "all"
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        return local.steps_for(samples) if self.adapt_steps is None else np.where(samples > 0, self.adapt_steps, 0)
+        return local.steps_for(samples, self.adapt_steps)
 
     def adapt(self, task: Task, broadcast: State, client: State) -> State:
         free = None if self.parts == "all" else part_of(task.problem, "head")

@@ -63,7 +63,7 @@ class PerFedAvg(OuterStep):
         return y
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        return -(-samples // local.batch_size)  # an epoch: its minibatches together are all rows
+        return local.epoch_steps(samples)  # an epoch: its minibatches together are all rows
 
     def adapt(self, task: Task, broadcast: State, client: State) -> State:
         x = broadcast["x"][None]

@@ -37,6 +37,7 @@ class QFfl(SampledStrategy, OneModel):
     receives: ClassVar[str] = "the model and 4 bytes, each round"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
     exact_sums: ClassVar[bool] = True
+    newest_only: ClassVar[bool] = True  # losses of a round are in one unit
     q: Annotated[float, Field(ge=0, description="0: the mean loss counts; more: the higher losses do; the paper tries 0.001 to 15")] = 1.0
     weighted: Annotated[bool, Field(description="count clients by training samples; false: each client counts the same")] = False
 
@@ -44,9 +45,6 @@ class QFfl(SampledStrategy, OneModel):
         found, momentum = super().refused(problem, federation), problem.local.momentum
         if momentum:
             found.append(SpecError(("local", "momentum"), momentum, "a client's move has to be a sum of gradients: set it to 0"))
-        if self.schedule.max_staleness:
-            message = "losses are in a unit that goes down with the model, and here some clients start from older ones: use uniform"
-            found.append(SpecError(("schedule",), self.schedule.kind_title, message))
         return found
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

@@ -36,7 +36,7 @@ class Reptile(OuterStep):
         return task.local_sgd(x)
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        return local.steps_for(samples) if self.adapt_steps is None else np.where(samples > 0, self.adapt_steps, 0)
+        return local.steps_for(samples, self.adapt_steps)
 
     def adapt(self, task: Task, broadcast: State, client: State) -> State:
         return {"adapted": task.local_sgd(broadcast["x"][None])}

@@ -44,12 +44,18 @@ class Local(Spec):
             raise ValueError("momentum belongs to sgd; adam has its own: leave momentum out, or use sgd")
         return self
 
-    def steps_for(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Local steps in a round of clients with `samples` training rows: `ceil(n / batch_size) * epochs`, or `steps`."""
+    def steps_for(self, samples: NDArray[np.int64], steps: int | None = None) -> NDArray[np.int64]:
+        """Local steps in a round of clients with `samples` training rows: `ceil(n / batch_size) * epochs`, or `steps`.
+
+        steps: in place of what is set; None for that.
+        """
         samples = np.asarray(samples, dtype=np.int64)
-        if self.steps is not None:
-            return np.where(samples > 0, self.steps, 0).astype(np.int64)
-        steps: NDArray[np.int64] = -(-samples // self.batch_size) * (self.epochs or 1)
+        steps = self.steps if steps is None else steps
+        return self.epoch_steps(samples) * (self.epochs or 1) if steps is None else np.where(samples > 0, steps, 0).astype(np.int64)
+
+    def epoch_steps(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Minibatches of one pass over `samples` rows, of each client: `ceil(n / batch_size)`."""
+        steps: NDArray[np.int64] = -(-samples // self.batch_size)
         return steps
 
 

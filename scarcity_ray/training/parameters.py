@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.training.layout import Layout
 from scarcity_ray.training.problem import Problem
 
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 
 def part_of(problem: Problem, which: str | Sequence[str]) -> Tensor:
-    """The numbers of a row that belong to a part of the model, boolean `[P]`; padding belongs to none.
+    """The numbers of a row that belong to a part of the model, boolean `[P]`, not to be changed; padding belongs to none.
 
     which: head, the layer with parameters that answers last, a linear one where there is any; body, all others; norms, those of norm
     layers; or names of parameters, or of modules, as torch calls them (`2.weight`, `2`).
     Raises SpecError at ("private",) for a name that the model has not, and where it has no norm layer.
     """
-    layout, module = problem.layout, problem.module
+    return _mask(problem.module, problem.layout, problem.shape, which if isinstance(which, str) else tuple(which))
+
+
+@lru_cache(maxsize=32)  # asked for several times in each chunk of a round; the head takes a pass through the model
+def _mask(module: nn.Module, layout: Layout, shape: tuple[int, ...], which: str | tuple[str, ...]) -> Tensor:
     names = [part.name for part in layout.slices]
     if which == "norms":
         owners = [path for path, layer in module.named_modules() if isinstance(layer, _NORMS)]
@@ -29,7 +35,7 @@ def part_of(problem: Problem, which: str | Sequence[str]) -> Tensor:
             raise SpecError(("private",), which, "the model has no norm layer with parameters: use head or body, or name parameters")
         return layout.mask(*chosen)
     if isinstance(which, str):
-        head = _of(names, [_head(problem)])
+        head = _of(names, [_head(module, layout, shape)])
         return layout.mask(*(head if which == "head" else [name for name in names if name not in head]))
     for path in which:
         if not path or not _of(names, [path]):
@@ -42,17 +48,17 @@ def _of(names: Sequence[str], owners: Sequence[str]) -> list[str]:
     return [name for name in names if any(owner in ("", name) or name.startswith(f"{owner}.") for owner in owners)]
 
 
-def _head(problem: Problem) -> str:
+def _head(module: nn.Module, layout: Layout, shape: tuple[int, ...]) -> str:
     """The path of the layer with trained parameters of its own that answers last on a batch: of `nn.Linear` ones where there are any.
 
     Raises SpecError where it shares a parameter with another layer.
     """
-    module, layout, called = problem.module, problem.layout, list[str]()
+    called = list[str]()
     owners = dict.fromkeys(part.name.rpartition(".")[0] for part in layout.slices)
     hooks = [module.get_submodule(path).register_forward_hook(lambda *_, path=path: called.append(path)) for path in owners]
     try:
         with torch.no_grad():
-            module(torch.zeros(2, *problem.shape, dtype=next(module.parameters()).dtype))
+            module(torch.zeros(2, *shape, dtype=next(module.parameters()).dtype))
     finally:
         for hook in hooks:
             hook.remove()

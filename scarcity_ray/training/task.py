@@ -98,7 +98,7 @@ class Task:
 
     def full_gradient(self, theta: Tensor) -> Tensor:
         """The gradient `[k, P]` of each client's mean loss over all its training rows, at `theta [1 or k, P]`; 0 without rows."""
-        all_rows, order = self.again(-(-self.plan.counts // self.plan.batch_size))
+        all_rows, order = self.again(self.problem.local.epoch_steps(self.plan.counts))
         x, gradient = theta.expand(self.k, -1)[order], theta.new_zeros(self.k, theta.shape[1])
         for batch in all_rows.batches():
             share = torch.from_numpy(batch.sizes).to(x.dtype)[:, None] / all_rows.samples[: batch.active]

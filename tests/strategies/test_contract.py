@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.insight_rounds import insight_server
+from helpers.interrupted import interrupt_after
 from helpers.lies import server_of
 from helpers.played import federation, server, shards
 from helpers.scenarios import scenario
@@ -21,9 +21,7 @@ from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, Se
 from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.ensemble.representation import Trunk
 from scarcity_ray.runtime.fleet import LocalFleet, WorkerError
-from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.plan import prepare
-from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import parse
 from scarcity_ray.strategies import FedAvg, Prototypes, Reptile
 from scarcity_ray.training.local import Local
@@ -76,26 +74,12 @@ def test_the_losses_of_an_insight_are_those_of_the_model_before_and_after_local_
     np.testing.assert_allclose(results.frame("insights")["loss_before"], expected, rtol=1e-5)
 
 
-def interrupt_after_round_2(monkeypatch: pytest.MonkeyPatch, *plays: Callable[[], Any]) -> None:
-    """Interrupts each of these runs after the second round of the next strategy."""
-
-    def interrupt(_: Plots, run: Any, round: Any) -> None:
-        if round.number == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Plots, "on_round", interrupt)
-        for play in plays:
-            with pytest.raises(Interrupted):
-                play()
-
-
 def test_insights_survive_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     strategies = [{"kind": "fed_avg", "insights": True, "fraction": 0.5}, user("InMetaLearner")]
     content = scenario(strategies=strategies, execution={"ray": False, "checkpoint_every": 1})
     whole = simulate(content, out=tmp_path / "whole")
 
-    interrupt_after_round_2(monkeypatch, lambda: simulate(content, out=tmp_path / "cut"), lambda: resume(tmp_path / "cut", imports=True))
+    interrupt_after(monkeypatch, 2, lambda: simulate(content, out=tmp_path / "cut"), lambda: resume(tmp_path / "cut", imports=True))
     cut = resume(tmp_path / "cut", imports=True)
     assert _hashes(cut) == _hashes(whole)
     assert verify(tmp_path / "cut", imports=True).difference is None
@@ -125,7 +109,7 @@ def test_state_that_is_no_model_is_not_saved_and_its_sum_survives_a_resume(tmp_p
     strategies = [{"kind": "scaffold", "fraction": 0.5}, {"kind": "fed_dyn", "fraction": 0.5, "weighted": False}]
     content = scenario(strategies=strategies, execution={"ray": False, "checkpoint_every": 1})
     whole = simulate(content, out=tmp_path / "whole")
-    interrupt_after_round_2(monkeypatch, lambda: simulate(content, out=tmp_path / "cut"), lambda: resume(tmp_path / "cut"))
+    interrupt_after(monkeypatch, 2, lambda: simulate(content, out=tmp_path / "cut"), lambda: resume(tmp_path / "cut"))
     sums: list[tuple[float, float]] = []
 
     def held(server: Server) -> None:

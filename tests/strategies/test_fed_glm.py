@@ -12,6 +12,7 @@ import pytest
 import statsmodels.api as sm
 import statsmodels.formula.api as smf
 import torch
+from helpers.interrupted import interrupt_after
 from helpers.played import federation, server, shards
 from numpy.typing import NDArray
 
@@ -21,9 +22,7 @@ from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime.fleet import LocalFleet
-from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.plan import prepare
-from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import parse
 from scarcity_ray.strategies.fed_glm import FedGlm
 from scarcity_ray.training.glm import message
@@ -377,14 +376,7 @@ def test_a_run_that_is_cut_continues_with_the_same_bits(tmp_path: Path, monkeypa
     asked = content("visits", **settings)
     whole = simulate(asked, base_dir=tmp_path, out=tmp_path / "whole")
 
-    def interrupt(_: Plots, run: Any, round: Any) -> None:
-        if round.number == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Plots, "on_round", interrupt)
-        with pytest.raises(Interrupted):
-            simulate(asked, base_dir=tmp_path, out=tmp_path / "cut")
+    interrupt_after(monkeypatch, 3, lambda: simulate(asked, base_dir=tmp_path, out=tmp_path / "cut"))
     cut = resume(tmp_path / "cut")
     for key in ("result_hash", "coefficients"):
         assert cut.summary["strategies"]["fed_glm"][key] == whole.summary["strategies"]["fed_glm"][key]

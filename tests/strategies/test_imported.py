@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.interrupted import interrupt_after
 from helpers.scenarios import scenario
 from helpers.user_strategies import FedProx
 
@@ -15,8 +16,6 @@ from scarcity_ray import Client, Results, Server, resume, simulate, verify
 from scarcity_ray.core.registry import Registry
 from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.results.reading import RunError
-from scarcity_ray.runtime.observers.plots import Plots
-from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import ScenarioError, parse
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.local import Local
@@ -60,13 +59,7 @@ def test_resumed_and_verified_it_gives_the_same(tmp_path: Path, monkeypatch: pyt
     expected = simulate(content, out=tmp_path / "here").summary["strategies"]["fed_prox"]
     assert expected["kind"] == "fed_prox"
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Plots, "on_round", interrupt)  # the last observer: the others have seen the first round
-        with pytest.raises(Interrupted):
-            simulate(content, out=tmp_path / "cut")
+    interrupt_after(monkeypatch, 1, lambda: simulate(content, out=tmp_path / "cut"))
     resumed = resume(tmp_path / "cut", imports=True)
     assert resumed.summary["strategies"]["fed_prox"]["result_hash"] == expected["result_hash"]
     assert verify(tmp_path / "cut", imports=True).difference is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.insight_rounds import classes, mlp
+from helpers.interrupted import interrupt_after
 from helpers.lies import federation, problem
 from helpers.played import play, server
 from helpers.scenarios import scenario
@@ -19,8 +20,6 @@ from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, Se
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import LocalFleet, WorkerError
-from scarcity_ray.runtime.observers import Plots
-from scarcity_ray.runtime.simulation import Interrupted
 from scarcity_ray.scenario import ScenarioError, parse
 from scarcity_ray.strategies import FedAvg, Ifca
 from scarcity_ray.training.local import Local
@@ -132,14 +131,7 @@ def test_a_run_with_a_transform_of_the_users_own_resumes_and_verifies(tmp_path: 
     assert parse(parse(content).model_dump(mode="json")) == parse(content)
     whole = simulate(content, out=tmp_path / "whole").summary["strategies"]["fed_avg"]["result_hash"]
 
-    def interrupt(_: Plots, run: Any, round: Any) -> None:
-        if round.number == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Plots, "on_round", interrupt)
-        with pytest.raises(Interrupted):
-            simulate(content, out=tmp_path / "cut")
+    interrupt_after(monkeypatch, 2, lambda: simulate(content, out=tmp_path / "cut"))
     assert resume(tmp_path / "cut", imports=True).summary["strategies"]["fed_avg"]["result_hash"] == whole
     assert verify(tmp_path / "cut", imports=True).difference is None
 
