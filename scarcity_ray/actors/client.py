@@ -111,13 +111,19 @@ class Client:
     # -- a round -----------------------------------------------------------------------------------------------------
 
     def local_train(
-        self, round: int, state: ServerState, totals: Mapping[str, float] | None = None, ids: Ids | None = None, steps: Ids | None = None
+        self,
+        round: int,
+        state: ServerState,
+        totals: Mapping[str, float] | None = None,
+        discount: float = 1.0,
+        ids: Ids | None = None,
+        steps: Ids | None = None,
     ) -> Report:
         """The client half of a round for `ids` (the whole block if left out): local work, uploads, and insights where they are sent.
 
-        state: the broadcast one. totals: the sum of all weights of the round for each upload; of these clients if left out. steps:
-        local steps of each, by the strategy's own plan if left out. Updates that are not finite, or of another shape or type than the
-        server's, are left out of the sums and counted. No rows leave the actor. Raises ClientFailure.
+        state: the broadcast one. totals: the sum of all weights of the round for each upload; of these clients if left out. discount: what
+        their weights count. steps: local steps of each, by the strategy's own plan if left out. Updates that are not finite, or of another
+        shape or type than the server's, are left out of the sums and counted. No rows leave the actor. Raises ClientFailure.
         """
         strategy, problem, counts = self.strategy, self.problem, self.train.counts
         ids = self.ids if ids is None else ids
@@ -144,7 +150,7 @@ class Client:
             sent, kept, up_bytes = self._encoded(round, chunk, broadcast, result, old, checked)
             good: Any = slice(None) if checked.good.all() else torch.from_numpy(checked.good)
             for name, (value, weight, *to) in sent.items() if checked.good.any() else ():
-                share = (weight.double() / totals[name]).expand(len(chunk), *weight.shape[1:])[good]
+                share = (weight.double() / (totals[name] / discount)).expand(len(chunk), *weight.shape[1:])[good]
                 if strategy.aggregation == "mean":
                     sums.add(name, value[good], share, checked.largest[name][good], *((to[0][good], wanted.rows[name]) if to else ()))
                 else:
@@ -168,7 +174,7 @@ class Client:
         """The same for a strategy whose clients send insights. Raises ValueError where they send none."""
         if not self.strategy.sends_insights:
             raise ValueError(f"clients of {self.strategy.title} send no insights: set `insights: true`")
-        return self.local_train(round, state, None, ids, steps)
+        return self.local_train(round, state, ids=ids, steps=steps)
 
     def receive(self, round: int, state: ServerState, ids: Ids | None = None) -> None:
         """Takes a delivered state into each client's own. Raises ClientFailure."""

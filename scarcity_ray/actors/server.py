@@ -12,12 +12,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from scarcity_ray.actors.asked import asked_of
 from scarcity_ray.actors.by_hand import problem_by_hand
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.gathering import aggregate
 from scarcity_ray.actors.meta_learner import MetaLearner, updated
 from scarcity_ray.actors.report import Ids, Measured, Report, RoundResult, report_of
+from scarcity_ray.actors.traffic import Traffic
 from scarcity_ray.core import metrics
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
 from scarcity_ray.core.insights import Rejection, Sent
@@ -25,6 +27,8 @@ from scarcity_ray.core.schedule import RoundInput, RoundPlan
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
+from scarcity_ray.scarcity.simulation import Played, Simulation
+from scarcity_ray.scarcity.world import World
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
 from scarcity_ray.training.local import Local
@@ -88,17 +92,24 @@ class Server:
             self.actor_of[part["ids"]], self.samples[part["ids"]], self.tests[part["ids"]] = actor, part["train"], part["test"]
 
     def set_strategy(
-        self, strategy: Strategy, problem: Problem, run: str = "", setup: tuple[Ids, Ids] | None = None, drift: int | None = None
+        self,
+        strategy: Strategy,
+        problem: Problem,
+        run: str = "",
+        setup: tuple[Ids, Ids] | None = None,
+        drift: int | None = None,
+        world: World | None = None,
     ) -> None:
         """Starts a strategy before round 1, with the rounds of another that prepares it where it has any.
 
         setup: bytes up and down of each client before it (preparing the data). drift: the round before which clients' data
-        change.
+        change. world: what is scarce; None: nothing, as for clients of the strategy's own making.
         """
         self.run, self.round, self._over, self._drift, self._forgets = run, 0, False, drift, False
-        up, down = setup or (np.zeros(len(self.actor_of), dtype=np.int64),) * 2
-        self.uplink, self.downlink = up.copy(), down.copy()
-        self._counted = 0, 0  # so that round 1 counts what came before it
+        self.traffic = Traffic(*(setup or (np.zeros(len(self.actor_of), dtype=np.int64),) * 2))
+        scarce = world is not None and problem.population == len(self.actor_of)
+        self.simulation = Simulation(world, self.traffic.uplink, self.traffic.downlink) if scarce and world is not None else None
+        self._played: Played | None = None
         preparation = strategy.preparation(problem)
         self._next = None if preparation is None else (strategy, problem, preparation[2])
         self._start(*(preparation[:2] if preparation else (strategy, problem)))
@@ -110,8 +121,7 @@ class Server:
             raise TypeError(f"{strategy.title}: init_server returned {type(state).__name__}, not a ServerState")
         self.state = state
         self._older: list[ServerState] = []  # states of earlier rounds, newest first, as far back as the schedule may go
-        # Bytes that states have brought so far, and how many of them each client has received.
-        self._released, self._received = self.state.new_bytes or 0, np.zeros(len(self.actor_of), dtype=np.int64)
+        self.traffic.start(self.state)
         self._keeps = bool(strategy.first_client_state(problem, self.state))
         self._put: tuple[ServerState, Any] | None = None
         shared = (strategy, self.clients.put(problem), self._sent(self.state), self.run)
@@ -134,14 +144,11 @@ class Server:
         """What the server half must know to continue after this round, plain values and arrays."""
         return {
             "round": self.round,
-            "uplink": self.uplink.copy(),
-            "downlink": self.downlink.copy(),
-            "counted": self._counted,
+            "traffic": self.traffic.state_dict(),
             "prepared": self._next is None,
             "state": self.state.as_arrays(),
             "older": [state.as_arrays() for state in self._older],
-            "released": self._released,
-            "received": self._received.copy(),
+            "simulation": None if self.simulation is None else self.simulation.state_dict(),
         }
 
     def current_state(self) -> ServerState:
@@ -157,9 +164,10 @@ class Server:
         if self._next is not None and server["prepared"]:
             self._start_next()
         self.state, self._older = state, [ServerState.of_arrays(older) for older in server["older"]]
-        self._released, self._received = server["released"], np.array(server["received"])
-        self.round, self._counted = server["round"], tuple(server["counted"])
-        self.uplink, self.downlink = np.array(server["uplink"]), np.array(server["downlink"])
+        self.round = server["round"]
+        self.traffic.load_state_dict(server["traffic"])
+        if self.simulation is not None:
+            self.simulation.load_state_dict(server["simulation"])
         if self.strategy.sends_insights and self.meta is not None:
             self.meta.map(MetaLearner.load_state_dict, {0: (dict(history),)})
         if self._drift is not None and self.round >= self._drift:
@@ -202,13 +210,14 @@ class Server:
         rows are measured too."""
         self.round = self.round + 1 if round is None else round
         plan = self.plan_round()
-        down = self._down_bytes(plan.ids)
+        down = self.traffic.start_round(self.problem, self.state, plan)
         reports, sent = self._local_work(plan)
         report = report_of(reports)
         in_meta = self.strategy.server_half == "meta_learner"
         update, rejections = ServerUpdate(self.state), list[Rejection]()
         accepted: pa.RecordBatch | None = None
-        if self.strategy.sends_insights:
+        void = self._played is not None and not len(report.ids)
+        if self.strategy.sends_insights and not void:
             assert self.meta is not None
             half = (self.state, self._aggregate(reports), plan) if in_meta else ()
             learned, accepted, rejections = self.meta.map(MetaLearner.learn, {0: (sent, self.round, *half)})[0]
@@ -217,17 +226,18 @@ class Server:
         if accepted is not None and in_meta:
             heard = np.isin(report.ids, accepted["client_id"].to_numpy())
         diverged = len(report.ids) > 0 and not heard.any()
-        if in_meta or diverged:
+        if in_meta or diverged or void:
             self._set_state(update)
         else:
             update = self.aggregate_models(reports, plan)
-        self._count_bytes(plan, report, down)
+        self.traffic.count(self.strategy, self.problem, plan, report, down)
         if update.done or update.deliver:  # to all clients, whether in this round or not
             self._deliver()
         result = self._result(report, heard, [*report.rejected.items(), *rejections])
-        if test or update.done:
-            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or update.done or diverged)
-        result.learned, result.diverged, result.done = update.learned, diverged, update.done
+        done = update.done or (self._played is not None and self._played.over)
+        if test or done:
+            self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or done or diverged)
+        result.learned, result.diverged, result.done = update.learned, diverged, done
         # Where the payload is too large to be written down, a later process could not read it back.
         if accepted is not None:
             result.insights = accepted
@@ -267,7 +277,12 @@ class Server:
         samples, strategy, clients = self.problem.samples, self.strategy, self._clients()
         steps, count = strategy.planned_steps(self.problem, self.state), strategy.sampled(len(clients))
         known = RoundInput(self.problem.seed, self.round, clients, samples, steps, count, oldest=len(self._older))
-        return strategy.schedule.next(known)
+        if self.simulation is None:
+            return strategy.schedule.next(known)
+        due = self.traffic.due(self.problem, self.state, np.arange(self.problem.population))
+        asked = asked_of(strategy, self.problem, self.state, self.round, due)
+        self._played = self.simulation.plan(known, strategy.schedule, strategy.answer, asked)
+        return self._played.plan
 
     def _local_work(self, plan: RoundPlan) -> tuple[list[Report], list[Sent]]:
         """The reports of the Client actors, and the insights in them, each with the clients whose they may be."""
@@ -276,7 +291,8 @@ class Server:
         for age in np.unique(plan.staleness[~plan.lost]).tolist():
             chosen = ~plan.lost & (plan.staleness == age)
             orders = self._assign(plan.ids[chosen], plan.steps[chosen])
-            shared = (self.round, self.broadcast_model(age), totals)
+            discount = (1 + age) ** -0.5 if self.simulation is not None and self.strategy.answer.late == "stale" else 1.0
+            shared = (self.round, self.broadcast_model(age), totals, discount)
             for actor, report in self.clients.map(Client.local_train, orders, shared=shared).items():
                 reports.append(report)
                 if report.insights is not None:
@@ -296,15 +312,17 @@ class Server:
             assert self.experts is not None
             self.experts.resize([(expert,) for expert in range(len(update.experts))])
             state = self.strategy.with_experts(update, self.experts.map(Expert.fit, update.experts))
-        self._older = [self.state, *self._older][: self.strategy.schedule.max_staleness]
+        self._older = [self.state, *self._older][: max(self.strategy.schedule.max_staleness, self.strategy.answer.stalest)]
         if state is not self.state:
-            self._released += state.new_bytes or 0
+            self.traffic.release(state)
         self.state = state
 
     def _deliver(self) -> None:
-        everyone = np.flatnonzero(self.actor_of >= 0)
-        self.clients.map(Client.receive, self._by_actor(everyone), shared=(self.round, self.broadcast_model()))
-        self.downlink[everyone] += self._down_bytes(everyone)
+        ids = np.flatnonzero(self.actor_of >= 0)
+        if self.simulation is not None:
+            ids = self.simulation.receivers(ids, self.traffic.due(self.problem, self.state, ids))
+        self.clients.map(Client.receive, self._by_actor(ids), shared=(self.round, self.broadcast_model()))
+        self.traffic.downlink[ids] += self.traffic.receive(self.problem, self.state, ids)
 
     # -- clients, actors and bytes -----------------------------------------------------------------------------------
 
@@ -339,38 +357,19 @@ class Server:
             self._put = state, self.clients.put(state.sent())
         return self._put[1]
 
-    def _down_bytes(self, ids: Ids) -> Ids:
-        """Bytes that go down to each of the clients now: the whole broadcast, or what it has not received yet."""
-        if self.state.new_bytes is None:
-            return np.full(len(ids), self.state.down_bytes(self.problem.layout))
-        down: Ids = self._released - self._received[ids]
-        self._received[ids] = self._released
-        return down
-
-    def _count_bytes(self, plan: RoundPlan, report: Report, down: Ids) -> None:
-        """All clients of the plan download; what the lost ones send does not arrive, and is not counted."""
-        if self.problem.population != len(self.actor_of):
-            return  # clients of the strategy's own making: setup_traffic says what they cost the real ones
-        up = np.zeros(len(plan.ids), dtype=np.int64)
-        up[~plan.lost] = report.up_bytes
-        up, down = self.strategy.traffic(self.problem, up, down)
-        self.uplink[plan.ids[~plan.lost]] += up[~plan.lost]
-        self.downlink[plan.ids] += down
-
     # -- results -----------------------------------------------------------------------------------------------------
 
     def _result(self, report: Report, heard: NDArray[np.bool_], rejected: list[Rejection]) -> RoundResult:
         """heard: which of the report's clients entered the round."""
-        sent = int(self.uplink.sum()), int(self.downlink.sum())
         row: dict[str, Any] = {
             "round": self.round,
             "clients": len(report.ids),
             "rejected": len(rejected),
             "train_loss": report.mean_loss(heard, self.problem.samples),
-            "uplink_bytes": sent[0] - self._counted[0],
-            "downlink_bytes": sent[1] - self._counted[1],
+            **self.traffic.of_round(),
         }
-        self._counted = sent
+        if self._played is not None:
+            row |= self._played.columns
         return RoundResult(row, int(report.steps.sum()), rejected=rejected)
 
     def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], last: bool) -> None:
@@ -383,10 +382,12 @@ class Server:
             | {
                 "num_train": self.samples[ids],
                 "num_test": self.tests[ids],
-                "uplink_bytes": self.uplink[ids],
-                "downlink_bytes": self.downlink[ids],
+                "uplink_bytes": self.traffic.uplink[ids],
+                "downlink_bytes": self.traffic.downlink[ids],
             }
         )
+        if self.simulation is not None:
+            columns |= self.simulation.client_columns(ids)
         result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
         result.row |= metrics.round_columns(found.stats, columns["num_test"])
         result.keep_rows(found)

@@ -18,12 +18,18 @@ from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.registry import Part, Registry
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.models import AnyModel
+from scarcity_ray.scarcity.answer import Answer, Late
 from scarcity_ray.schedules import AnySchedule, Uniform
+from scarcity_ray.training.flops import TRAINED, activations, forward_flops
 from scarcity_ray.training.local import Local, LocalOverrides
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 from scarcity_ray.uplink import AnyTransform
 from scarcity_ray.uplink.pipeline import Pipeline
+
+FloatArray = NDArray[np.float64]
+STALEST = 10
+"""Rounds after which a late update counts no more: so many older states are kept."""
 
 
 class Strategy(Part):
@@ -173,6 +179,16 @@ class Strategy(Part):
         return False
 
     @property
+    def gradients(self) -> float:
+        """Gradients that a local step takes."""
+        return 1.0
+
+    @property
+    def extra_passes(self) -> float:
+        """Forward passes of all of a client's rows in a round, beside its steps. An insight's two losses are not among them."""
+        return 0.0
+
+    @property
     def most_experts(self) -> int:
         """How many Expert actors may fit its models; 0 where none do."""
         return 0
@@ -214,6 +230,25 @@ class Strategy(Part):
         """Local steps of each client in the next round, `[clients]`; a schedule may plan fewer."""
         return problem.local.steps_for(problem.samples)
 
+    @property
+    def answer(self) -> Answer:
+        """How its rounds meet scarcity: whom it waits for, and how long."""
+        return Answer()
+
+    def flops(self, problem: Problem, state: ServerState, round: int, ids: NDArray[np.int64], steps: NDArray[np.int64]) -> FloatArray:
+        """Floating-point operations of clients `[n]` for so many local steps of a round, float64 `[n]`: those of passes of rows through
+        the model, three for each row of a minibatch. Operations on models alone do not count."""
+        samples = problem.samples[ids]
+        passes = TRAINED * self.gradients * problem.local.rows_for(samples, steps) + (self.extra_passes + 2 * self.sends_insights) * samples
+        return passes * float(forward_flops(problem.module, problem.shape))
+
+    def memory(self, problem: Problem) -> int:
+        """Bytes that a client's work needs: model, gradient, what it keeps and what the optimiser keeps, and a minibatch's activations."""
+        kept = sum(value.numel() for value in self.init_client(problem).values()) + problem.layout.num_parameters * (
+            2 + (2 if problem.local.optimizer == "adam" else problem.local.momentum > 0)
+        )
+        return 4 * (kept + problem.local.batch_size * activations(problem.module, problem.shape))
+
     def view(self, problem: Problem, state: ServerState, shards: Shards) -> Shards:
         """The rows as this strategy's model reads them (its features); the same rows unless it has a representation."""
         return shards
@@ -233,6 +268,28 @@ class SampledStrategy(Strategy):
     fraction: Annotated[float | None, Field(gt=0, le=1, description="share of the clients sampled a round; 1 if left out")] = None
     clients_per_round: Annotated[int | None, Field(ge=1, description="clients sampled a round, in place of a fraction")] = None
     weighted: Annotated[bool, Field(description="average by training samples; false: each client counts the same")] = True
+    over_selection: Annotated[
+        float, Field(ge=1, le=10, description="with scarcity: clients selected for each one needed; the first to come are taken")
+    ] = 1.0
+    round_deadline: Annotated[
+        float | None, Field(gt=0, description="with scarcity: seconds after which a round waits for nobody; null: for all")
+    ] = None
+    late: Annotated[
+        Late,
+        Field(
+            description="with a round_deadline, clients that would miss it: drop, their work is lost; partial, they do the steps for which "
+            "there is time; stale, their work counts in a later round, divided by the root of 1 + rounds late"
+        ),
+    ] = "drop"
+    minimum_reports: Annotated[
+        float, Field(ge=0, le=1, description="with scarcity: a round with a smaller share of the clients it needs is void")
+    ] = 0.0
+
+    @property
+    def answer(self) -> Answer:
+        """As its settings say."""
+        stalest = STALEST if self.late == "stale" else 0
+        return Answer(self.over_selection, self.round_deadline, self.late, self.minimum_reports, stalest)
 
     def sampled(self, population: int) -> int:
         """`clients_per_round`, or max(1, round(fraction x population)), halves up."""

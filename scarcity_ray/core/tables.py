@@ -73,6 +73,25 @@ _EXACT = (
 _GAIN = "in the metric that decides, over the client at its best alone, after the last round; above 0: better"
 
 
+_SCARCE_ROUND = (
+    ("clock_seconds", pa.float64(), "seconds", "the simulated clock at the end of the round; null without scarcity, as what follows"),
+    ("available", pa.int64(), "clients", "clients that were there and could pay when the round began"),
+    ("selected", pa.int64(), "clients", "clients that the server selected"),
+    ("late", pa.int64(), "clients", "selected clients that missed the round's deadline"),
+    ("dropped", pa.int64(), "clients", "selected clients that failed, or were gone when they would have finished"),
+    ("excluded", pa.int64(), "clients", "clients that take part in no more rounds: a budget is spent, or their memory is too small"),
+    ("wasted_bytes", pa.int64(), "bytes", "up and down, of selected clients whose work counted in no round"),
+    ("joules", pa.float64(), "joules", "energy of all clients in this round"),
+)
+_SCARCE_CLIENT = (
+    ("rounds_joined", pa.int64(), "rounds", "rounds so far in which the client was heard; null without scarcity, as what follows"),
+    ("busy_seconds", pa.float64(), "seconds", "simulated time of its own in rounds so far"),
+    ("joules", pa.float64(), "joules", "its energy so far"),
+    ("battery", pa.float64(), "joules", "what is left in its battery; null on mains"),
+    ("excluded_by", pa.string(), "", "why it takes part in no more rounds: memory, or the budget that is spent; null where it may"),
+)
+
+
 def rounds(metrics: Iterable[Metric] | None = None) -> pa.Schema:
     """One row a round. Loss is cross-entropy (nats), or squared error in the square of the label's unit.
 
@@ -96,6 +115,7 @@ def rounds(metrics: Iterable[Metric] | None = None) -> pa.Schema:
         column("downlink_bytes", pa.int64(), "bytes", "sent down in this round to all clients together"),
         column("seconds", pa.float64(), "seconds", "wall clock from the end of the last round to the end of this one", wall_clock=True),
         *measured.values(),
+        *(column(name, kind, unit, what, nullable=True, hashed="unless_null") for name, kind, unit, what in _SCARCE_ROUND),
     )
 
 
@@ -124,6 +144,7 @@ def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
             for part, what in (("", _GAIN), ("_error", "standard error of the gain, from the test rows"))
         ),
         _OWN_NAME,
+        *(column(name, kind, unit, what, nullable=True, hashed="unless_null") for name, kind, unit, what in _SCARCE_CLIENT),
     )
 
 

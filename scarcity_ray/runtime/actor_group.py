@@ -80,7 +80,7 @@ class ActorGroup:
         """Starts a strategy, or continues it after the round that `last` is of. history: reads its insights until then."""
         plan = self.plan
         problem, setup = plan.problems[strategy.title], strategy.setup_traffic(plan.federation)
-        self.server.map(Server.set_strategy, {0: (strategy, problem, plan.scenario.name, setup, plan.federation.drift_round)})
+        self.server.map(Server.set_strategy, {0: (strategy, problem, plan.scenario.name, setup, plan.federation.drift_round, plan.world)})
         if last.round:
             self.server.map(Server.load_state_dict, {0: (last.server, last.client_state, history())})
 

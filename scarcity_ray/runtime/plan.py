@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.validation import rows_of
+from scarcity_ray.actors.asked import upload_bytes
 from scarcity_ray.baselines.measure import Baseline, baselines
 from scarcity_ray.baselines.trained_alone import LocalTraining
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.aggregation import Aggregator
-from scarcity_ray.core.exchange import ServerState, State, packed_bytes
+from scarcity_ray.core.exchange import ServerState, State
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import Metric, Shown, headline
 from scarcity_ray.core.randomness import hash64
@@ -29,6 +29,9 @@ from scarcity_ray.metrics.tested_rows import deciding
 from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
+from scarcity_ray.scarcity.availability import Population
+from scarcity_ray.scarcity.samples import fewer
+from scarcity_ray.scarcity.world import World
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
 from scarcity_ray.strategies.local_only import LocalOnly
 from scarcity_ray.training.problem import Problem, make_problem
@@ -70,6 +73,12 @@ class RunPlan:
     def last(self) -> int:
         """The last round of any strategy."""
         return max(self.rounds(strategy) for strategy in self.scenario.strategies)
+
+    @cached_property
+    def world(self) -> World | None:
+        """What is scarce for the clients; None if nothing is. Raises SpecError for values that cannot be."""
+        scarcity, federation = self.scenario.scarcity, self.federation
+        return None if scarcity is None else World.of(scarcity, _population(federation, self.seed))
 
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
@@ -217,20 +226,14 @@ class RunPlan:
             weights = "no weights up" if prepared is None else f"after {prepared[2]} rounds of {prepared[0].title}, whose weights travel"
             return f"at most {rounds} rounds; an insight of up to {insight:,} bytes from each client, {weights}"
         before = sum(int(part.sum()) for part in strategy.setup_traffic(self.federation))
-        up, down = (int(part[0]) for part in strategy.traffic(problem, *_packed(strategy, problem)))
+        state = strategy.init_server(problem)
+        packed = np.array([upload_bytes(strategy, problem, state)]), np.array([state.down_bytes(problem.layout)])
+        up, down = (int(part[0]) for part in strategy.traffic(problem, *packed))
         up += insight * strategy.insights
         each = ((up + down) * rounds * sampled + before) / self.federation.clients
         model = f"a model of {problem.layout.num_parameters:,} parameters"
         most = "at most " if strategy.uplink else ""
         return f"{rounds} rounds of {sampled:,} of {population:,} clients, {model}; {most}{each / 1024:,.1f} KiB a client in all"
-
-
-def _packed(strategy: Strategy, problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bytes up and down of one client in a round, without what transforms save, `[1]` each."""
-    state, layout = strategy.init_server(problem), problem.layout
-    uploads = strategy.uploads(problem, state)
-    up = sum(packed_bytes(value, layout) for value in uploads.values()) + 4 * len(rows_of(uploads, state))
-    return np.array([up]), np.array([state.down_bytes(layout)])
 
 
 def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunPlan:
@@ -244,6 +247,8 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     federation = deal(scenario.data, seed, base_dir)
+    if scenario.scarcity is not None and scenario.scarcity.samples is not None:
+        federation = fewer(federation, scenario.scarcity.samples.maximum, seed)
     metrics, errors = evaluation.metrics_of(scenario.evaluation, federation)
     problems = {}
     for place, strategy in enumerate(scenario.strategies):
@@ -260,7 +265,17 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
     cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
     plan = RunPlan(scenario, seed, federation, problems, metrics, _blocks(scenario, federation, cpus), cpus)
     plan.refuse_what_does_not_fit()
+    plan.world  # noqa: B018 - it refuses values that cannot be
     return plan
+
+
+def _population(federation: Federation, seed: int) -> Population:
+    """What the rules of scarcity may know of the clients."""
+    train, labels = federation.train, None
+    if federation.task == "classification":
+        last = max(federation.outputs - 1, 1)
+        labels = np.array([train.y[train.rows(i)].min(initial=last) / last for i in range(federation.clients)])
+    return Population(seed, federation.clients, labels, {})
 
 
 def _on_a_cluster(scenario: Scenario) -> bool:

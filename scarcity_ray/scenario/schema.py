@@ -11,6 +11,7 @@ from typing_extensions import Self
 from scarcity_ray.core.spec import Spec
 from scarcity_ray.data import Data
 from scarcity_ray.models import AnyModel
+from scarcity_ray.scarcity.spec import Scarcity
 from scarcity_ray.scenario.conflicts import conflicts
 from scarcity_ray.scenario.diagnostics import SpecErrors
 from scarcity_ray.strategies import AnyStrategy
@@ -116,6 +117,10 @@ class Scenario(Spec):
     strategies: Annotated[
         list[AnyStrategy], Field(min_length=1, description="the strategies to compare, on the same data and the same samples of clients")
     ]
+    scarcity: Annotated[
+        Scarcity | None,
+        Field(description="what clients lack: compute, links, presence, energy, budgets; null: nothing"),
+    ] = None
     evaluation: Annotated[Evaluation, Field(description="when models are tested, and on which clients")] = Evaluation()
     execution: Annotated[Execution, Field(description="where and how the run computes")] = Execution()
     output: Annotated[Output, Field(description="where results go")] = Output()

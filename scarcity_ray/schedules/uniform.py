@@ -10,15 +10,15 @@ from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.schedule import SCHEDULES, Ids, RoundInput, RoundPlan, Schedule
 
 
-def sample(seed: int, round: int, population: int, count: int) -> Ids:
-    """The `count` clients of a round, by rising id, without replacement.
+def sample(seed: int, round: int, clients: Ids, count: int) -> Ids:
+    """The `count` of some clients for a round, by rising id, without replacement.
 
-    By seed and round alone: strategies meet the same clients, and a smaller sample is part of a larger one.
+    By seed, round and a client's id alone: strategies meet the same clients, and a smaller sample is part of a larger one.
     """
-    if count >= population:
-        return np.arange(population)
-    ranks = hash64(seed, "cohort", np.arange(population), round)
-    return np.sort(np.argpartition(ranks, count - 1)[:count])
+    if count >= len(clients):
+        return clients
+    ranks = hash64(seed, "cohort", clients, round)
+    return np.sort(clients[np.argpartition(ranks, count - 1)[:count]])
 
 
 @SCHEDULES.register
@@ -29,5 +29,5 @@ class Uniform(Schedule):
 
     def next(self, before: RoundInput) -> RoundPlan:
         """Everybody who is drawn starts from the newest model, does the steps that the strategy plans, and is heard."""
-        ids = before.clients[sample(before.seed, before.round, len(before.clients), before.count)]
+        ids = sample(before.seed, before.round, before.clients, before.count)
         return RoundPlan.of(ids, before.steps[ids])

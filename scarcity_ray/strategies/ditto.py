@@ -39,6 +39,11 @@ class Ditto(OwnModel, SampledStrategy, OneModel):
     def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
         return super().refused(problem, federation) + too_steep("lam", self.lam, problem.local)
 
+    @property
+    def gradients(self) -> float:
+        """One for x and one for the own model."""
+        return 2.0
+
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         x = broadcast["x"][None]
         y = task.local_sgd(x)  # before the own model's: what the tables say of training is said of the models that are tested

@@ -37,6 +37,11 @@ class Ifca(SampledStrategy):
     receives: ClassVar[str] = "all experts' models, of which a client takes the best"
     experts: Annotated[int, Field(ge=1, description="number of clusters, each with a model of its own")] = 3
 
+    @property
+    def extra_passes(self) -> float:
+        """The loss of each model."""
+        return float(self.experts)
+
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         return ServerState({"experts": _starts(problem, self.experts)})
 

@@ -44,6 +44,11 @@ class PerFedAvg(OuterStep):
     receives: ClassVar[str] = "the model, each round"
     alpha: Annotated[float, Field(ge=0, description="step size of the adaptation")] = 0.1
 
+    @property
+    def gradients(self) -> float:
+        """One to adapt, and one of the adapted model."""
+        return 2.0
+
     def trained(self, task: Task, x: Tensor) -> Tensor:
         problem, k = task.problem, task.k
         ahead = _Ahead(problem.learner, self.alpha, problem.outputs)

@@ -47,6 +47,11 @@ class PFedMe(OwnModel, SampledStrategy, OneModel):
             found.append(SpecError(("local", "momentum"), local.momentum, "the steps of pfed_me have no momentum: set it to 0"))
         return found + too_steep("lam", self.lam, local.model_copy(update={"lr": self.personal_lr}), "personal_lr")
 
+    @property
+    def gradients(self) -> float:
+        """The inner steps."""
+        return float(self.inner_steps)
+
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
         problem, x = task.problem, broadcast["x"][None]
         w, theta = x.expand(task.k, -1).clone(), x.expand(task.k, -1).clone()

@@ -47,6 +47,11 @@ class QFfl(SampledStrategy, OneModel):
             found.append(SpecError(("local", "momentum"), momentum, "a client's move has to be a sum of gradients: set it to 0"))
         return found
 
+    @property
+    def extra_passes(self) -> float:
+        """The loss before the steps."""
+        return 1.0
+
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         return ServerState({"x": problem.row, "unit": problem.row.new_ones(1)})
 

@@ -25,6 +25,7 @@ from scarcity_ray.ensemble.heads import linear_head, represented
 from scarcity_ray.ensemble.moments import Moments, Packing
 from scarcity_ray.ensemble.representation import RandomFourier, Representation, Trunk, bandwidth, features, survey
 from scarcity_ray.strategies.fed_avg import FedAvg
+from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
 
@@ -96,6 +97,27 @@ class Represented(Strategy):
     def module(self, problem: Problem, state: ServerState) -> nn.Module:
         """Representation and head, `[n, *shape] -> [n, outputs]`."""
         return represented(self.mapping(problem, state.broadcast), self.width(problem), problem.outputs)
+
+    def flops(
+        self, problem: Problem, state: ServerState, round: int, ids: NDArray[np.int64], steps: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Of a survey two for each number; of a pilot's and the strategy's message the features of each row, and what is made of them."""
+        samples, inputs = problem.samples[ids].astype(np.float64), math.prod(problem.shape)
+        (column,) = self.payload(problem, round)
+        if column == "survey":
+            return 2 * inputs * samples
+        if column == "pilot":
+            return len(pilot.MULTIPLES) * samples * (2 * inputs * pilot.FEATURES + of_moments(pilot.FEATURES + 1, problem.outputs))
+        assert problem.base is not None
+        return self.made_of(problem, samples) + samples * float(forward_flops(self.mapping(problem, state.broadcast), problem.shape))
+
+    def made_of(self, problem: Problem, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Operations from features to the message, of clients with so many rows: a sum of features."""
+        return samples * self.width(problem)
+
+    def memory(self, problem: Problem) -> int:
+        """A row's features, and sums of their products, float64."""
+        return 8 * (self.width(problem) + 1) ** 2
 
     # -- rounds ------------------------------------------------------------------------------------------------------
 
@@ -175,6 +197,17 @@ class SendsMoments(Represented):
 
     def message(self, problem: Problem, f: Tensor, y: Tensor) -> Tensor:
         return self.packing(problem).pack(Moments.of(f, y, problem.task, problem.outputs))
+
+    def made_of(self, problem: Problem, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The moments' products, and in advance the solve of an own head: 2 r^2 width + r^3 / 3 with r = min(rows, width)."""
+        width = self.packing(problem).width
+        rank = np.minimum(samples, width)
+        return samples * of_moments(width, problem.outputs) + rank**2 * (2 * width + rank / 3)
+
+
+def of_moments(width: int, outputs: int) -> int:
+    """Operations of a row's moments: half of the products of features, as the other half is the same, and those with the targets."""
+    return width**2 + 2 * width * outputs
 
 
 def extended(state: ServerState, broadcast: State, new_bytes: int) -> ServerState:

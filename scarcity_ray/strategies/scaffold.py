@@ -45,6 +45,11 @@ class Scaffold(SampledStrategy, OneModel):
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         return ServerState({"x": problem.row, "c": torch.zeros_like(problem.row)})
 
+    @property
+    def extra_passes(self) -> float:
+        """With option 1 the gradient over all rows."""
+        return 3.0 if self.option == 1 else 0.0
+
     def init_client(self, problem: Problem) -> State:
         return {"c": torch.zeros_like(problem.row)}
 

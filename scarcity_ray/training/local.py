@@ -53,6 +53,12 @@ class Local(Spec):
         steps = self.steps if steps is None else steps
         return self.epoch_steps(samples) * (self.epochs or 1) if steps is None else np.where(samples > 0, steps, 0).astype(np.int64)
 
+    def rows_for(self, samples: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows that so many steps read, of each client: all in a pass, and at most `batch_size` a step of the last one."""
+        passes = np.maximum(self.epoch_steps(samples), 1)
+        rows: NDArray[np.int64] = steps // passes * samples + np.minimum(steps % passes * self.batch_size, samples)
+        return rows
+
     def epoch_steps(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Minibatches of one pass over `samples` rows, of each client: `ceil(n / batch_size)`."""
         steps: NDArray[np.int64] = -(-samples // self.batch_size)

@@ -125,7 +125,7 @@ def of_the_honest(server: Server, liars: Iterable[int]) -> dict[str, Tensor]:
     strategy, state = server.strategy, server.state
     totals = {name: float(strategy.weight_limit(name, np.array(ROWS)).sum()) for name in state.broadcast}
     honest = np.setdiff1d(np.arange(CLIENTS), list(liars))
-    reports = [client.local_train(1, state, totals, np.intersect1d(honest, client.ids)) for client in server.clients.workers]
+    reports = [client.local_train(1, state, totals, ids=np.intersect1d(honest, client.ids)) for client in server.clients.workers]
     sums = Sums()
     for report in reports:
         sums += report.sums
@@ -248,7 +248,7 @@ class OnTheEdge(HierFedAvg):
 def test_a_malformed_update_to_an_edge_takes_no_less_than_no_bytes() -> None:
     server = server_of(OnTheEdge())
     assert server.run_round().row["rejected"] == 1
-    assert server.uplink.tolist() == [17, 17, 17, 1, 17, 17, 17]  # four numbers, and a share of what edges send
+    assert server.traffic.uplink.tolist() == [17, 17, 17, 1, 17, 17, 17]  # four numbers, and a share of what edges send
 
 
 class Formless(FedAvg):

@@ -95,7 +95,7 @@ def test_the_lost_count_nothing() -> None:
         other = made(FedAvg())
         other.state = before
         totals = {"x": float(other.problem.samples[here].sum())}
-        reports = [other.clients.workers[i].local_train(round, before, totals, np.array([i])) for i in here]
+        reports = [other.clients.workers[i].local_train(round, before, totals, ids=np.array([i])) for i in here]
         assert torch.equal(server.state.broadcast["x"], other.aggregate_models(reports).state.broadcast["x"])
 
 
@@ -112,7 +112,7 @@ def test_a_late_client_starts_from_the_model_of_the_round_before() -> None:
             start = states[max(round - 2, 0)] if client % 2 else states[round - 1]
             steps = np.array([1 if client % 2 else 3])
             worker = other.clients.workers[client]
-            reports.append(worker.local_train(round, start, {"x": 25.0}, np.array([client]), steps))
+            reports.append(worker.local_train(round, start, {"x": 25.0}, ids=np.array([client]), steps=steps))
         assert torch.equal(states[round].broadcast["x"], other.aggregate_models(reports).state.broadcast["x"])
 
 

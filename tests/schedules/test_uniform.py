@@ -13,16 +13,16 @@ from scarcity_ray.strategies import FedAvg
 
 
 def test_a_cohort_is_a_sample_without_replacement_by_seed_and_round() -> None:
-    drawn = sample(7, 1, 1000, 100)
+    drawn = sample(7, 1, np.arange(1000), 100)
     assert len(np.unique(drawn)) == 100
-    assert np.array_equal(drawn, sample(7, 1, 1000, 100))
-    assert not np.array_equal(drawn, sample(7, 2, 1000, 100))
-    assert not np.array_equal(drawn, sample(8, 1, 1000, 100))
-    assert set(drawn) <= set(sample(7, 1, 1000, 200))  # so that strategies meet the same clients
+    assert np.array_equal(drawn, sample(7, 1, np.arange(1000), 100))
+    assert not np.array_equal(drawn, sample(7, 2, np.arange(1000), 100))
+    assert not np.array_equal(drawn, sample(8, 1, np.arange(1000), 100))
+    assert set(drawn) <= set(sample(7, 1, np.arange(1000), 200))  # so that strategies meet the same clients
 
 
 def test_every_client_is_sampled_equally_often() -> None:
-    counts = np.bincount(np.concatenate([sample(3, round, 50, 10) for round in range(2000)]), minlength=50)
+    counts = np.bincount(np.concatenate([sample(3, round, np.arange(50), 10) for round in range(2000)]), minlength=50)
     # 2000 rounds of probability 0.2: 400 each, standard deviation sqrt(2000 * 0.2 * 0.8) = 17.9
     assert np.abs(counts - 400).max() < 4.5 * 17.9
 

@@ -242,8 +242,8 @@ def test_bytes_are_the_moments_up_and_one_head_down(representation: dict[str, An
     made = insight_server(Afl.model_validate({"representation": representation}), classes(), mlp())
     while not made.run_insight_round().done:
         pass
-    assert made.uplink.tolist() == [up] * 5
-    assert made.downlink.tolist() == [down] * 5
+    assert made.traffic.uplink.tolist() == [up] * 5
+    assert made.traffic.downlink.tolist() == [down] * 5
 
 
 def test_saved_modules_reproduce_the_answers_and_the_summary_says_what_was_learned(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_ifca_is_its_algorithm_written_as_a_loop(weighted: bool, sampled: int) -
         seen |= set(fit)
         after = theta.copy()
         for j in range(3):
-            members = [i for i in sample(1, round, 7, sampled) if fit[i] == j]
+            members = [i for i in sample(1, round, np.arange(7), sampled) if fit[i] == j]
             if members:
                 share = np.array([COUNTS[i] if weighted else 1 for i in members])
                 after[j] = share / share.sum() @ np.array([trained(theta[j], *own[i], 2, 0.1) for i in members])

@@ -78,8 +78,8 @@ def test_a_round_is_one_step_along_the_mean_of_the_projected_changes() -> None:
         step = matrix @ (wanted * np.array(COUNTS)[:, None] / sum(COUNTS)).sum(0)
         assert made.state.broadcast["x"] == pytest.approx(x - 0.5 * step, abs=1e-6)
         assert not result.done
-    assert made.uplink.tolist() == [2 * (52 + 44)] * 5
-    assert made.downlink.tolist() == [8 + 44] * 5  # the seed, and the first round's mean
+    assert made.traffic.uplink.tolist() == [2 * (52 + 44)] * 5
+    assert made.traffic.downlink.tolist() == [8 + 44] * 5  # the seed, and the first round's mean
 
 
 def test_with_a_dimension_for_each_parameter_it_is_fed_avg() -> None:

@@ -114,7 +114,7 @@ def test_where_nothing_is_private_the_federation_is_fed_avg(cohort: dict[str, An
 def test_where_everything_is_private_each_client_is_alone() -> None:
     made = played(FedPartial(private=EVERYTHING))
     assert not made.state.broadcast
-    assert (made.uplink.sum(), made.downlink.sum()) == (0, 0)
+    assert (made.traffic.uplink.sum(), made.traffic.downlink.sum()) == (0, 0)
     assert np.array_equal(personal(made), played(LocalOnly())._client_state()["v"])
 
 

@@ -79,8 +79,8 @@ def test_bytes_are_those_of_the_messages(settings: dict[str, Any], up: int, down
     made = insight_server(strategy, classes(), mlp())
     while not made.run_insight_round().done:
         assert strategy.representation.asked
-    assert made.uplink.tolist() == [up] * 5
-    assert made.downlink.tolist() == [down] * 5
+    assert made.traffic.uplink.tolist() == [up] * 5
+    assert made.traffic.downlink.tolist() == [down] * 5
 
 
 @pytest.mark.parametrize("representation", [IDENTITY, {"kind": "random_fourier", "features": 24}, {"kind": "trunk"}])
@@ -107,8 +107,8 @@ def test_a_trunk_may_be_trained_first() -> None:
         trained.run_round()
     assert torch.equal(made.state.broadcast["trunk"], trained.state.broadcast["x"])
     size = 4 * (6 * 8 + 8 + 8 * 4 + 4)
-    assert made.uplink[0] == 2 * size + wire_bytes({"prototypes": 36})
-    assert made.downlink[0] == 3 * size + 4 * (32 + 4 + 3)
+    assert made.traffic.uplink[0] == 2 * size + wire_bytes({"prototypes": 36})
+    assert made.traffic.downlink[0] == 3 * size + 4 * (32 + 4 + 3)
 
 
 def test_own_heads_are_posterior_means_and_class_probabilities() -> None:

@@ -1,0 +1,276 @@
+"""The simulated clock of a run: who is there, who is on time, who is lost and what it costs, decided before any work is done.
+
+A round is a pure function of the world, the ledger and what the strategy plans. Actors then train the clients that are heard, and no
+others. The server's own time counts as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scarcity_ray.core.schedule import RoundInput, RoundPlan, Schedule
+from scarcity_ray.scarcity.answer import Answer
+from scarcity_ray.scarcity.availability import SECOND, Mask
+from scarcity_ray.scarcity.draws import Floats, Ids
+from scarcity_ray.scarcity.ledger import REASONS, Ledger
+from scarcity_ray.scarcity.world import Turn, World
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a round asks of clients, values `[clients]`. flops: of so many local steps `(ids [n], steps [n]) -> [n]`. down, up: bytes.
+    memory: bytes that its work needs."""
+
+    flops: Callable[[Ids, Ids], Floats]
+    down: Ids
+    up: Ids
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class Played:
+    """A planned round. plan: what clients are to do. columns: of the rounds table. over: nothing can follow it: nobody is left, or the
+    run's time is up."""
+
+    plan: RoundPlan
+    columns: dict[str, Any]
+    over: bool = False
+
+
+class Simulation:
+    """The clock of one strategy. uplink, downlink: bytes of each client so far, `[clients]`, as the Server counts them."""
+
+    def __init__(self, world: World, uplink: Ids, downlink: Ids) -> None:
+        self.world, self.ledger = world, Ledger(world, uplink, downlink)
+        self._joules = 0.0
+
+    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked) -> Played:
+        """What becomes of a round whose clients the schedule selects among those that are there and can pay. known: as without
+        scarcity. The ledger is charged."""
+        world, ledger, began = self.world, self.ledger, self.ledger.clock
+        ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
+        candidates = self._wait(known, asked)
+        if not len(candidates):
+            over = self._out_of_time() or not self._somebody(known.clients) or self._next(known) is None
+            return self._nobody(known, over)
+        needed = min(known.count, len(candidates))
+        wanted = min(math.ceil(answer.over_selection * needed), len(candidates))
+        plan = schedule.next(replace(known, clients=candidates, count=wanted))
+        ids = plan.ids
+        steps, turn = self._fitted(known.round, ids, plan.steps, answer, asked)
+        late_at = math.inf if answer.deadline is None else ledger.clock + round(answer.deadline * SECOND)
+        before, after = world.dropped(known.round, ids)
+        after |= plan.lost & ~before
+        finish = ledger.clock + turn.total
+        away = ~before & ~after & ~world.presence.at(ids, finish, known.round)
+        dropped = before | after | away
+        late = ~dropped & (finish > late_at)
+        order = np.lexsort((ids, finish))
+        accepted = np.zeros(len(ids), dtype=np.bool_)
+        accepted[[place for place in order.tolist() if not dropped[place] and not late[place]][:needed]] = True
+        end = self._end(ids, finish, accepted, dropped, min(needed, len(ids)), late_at, before, turn)
+        if world.deadline is not None and end > world.deadline:
+            end, over, void = world.deadline, True, True
+        else:
+            over, void = False, int(accepted.sum()) < math.ceil(answer.minimum * known.count)
+        heard = accepted & (not void)
+        uploads = ~dropped
+        stale, age = self._arrived(known, answer, end, ids) if not void else (np.zeros(0, dtype=np.int64),) * 2
+        self._charge(ids, turn, asked, before, uploads)
+        if answer.late == "stale" and not over:
+            ledger.late_since[ids[late]] = known.round
+        ledger.joined[ids[heard]] += 1
+        ledger.joined[stale] += 1
+        ledger.advance(max(end, ledger.clock))
+        waste = np.where(heard | (late if answer.late == "stale" else False), 0, asked.down[ids] + np.where(uploads, asked.up[ids], 0))
+        columns = {
+            "available": len(candidates),
+            "selected": len(ids),
+            "late": int(late.sum()),
+            "dropped": int(dropped.sum()),
+            "wasted_bytes": int(waste.sum()),
+        }
+        made = _with_stale(
+            RoundPlan(ids, steps, ~heard, plan.staleness, ledger.clock, np.where(heard | ~uploads, 0, asked.up[ids])),
+            stale,
+            known.steps[stale],
+            age,
+        )
+        return Played(made, self._columns(columns, known, began), over)
+
+    # -- who is there --------------------------------------------------------------------------------------------------
+
+    def _wait(self, known: RoundInput, asked: Asked) -> Ids:
+        """The clients that are there and can pay, after waiting for the first where there is none; empty if nobody came."""
+        while True:
+            usable = self._usable(known, asked)
+            if len(usable) or not self._somebody(known.clients):
+                return usable
+            time = self._next(known, asked)
+            if time is None or time <= self.ledger.clock:
+                return usable
+            if self.world.deadline is not None and time >= self.world.deadline:
+                self.ledger.advance(self.world.deadline)
+                return usable
+            self.ledger.advance(time)
+
+    def _usable(self, known: RoundInput, asked: Asked) -> Ids:
+        ledger, world = self.ledger, self.world
+        free = known.clients[(ledger.excluded[known.clients] == 0)]
+        turn = world.turn(known.round, free, asked.flops(free, known.steps[free]), asked.down[free], asked.up[free])
+        joules = _joules(turn, asked.down[free] + asked.up[free])
+        charge = {
+            "uplink_bytes": asked.up[free],
+            "downlink_bytes": asked.down[free],
+            "joules": joules,
+            "seconds": turn.total / SECOND,
+            "rounds": 1,
+        }
+        ledger.exclude_who_cannot_pay(free, charge)
+        ready = (ledger.excluded[free] == 0) & (ledger.busy_until[free] <= ledger.clock) & (ledger.late_since[free] == 0)
+        ready &= joules <= ledger.battery[free]
+        there: Mask = world.presence.at(free, ledger.clock, known.round)
+        usable: Ids = free[ready & there]
+        return usable
+
+    def _next(self, known: RoundInput, asked: Asked | None = None) -> int | None:
+        """A later time at which somebody may be usable; the clock itself where only another round helps; None if nobody ever will."""
+        ledger, world = self.ledger, self.world
+        free = known.clients[ledger.excluded[known.clients] == 0]
+        times = [] if (time := world.presence.next(free, ledger.clock)) is None else [time]
+        busy = ledger.busy_until[free]
+        times += busy[busy > ledger.clock].tolist()
+        if asked is not None and world.recharge.any():
+            turn = world.turn(known.round, free, asked.flops(free, known.steps[free]), asked.down[free], asked.up[free])
+            missing = _joules(turn, asked.down[free] + asked.up[free]) - ledger.battery[free]
+            rate = world.recharge[free] - world.idle[free]
+            can = (missing > 0) & (rate > 0) & (missing + ledger.battery[free] <= world.battery[free])
+            times += (ledger.clock + np.ceil(missing[can] / rate[can] * SECOND) + 1).astype(np.int64).tolist()
+        later = [time for time in times if time > ledger.clock]
+        return min(later) if later else min(times, default=None)
+
+    def _somebody(self, ids: Ids) -> bool:
+        return bool((self.ledger.excluded[ids] == 0).any())
+
+    def _out_of_time(self) -> bool:
+        return self.world.deadline is not None and self.ledger.clock >= self.world.deadline
+
+    # -- what becomes of them ------------------------------------------------------------------------------------------
+
+    def _fitted(self, round: int, ids: Ids, steps: Ids, answer: Answer, asked: Asked) -> tuple[Ids, Turn]:
+        """Steps and turn of each client; where late means partial, only the steps that it can do in time, if that is one at least."""
+        turn = self.world.turn(round, ids, asked.flops(ids, steps), asked.down[ids], asked.up[ids])
+        if answer.late != "partial" or answer.deadline is None:
+            return steps, turn
+        spare = _micro(answer.deadline) - turn.download - turn.upload
+        with np.errstate(divide="ignore", invalid="ignore"):
+            possible = np.where(turn.work > 0, np.floor(np.maximum(spare, 0) / (turn.work / np.maximum(steps, 1))), steps).astype(np.int64)
+        fewer = np.where(possible >= 1, np.minimum(steps, possible), steps)
+        turn = self.world.turn(round, ids, asked.flops(ids, fewer), asked.down[ids], asked.up[ids])
+        # Minibatches differ in size: a client may need one step less than their mean says.
+        over = (turn.total > _micro(answer.deadline)) & (fewer < steps) & (fewer > 1)
+        if over.any():
+            fewer = np.where(over, fewer - 1, fewer)
+            turn = self.world.turn(round, ids, asked.flops(ids, fewer), asked.down[ids], asked.up[ids])
+        return fewer, turn
+
+    def _end(self, ids: Ids, finish: Ids, accepted: Mask, dropped: Mask, needed: int, late_at: float, before: Mask, turn: Turn) -> int:
+        """When the round is over: with the last client that is needed; at the round's deadline; or once all have come or are lost."""
+        clock = self.ledger.clock
+        if accepted.sum() >= needed:
+            return int(finish[accepted].max(initial=clock))
+        if late_at < math.inf:
+            return int(late_at)
+        gone = np.where(before, clock + turn.download, finish - np.where(dropped, turn.upload, 0))
+        return int(gone.max(initial=clock))
+
+    def _arrived(self, known: RoundInput, answer: Answer, end: int, ids: Ids) -> tuple[Ids, Ids]:
+        """Late clients of rounds before whose updates arrive in this one, and how many rounds old these are."""
+        ledger = self.ledger
+        came = np.flatnonzero((ledger.late_since > 0) & (ledger.busy_until <= end))
+        age = known.round - ledger.late_since[came]
+        ledger.late_since[came] = 0
+        kept = (age <= min(answer.stalest, known.oldest)) & ~np.isin(came, ids)
+        return came[kept], age[kept]
+
+    def _charge(self, ids: Ids, turn: Turn, asked: Asked, before: Mask, uploads: Mask) -> None:
+        """A client that is lost before the work has downloaded; one that is lost after it has not sent. Nothing is given back."""
+        time = turn.download + np.where(before, 0, turn.work) + np.where(uploads, turn.upload, 0)
+        moved = asked.down[ids] + np.where(uploads, asked.up[ids], 0)
+        joules = np.where(before, 0.0, turn.work_joules) + turn.per_byte * moved
+        self.ledger.charge(ids, time, joules)
+
+    def receivers(self, ids: Ids, down: Ids) -> Ids:
+        """Those of clients `[n]` that can pay for a message down outside a turn; its energy is charged. It comes when they are there."""
+        may = self.ledger.may_receive(ids, down)
+        self.ledger.receive(ids[may], down[may])
+        return ids[may]
+
+    # -- what tables say -----------------------------------------------------------------------------------------------
+
+    def _nobody(self, known: RoundInput, over: bool) -> Played:
+        nothing = np.zeros(0, dtype=np.int64)
+        plan = RoundPlan(nothing, nothing, nothing.astype(np.bool_), nothing, self.ledger.clock, nothing)
+        columns = dict.fromkeys(("available", "selected", "late", "dropped", "wasted_bytes"), 0)
+        return Played(plan, self._columns(columns, known, self.ledger.clock), over)
+
+    def _columns(self, columns: dict[str, Any], known: RoundInput, began: int) -> dict[str, Any]:
+        total = float(self.ledger.joules.sum())
+        joules, self._joules = total - self._joules, total
+        excluded = int((self.ledger.excluded[known.clients] > 0).sum())
+        return {"clock_seconds": self.ledger.clock / SECOND, **columns, "excluded": excluded, "joules": joules}
+
+    def client_columns(self, ids: Ids) -> dict[str, Any]:
+        """Columns of the clients table for clients `[n]`."""
+        ledger = self.ledger
+        return {
+            "rounds_joined": ledger.joined[ids],
+            "busy_seconds": ledger.busy[ids] / SECOND,
+            "joules": ledger.joules[ids],
+            "battery": np.where(np.isinf(self.world.battery[ids]), np.nan, ledger.battery[ids]),
+            "excluded_by": np.array([REASONS[code] or None for code in ledger.excluded[ids].tolist()], dtype=object),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"ledger": self.ledger.state_dict(), "joules": self._joules}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from what `state_dict` returned."""
+        self.ledger.load_state_dict(state["ledger"])
+        self._joules = state["joules"]
+
+
+def _joules(turn: Turn, moved: Ids) -> Floats:
+    joules: Floats = turn.work_joules + turn.per_byte * moved
+    return joules
+
+
+def _micro(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+def _with_stale(plan: RoundPlan, ids: Ids, steps: Ids, age: Ids) -> RoundPlan:
+    """The plan with clients whose late updates arrive now, by rising id."""
+    order = np.argsort(np.concatenate([plan.ids, ids]))
+    nothing = np.zeros(len(ids), dtype=np.int64)
+
+    def joined(mine: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([mine, other])[order]
+
+    wasted = None if plan.wasted_up is None else joined(plan.wasted_up, nothing)
+    return RoundPlan(
+        joined(plan.ids, ids),
+        joined(plan.steps, steps),
+        joined(plan.lost, nothing.astype(np.bool_)),
+        joined(plan.staleness, age),
+        plan.time_us,
+        wasted,
+        joined(np.zeros(len(plan.ids), dtype=np.bool_), np.ones(len(ids), dtype=np.bool_)),
+    )
