@@ -368,8 +368,8 @@ class Server:
             "train_loss": report.mean_loss(heard, self.problem.samples),
             **self.traffic.of_round(),
         }
-        if self._played is not None:
-            row |= self._played.columns
+        if self.simulation is not None and self._played is not None:
+            row |= {**self._played.columns, "joules": self.simulation.joules()}
         return RoundResult(row, int(report.steps.sum()), rejected=rejected)
 
     def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], last: bool) -> None:

@@ -29,6 +29,7 @@ from scarcity_ray.metrics.tested_rows import deciding
 from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
+from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.availability import Population
 from scarcity_ray.scarcity.samples import fewer
 from scarcity_ray.scarcity.world import World
@@ -324,11 +325,31 @@ def _impossible(scenario: Scenario, federation: Federation, problems: Mapping[st
             found.append(
                 SpecError(("strategies", place, "clients_per_round"), sampled, f"there are {clients:,} clients; at most that many")
             )
+        for error in _unanswered(scenario, strategy):
+            found.append(SpecError(("strategies", place, *error.field), error.value, error.message))
     sample, actors = scenario.evaluation.clients, scenario.execution.actors
     if sample != "all" and sample > clients:
         found.append(SpecError(("evaluation", "clients"), sample, f"there are {clients:,} clients; allowed: all, or at most that many"))
     if actors != "auto" and actors > clients:
         found.append(SpecError(("execution", "actors"), actors, f"there are {clients:,} clients; allowed: auto, or at most one actor each"))
+    return found
+
+
+def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
+    """Settings that answer a scarcity which is not there, or that need another one."""
+    answer, plain, found = strategy.answer, Answer(), []
+    fields = (("over_selection", "over_selection"), ("round_deadline", "deadline"), ("minimum_reports", "minimum"))
+    if scenario.scarcity is None:
+        for field, name in fields:
+            if (value := getattr(answer, name)) != getattr(plain, name):
+                found.append(
+                    SpecError((field,), value, "nothing is scarce, so it would do nothing: add a section `scarcity`, or leave it out")
+                )
+    if answer.late != "drop" and answer.deadline is None:
+        found.append(SpecError(("late",), answer.late, "without a round_deadline nobody is late: set one, or leave it out"))
+    if answer.stalest and strategy.newest_only:
+        message = f"clients of {strategy.title} start from the newest state, so no late work can count: drop, or partial"
+        found.append(SpecError(("late",), answer.late, message))
     return found
 
 

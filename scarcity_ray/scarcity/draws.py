@@ -75,7 +75,8 @@ Draw = Annotated[float, Field(ge=0)] | LogNormalDraw | UniformDraw | ChoicesDraw
 
 def unit(seed: int, purpose: str, *indices: Ids | int) -> Floats:
     """A number in (0, 1) for each element of the broadcast indices, uniform, by the hash of (seed, purpose, indices)."""
-    return ((hash64(seed, purpose, *indices) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    values: Floats = ((hash64(seed, purpose, *indices) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return values
 
 
 def normal(seed: int, purpose: str, *indices: Ids | int) -> Floats:

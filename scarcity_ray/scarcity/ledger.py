@@ -12,7 +12,7 @@ from scarcity_ray.scarcity.availability import SECOND, Mask
 from scarcity_ray.scarcity.draws import Floats, Ids
 from scarcity_ray.scarcity.world import BUDGETS, World
 
-REASONS = ("", "memory", *BUDGETS)
+REASONS = ("", "memory", "battery", *BUDGETS)
 """Why a client takes part in no more rounds, by the number that `excluded` holds; 0 for clients that may."""
 
 
@@ -69,6 +69,13 @@ class Ledger:
         for name, limit in self.world.budgets.items():
             over = (spent[name] + charge.get(name, 0) > limit[ids]) & (self.excluded[ids] == 0)
             self.excluded[ids[over]] = REASONS.index(name)
+
+    def exclude_who_stays_empty(self, ids: Ids, joules: Floats) -> None:
+        """Ends the part of clients `[n]` whose battery has less than a turn takes, and never will have as much."""
+        world = self.world
+        fills = (world.recharge[ids] > world.idle[ids]) & (joules <= world.battery[ids])
+        empty = (joules > self.battery[ids]) & ~fills & (self.excluded[ids] == 0)
+        self.excluded[ids[empty]] = REASONS.index("battery")
 
     def advance(self, time: int) -> None:
         """Moves the clock on, and charges what passes with time: idle power, and batteries that fill. A client whose idle energy would

@@ -35,8 +35,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Played:
-    """A planned round. plan: what clients are to do. columns: of the rounds table. over: nothing can follow it: nobody is left, or the
-    run's time is up."""
+    """A planned round. plan: what clients are to do. columns: of the rounds table, but for energy. over: nothing can follow it: nobody is
+    left, or the run's time is up."""
 
     plan: RoundPlan
     columns: dict[str, Any]
@@ -53,11 +53,11 @@ class Simulation:
     def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked) -> Played:
         """What becomes of a round whose clients the schedule selects among those that are there and can pay. known: as without
         scarcity. The ledger is charged."""
-        world, ledger, began = self.world, self.ledger, self.ledger.clock
+        world, ledger = self.world, self.ledger
         ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
         candidates = self._wait(known, asked)
         if not len(candidates):
-            over = self._out_of_time() or not self._somebody(known.clients) or self._next(known) is None
+            over = self._out_of_time() or not self._somebody(known.clients) or self._next(known, asked) is None
             return self._nobody(known, over)
         needed = min(known.count, len(candidates))
         wanted = min(math.ceil(answer.over_selection * needed), len(candidates))
@@ -102,7 +102,7 @@ class Simulation:
             known.steps[stale],
             age,
         )
-        return Played(made, self._columns(columns, known, began), over)
+        return Played(made, self._columns(columns, known), over)
 
     # -- who is there --------------------------------------------------------------------------------------------------
 
@@ -122,10 +122,9 @@ class Simulation:
 
     def _usable(self, known: RoundInput, asked: Asked) -> Ids:
         ledger, world = self.ledger, self.world
-        free = known.clients[(ledger.excluded[known.clients] == 0)]
-        turn = world.turn(known.round, free, asked.flops(free, known.steps[free]), asked.down[free], asked.up[free])
+        free, turn = self._free(known, asked)
         joules = _joules(turn, asked.down[free] + asked.up[free])
-        charge = {
+        charge: dict[str, NDArray[Any] | int] = {
             "uplink_bytes": asked.up[free],
             "downlink_bytes": asked.down[free],
             "joules": joules,
@@ -133,25 +132,38 @@ class Simulation:
             "rounds": 1,
         }
         ledger.exclude_who_cannot_pay(free, charge)
-        ready = (ledger.excluded[free] == 0) & (ledger.busy_until[free] <= ledger.clock) & (ledger.late_since[free] == 0)
-        ready &= joules <= ledger.battery[free]
-        there: Mask = world.presence.at(free, ledger.clock, known.round)
-        usable: Ids = free[ready & there]
+        ledger.exclude_who_stays_empty(free, joules)
+        ready = (ledger.excluded[free] == 0) & self._ready(free, joules) & world.presence.at(free, ledger.clock, known.round)
+        usable: Ids = free[ready]
         return usable
 
-    def _next(self, known: RoundInput, asked: Asked | None = None) -> int | None:
+    def _free(self, known: RoundInput, asked: Asked) -> tuple[Ids, Turn]:
+        """The clients that are not excluded, and what a turn of this round would be."""
+        free = known.clients[self.ledger.excluded[known.clients] == 0]
+        flops = asked.flops(free, known.steps[free])
+        return free, self.world.turn(known.round, free, flops, asked.down[free], asked.up[free])
+
+    def _ready(self, ids: Ids, joules: Floats) -> Mask:
+        """Which of clients `[n]` have nothing else to do, and enough in their battery."""
+        ledger = self.ledger
+        free = (ledger.busy_until[ids] <= ledger.clock) & (ledger.late_since[ids] == 0)
+        ready: Mask = free & (joules <= ledger.battery[ids])
+        return ready
+
+    def _next(self, known: RoundInput, asked: Asked) -> int | None:
         """A later time at which somebody may be usable; the clock itself where only another round helps; None if nobody ever will."""
         ledger, world = self.ledger, self.world
-        free = known.clients[ledger.excluded[known.clients] == 0]
-        times = [] if (time := world.presence.next(free, ledger.clock)) is None else [time]
+        free, turn = self._free(known, asked)
+        joules = _joules(turn, asked.down[free] + asked.up[free])
+        coming = world.presence.next(free[self._ready(free, joules)], ledger.clock)
         busy = ledger.busy_until[free]
+        times = [] if coming is None else [coming]
         times += busy[busy > ledger.clock].tolist()
-        if asked is not None and world.recharge.any():
-            turn = world.turn(known.round, free, asked.flops(free, known.steps[free]), asked.down[free], asked.up[free])
-            missing = _joules(turn, asked.down[free] + asked.up[free]) - ledger.battery[free]
-            rate = world.recharge[free] - world.idle[free]
-            can = (missing > 0) & (rate > 0) & (missing + ledger.battery[free] <= world.battery[free])
-            times += (ledger.clock + np.ceil(missing[can] / rate[can] * SECOND) + 1).astype(np.int64).tolist()
+        empty = joules > ledger.battery[free]
+        rate = world.recharge[free] - world.idle[free]
+        filling = empty & (rate > 0)
+        missing = joules[filling] - ledger.battery[free][filling]
+        times += (ledger.clock + np.ceil(missing / rate[filling] * SECOND) + 1).astype(np.int64).tolist()
         later = [time for time in times if time > ledger.clock]
         return min(later) if later else min(times, default=None)
 
@@ -218,13 +230,16 @@ class Simulation:
         nothing = np.zeros(0, dtype=np.int64)
         plan = RoundPlan(nothing, nothing, nothing.astype(np.bool_), nothing, self.ledger.clock, nothing)
         columns = dict.fromkeys(("available", "selected", "late", "dropped", "wasted_bytes"), 0)
-        return Played(plan, self._columns(columns, known, self.ledger.clock), over)
+        return Played(plan, self._columns(columns, known), over)
 
-    def _columns(self, columns: dict[str, Any], known: RoundInput, began: int) -> dict[str, Any]:
-        total = float(self.ledger.joules.sum())
-        joules, self._joules = total - self._joules, total
+    def _columns(self, columns: dict[str, Any], known: RoundInput) -> dict[str, Any]:
         excluded = int((self.ledger.excluded[known.clients] > 0).sum())
-        return {"clock_seconds": self.ledger.clock / SECOND, **columns, "excluded": excluded, "joules": joules}
+        return {"clock_seconds": self.ledger.clock / SECOND, **columns, "excluded": excluded}
+
+    def joules(self) -> float:
+        """Energy of all clients since the last call."""
+        before, self._joules = self._joules, float(self.ledger.joules.sum())
+        return self._joules - before
 
     def client_columns(self, ids: Ids) -> dict[str, Any]:
         """Columns of the clients table for clients `[n]`."""

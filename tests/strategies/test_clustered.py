@@ -188,7 +188,7 @@ def test_hier_fed_avg_is_its_algorithm_written_as_a_loop(weighted: bool, sampled
     for round in range(1, 8):
         result = made.run_round()
         for e in range(3):
-            members = [i for i in sample(1, round, 7, sampled) if GROUPS[i] == e]
+            members = [i for i in sample(1, round, np.arange(7), sampled) if GROUPS[i] == e]
             if members:
                 share = counts[members] / counts[members].sum()
                 edges[e] = share @ np.array([trained(edges[e], *own[i], 2, 0.1) for i in members])

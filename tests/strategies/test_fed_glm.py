@@ -182,7 +182,7 @@ def test_the_same_bits_for_any_actors_and_chunks(family: str, rows: tuple[Array,
 def test_bytes_are_eight_a_number(rows: tuple[Array, Array]) -> None:
     x, eta = rows
     one, results = fitted(x, labels("gaussian", eta), COUNTS)
-    assert one.uplink.tolist() == [8 * (4 + 10 + 1)] * 5
+    assert one.traffic.uplink.tolist() == [8 * (4 + 10 + 1)] * 5
     assert one.traffic.downlink.tolist() == [8 * 4 * 2] * 5  # before the round, and after the last
     assert results[0].rejected == []
 
