@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.asked import upload_bytes
+from scarcity_ray.actors.asked import asked_of, upload_bytes
 from scarcity_ray.baselines.measure import Baseline, baselines
 from scarcity_ray.baselines.trained_alone import LocalTraining
 from scarcity_ray.core import insights, tables
-from scarcity_ray.core.aggregation import Aggregator
 from scarcity_ray.core.exchange import ServerState, State
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import Metric, Shown, headline
@@ -29,8 +28,9 @@ from scarcity_ray.metrics.tested_rows import deciding
 from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
-from scarcity_ray.scarcity.answer import Answer
+from scarcity_ray.runtime.refusals import impossible
 from scarcity_ray.scarcity.availability import Population
+from scarcity_ray.scarcity.describe import turn_in_words, world_in_words
 from scarcity_ray.scarcity.samples import fewer
 from scarcity_ray.scarcity.world import World
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
@@ -141,7 +141,18 @@ class RunPlan:
             *self._placement(),
             ("seeds", ", ".join(str(scenario.seed + i) for i in range(scenario.repeats))),
         ]
-        return rows + [(strategy.title, self._traffic(strategy)) for strategy in scenario.strategies]
+        if scenario.scarcity is not None and self.world is not None:
+            rows.append(("scarcity", world_in_words(scenario.scarcity, self.world)))
+        return rows + [(strategy.title, self._traffic(strategy) + self._turn(strategy)) for strategy in scenario.strategies]
+
+    def _turn(self, strategy: Strategy) -> str:
+        """What a round costs a client in the world, for the largest message of those that are sent once."""
+        problem = self.problems[strategy.title]
+        if self.world is None or problem.population != self.federation.clients:
+            return ""
+        state, largest = strategy.init_server(problem), self.rounds(strategy)
+        due = np.full(problem.population, state.down_bytes(problem.layout) if state.new_bytes is None else state.new_bytes)
+        return f"; {turn_in_words(self.world, asked_of(strategy, problem, state, largest, due), strategy.planned_steps(problem, state))}"
 
     def memory_bytes(self) -> int:
         """What the run is expected to take on one machine: its processes, the shards once, and the clients' personal models."""
@@ -257,7 +268,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
             problems[strategy.title] = _problem(scenario, strategy, place, federation, seed, metrics)
         except SpecError as error:
             errors.append(error)
-    errors += _impossible(scenario, federation, problems)
+    errors += impossible(scenario, federation, problems)
     if errors:
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
     if cluster:
@@ -310,75 +321,6 @@ def _problem(scenario: Scenario, strategy: Strategy, place: int, federation: Fed
         first = error.field[0]  # a strategy does not know its place in the list, and names its own field
         own = strategy.model is not None if first == "model" else first in type(strategy).model_fields
         raise SpecError(("strategies", place, *error.field) if own else error.field, error.value, error.message) from None
-
-
-def _impossible(scenario: Scenario, federation: Federation, problems: Mapping[str, Problem]) -> list[SpecError]:
-    """What only shows once the number of clients is known."""
-    clients, found = federation.clients, []
-    for place, strategy in enumerate(scenario.strategies):
-        if strategy.title in problems:
-            for error in [*strategy.refused(problems[strategy.title], federation), *_unsuited(strategy, problems[strategy.title])]:
-                own = error.field[0] != "local" or strategy.local is not None
-                found.append(SpecError(("strategies", place, *error.field) if own else error.field, error.value, error.message))
-        sampled = getattr(strategy, "clients_per_round", None)
-        if sampled is not None and sampled > clients:
-            found.append(
-                SpecError(("strategies", place, "clients_per_round"), sampled, f"there are {clients:,} clients; at most that many")
-            )
-        for error in _unanswered(scenario, strategy):
-            found.append(SpecError(("strategies", place, *error.field), error.value, error.message))
-    sample, actors = scenario.evaluation.clients, scenario.execution.actors
-    if sample != "all" and sample > clients:
-        found.append(SpecError(("evaluation", "clients"), sample, f"there are {clients:,} clients; allowed: all, or at most that many"))
-    if actors != "auto" and actors > clients:
-        found.append(SpecError(("execution", "actors"), actors, f"there are {clients:,} clients; allowed: auto, or at most one actor each"))
-    return found
-
-
-def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
-    """Settings that answer a scarcity which is not there, or that need another one."""
-    answer, plain, found = strategy.answer, Answer(), []
-    fields = (("over_selection", "over_selection"), ("round_deadline", "deadline"), ("minimum_reports", "minimum"))
-    if scenario.scarcity is None:
-        for field, name in fields:
-            if (value := getattr(answer, name)) != getattr(plain, name):
-                found.append(
-                    SpecError((field,), value, "nothing is scarce, so it would do nothing: add a section `scarcity`, or leave it out")
-                )
-    if answer.late != "drop" and answer.deadline is None:
-        found.append(SpecError(("late",), answer.late, "without a round_deadline nobody is late: set one, or leave it out"))
-    if answer.stalest and strategy.newest_only:
-        message = f"clients of {strategy.title} start from the newest state, so no late work can count: drop, or partial"
-        found.append(SpecError(("late",), answer.late, message))
-    return found
-
-
-def _unsuited(strategy: Strategy, problem: Problem) -> list[SpecError]:
-    """Settings that do not suit the strategy."""
-    found = []
-    newest, staleness = strategy.newest_only or strategy.server_half == "meta_learner", strategy.schedule.max_staleness
-    if newest and staleness:
-        ago = f"with this schedule from one of {staleness} rounds ago: use uniform"
-        message = f"clients of {strategy.title} start from the newest state, and {ago}"
-        found.append(SpecError(("schedule",), strategy.schedule.kind_title, message))
-    aggregator = strategy.aggregation
-    if not strategy.uplink and not isinstance(aggregator, Aggregator):
-        return found
-    uploads = strategy.uploads(problem, strategy.init_server(problem))
-    nothing = f"clients of {strategy.title} send {'insights and ' if strategy.sends_insights else ''}no updates, so there is nothing to"
-    if strategy.uplink and not uploads:
-        message = f"{nothing} transform: leave it out"
-        found.append(SpecError(("uplink",), [one.kind_title for one in strategy.uplink], message))
-    if isinstance(aggregator, Aggregator):
-        sizes = (value.nbytes for value in uploads.values())
-        needed = strategy.sampled(problem.population) * sum(sizes) / 2**20
-        if needed > aggregator.memory_mb:
-            message = f"the updates of a round take {needed:,.1f} MiB: allow as much, sample fewer clients, or take a smaller model"
-            found.append(SpecError(("aggregation", "memory_mb"), aggregator.memory_mb, message))
-        elif not uploads:
-            message = f"{nothing} aggregate: leave it out"
-            found.append(SpecError(("aggregation",), aggregator.kind_title, message))
-    return found
 
 
 def _blocks(scenario: Scenario, federation: Federation, cpus: int) -> list[NDArray[np.int64]]:
