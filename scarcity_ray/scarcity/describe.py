@@ -40,11 +40,12 @@ def turn_in_words(world: World, asked: Asked, steps: Ids) -> str:
     ids = np.arange(world.clients)
     turn = world.turn(1, ids, asked.flops(ids, steps), asked.down, asked.up)
     joules = turn.work_joules + turn.per_byte * (asked.down + asked.up)
+    seconds = turn.total / 1e6
     costs: dict[str, Any] = {
         "uplink_bytes": asked.up,
         "downlink_bytes": asked.down,
         "joules": joules,
-        "seconds": turn.total / 1e6,
+        "seconds": seconds,
         "rounds": 1,
     }
     able = (world.memory >= asked.memory) & (world.battery >= joules)
