@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -117,6 +118,16 @@ def _no_clients() -> Shards:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """When clients are there: those of client i are rows starts[i] to starts[i + 1] of begin and end, int64 microseconds, which rise and
+    do not overlap."""
+
+    starts: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Federation:
     """What the clients of one run hold.
 
@@ -130,6 +141,8 @@ class Federation:
     unseen: all rows of the unseen clients, which were held out: none of the fields above contains them. Empty if no
     client was held out. unseen_group: int64 `[unseen clients]`, their hidden groups.
     later: the data of the same clients from round `drift_round` on; None if they do not change.
+    facts: float64 `[clients]` by name, columns of the table that say something of a client, as its device's speed. spans: when clients are
+    there, by a trace; None without one.
     """
 
     train: Shards
@@ -146,6 +159,8 @@ class Federation:
     unseen_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     later: Federation | None = None
     drift_round: int | None = None
+    facts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    spans: Spans | None = None
 
     def at(self, round: int) -> Federation:
         """The data of the clients in a round."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from scarcity_ray.core.randomness import hash64, stream
 from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.blobs import Blobs
 from scarcity_ray.data.bundled import Bundled, Digits
+from scarcity_ray.data.columns import Columns
 from scarcity_ray.data.fedem import FedEM
 from scarcity_ray.data.from_r import RDataset
 from scarcity_ray.data.held_out import participants, participants_first
@@ -87,17 +89,22 @@ class Data(Spec):
         return self
 
 
-def deal(data: Data, seed: int, base_dir: Path) -> Federation:
+def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Federation:
     """The federation of a scenario: rows loaded, dealt to clients, split, standardised and transformed.
 
     Held-out (unseen) clients are dealt and transformed like the others, by their ids among all clients. The participants then get
     new ids from 0. Only the participants determine how inputs are made: a word that occurs only in an unseen client's rows becomes
     all zeros. Classes come from all rows.
 
-    base_dir: the folder that relative paths start from. Raises SpecError if the federation cannot be made: too few rows, a missing
-    file or column, for example.
+    base_dir: the folder that relative paths start from. facts: columns of the table that say something of a client. Raises SpecError if
+    the federation cannot be made: too few rows, a missing file or column, for example.
     """
-    pool = data.source.load(data.clients, seed, base_dir)
+    if not facts:
+        pool = data.source.load(data.clients, seed, base_dir)
+    elif isinstance(data.source, Columns) and isinstance(data.partition, Natural | None):
+        pool = data.source.load(data.clients, seed, base_dir, facts)
+    else:
+        raise SpecError(("scarcity", "column"), facts[0], "only a table whose rows name their client has columns of clients")
     shares = _shares(data, pool, seed)
     clients = participants(len(shares), data.held_out_clients)
     ids = participants_first(len(shares), clients, seed)
@@ -138,6 +145,7 @@ def deal(data: Data, seed: int, base_dir: Path) -> Federation:
             encoding=_encoding(pool, made, ids[stay] if own else None),
             unseen=shards(_UNSEEN, leave),
             unseen_group=group[leave],
+            facts={name: values[ids[stay]] for name, values in pool.facts.items()},
         )
 
     federation = transformed(ids)

@@ -19,6 +19,7 @@ from scarcity_ray.data.standardise import LONGEST_WORD
 
 MOST_WORDS = 1000  # largest number of categories of one text feature; a column with more is a name or a text, not a category
 _SOURCE = ("data", "source")
+_FACT = ("scarcity", "column")
 
 
 class Columns(Spec):
@@ -78,15 +79,22 @@ class _Reader:
         return Categorical(order[codes], tuple(words[used[place]] for place in ranked))
 
 
-def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[pa.RecordBatch]], ignored: Sequence[str] = ()) -> Pool:
+def read(
+    spec: Columns,
+    schema: pa.Schema,
+    scan: Callable[[list[str]], Iterable[pa.RecordBatch]],
+    ignored: Sequence[str] = (),
+    facts: Sequence[str] = (),
+) -> Pool:
     """The pool of a table. Batches are read once, one at a time. Each number takes 8 bytes of memory, each word 4.
 
-    scan: returns the batches of the named columns. ignored: columns that are features only if they are named.
+    scan: returns the batches of the named columns. ignored: columns that are features only if they are named. facts: columns of numbers
+    that say something of a client, and are features only if they are named.
     Raises SpecError for missing columns, unusable types and missing values.
     """
     if spec.group is not None and spec.client is None:
         raise SpecError((*_SOURCE, "group"), spec.group, "groups are groups of clients: name the `client` column too")
-    features = _features(spec, schema, ignored)
+    features = _features(spec, schema, (*ignored, *facts))
     special = {field: name for field in ("label", "client", "group") if (name := getattr(spec, field)) is not None}
     readers: dict[str, _Reader] = {}
     for field, name in special.items():
@@ -102,6 +110,11 @@ def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[
         if text and power != 1:
             raise SpecError((*_SOURCE, "features", place), feature, f"{name} is text: text has no powers")
         readers.setdefault(name, _Reader(name, text))
+    for name in facts:
+        _require(_FACT, name, schema)
+        if _is_text(_FACT, name, schema):
+            raise SpecError(_FACT, name, "the column is text: a client's value is a number")
+        readers.setdefault(name, _Reader(name, False))
 
     for batch in scan(list(readers)):
         for name, reader in readers.items():
@@ -123,9 +136,12 @@ def read(spec: Columns, schema: pa.Schema, scan: Callable[[list[str]], Iterable[
     )
     client, group = columns.get(spec.client or ""), columns.get(spec.group or "")
     if not isinstance(client, Categorical):
+        if facts:
+            raise SpecError(_FACT, facts[0], "without a `client` column no row says whose value it is: name data.source.client")
         return pool
+    own = {name: _fact(name, columns[name], client) for name in facts}
     groups = _group(spec.group, group, client) if spec.group and isinstance(group, Categorical) else None
-    return replace(pool, owner=client.codes.astype(np.int64), names=client.words, group=groups, client=spec.client)
+    return replace(pool, owner=client.codes.astype(np.int64), names=client.words, group=groups, client=spec.client, facts=own)
 
 
 def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -260,6 +276,19 @@ def _group(name: str, group: Categorical, client: Categorical) -> NDArray[np.int
         raise SpecError((*_SOURCE, "group"), name, f"client {client.words[who]} is in several groups: {words}")
     groups: NDArray[np.int64] = pairs[1].astype(np.int64)
     return groups
+
+
+def _fact(name: str, values: Column, client: Categorical) -> NDArray[np.float64]:
+    """The value of each client. Raises SpecError where its rows have several, or one below 0."""
+    assert not isinstance(values, Categorical)
+    first = np.zeros(len(client.words))
+    first[client.codes[::-1]] = values[::-1]  # the first row is written last
+    other = np.flatnonzero((values != first[client.codes]) | (values < 0))
+    if len(other):
+        who = client.words[client.codes[other[0]]]
+        found = ", ".join(f"{value:g}" for value in np.unique(values[client.codes == client.codes[other[0]]])[:5])
+        raise SpecError(_FACT, name, f"client {who} has {found}: a client has one value in all its rows, 0 or more")
+    return first
 
 
 def _rank(word: str) -> tuple[bool, int, str]:

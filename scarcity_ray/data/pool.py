@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,8 @@ class Pool:
     y: int64 `[rows]` classes; or `[rows, 1]` targets (float64 if x is columns, else float32).
     outputs: number of classes, or targets of a row.
     owner: int64 `[rows]`, the client of each row, if the source has its own clients.
-    names: the clients' names, if they have names. group: int64 `[clients]`, if they have groups.
+    names: the clients' names, if they have names. group: int64 `[clients]`, if they have groups. facts: float64 `[clients]` by name,
+    columns that say something of a client.
 
     Names in the user's table:
     inputs: (name, power) of each column of `x`. label: the label's column. classes: the values of the classes, if they are
@@ -52,6 +54,7 @@ class Pool:
     label: str = "y"
     classes: Classes | None = None
     client: str | None = None
+    facts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def owners(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -72,13 +72,18 @@ class Table(Columns):
     kind: Literal["table"] = "table"
     path: Annotated[str, Field(description="the file, from the scenario file's folder")]
 
-    def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
+    def load(self, clients: int | None, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Pool:
         """Reads the named columns, batch by batch."""
         path = base_dir / self.path
         try:
             table = open_file(path, self._widened)
             with reading(path):
-                return read(self, table.schema, lambda names: table.to_batches(columns=names, batch_size=_BATCH_ROWS, batch_readahead=2))
+                return read(
+                    self,
+                    table.schema,
+                    lambda names: table.to_batches(columns=names, batch_size=_BATCH_ROWS, batch_readahead=2),
+                    facts=facts,
+                )
         except TableError as error:
             raise SpecError(("data", "source", "path"), self.path, error.message) from error
 

@@ -18,6 +18,7 @@ from scarcity_ray.core.tables import hashed_as
 from scarcity_ray.results.sealed import as_bytes
 
 _TOGETHER = 64  # batches, or rows of one, that are hashed at once: hashing each row alone takes a millisecond
+_ADDED = ("facts", "spans")  # fields that count once they hold something
 _HASHED_AS = {"unseen": "strangers", "unseen_group": "stranger_group"}  # fields with a new name: fingerprints of older runs stay valid
 
 
@@ -119,7 +120,13 @@ def fingerprint(federation: Federation) -> str:
             kind, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
         elif is_dataclass(value):
             for part in fields(value):
+                if part.name in _ADDED and not getattr(value, part.name):
+                    continue  # as in older runs, which had no such field
                 take(f"{name}.{_HASHED_AS.get(part.name, part.name)}", getattr(value, part.name))
+            return
+        elif isinstance(value, Mapping):
+            for key in sorted(value):
+                take(f"{name}.{key}", value[key])
             return
         else:
             text = value.model_dump_json() if isinstance(value, Spec) else repr(value)

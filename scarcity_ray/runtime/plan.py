@@ -31,7 +31,7 @@ from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spr
 from scarcity_ray.runtime.refusals import impossible
 from scarcity_ray.scarcity.availability import Population
 from scarcity_ray.scarcity.describe import turn_in_words, world_in_words
-from scarcity_ray.scarcity.samples import fewer
+from scarcity_ray.scarcity.samples import scarce
 from scarcity_ray.scarcity.world import World
 from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
 from scarcity_ray.strategies.local_only import LocalOnly
@@ -258,9 +258,10 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
     if not cluster and (missing := unavailable(scenario)):
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
-    federation = deal(scenario.data, seed, base_dir)
-    if scenario.scarcity is not None and scenario.scarcity.samples is not None:
-        federation = fewer(federation, scenario.scarcity.samples.maximum, seed)
+    scarcity = scenario.scarcity
+    federation = deal(scenario.data, seed, base_dir, () if scarcity is None else scarcity.columns)
+    if scarcity is not None:
+        federation = scarce(scarcity, federation, seed, base_dir)
     metrics, errors = evaluation.metrics_of(scenario.evaluation, federation)
     problems = {}
     for place, strategy in enumerate(scenario.strategies):
@@ -287,7 +288,7 @@ def _population(federation: Federation, seed: int) -> Population:
     if federation.task == "classification":
         last = max(federation.outputs - 1, 1)
         labels = np.array([train.y[train.rows(i)].min(initial=last) / last for i in range(federation.clients)])
-    return Population(seed, federation.clients, labels, {})
+    return Population(seed, federation.clients, labels, federation.facts, federation.spans)
 
 
 def _on_a_cluster(scenario: Scenario) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from scarcity_ray.core.federation import Spans
 from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.scarcity.draws import Draw, Floats, Ids, drawn, unit
 
@@ -24,16 +25,6 @@ _EPOCH = 64  # mean times on and off of a Markov chain after which its state is 
 _LOOK = 4096  # slots or epochs that are looked ahead for somebody to appear; then nobody will
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Spans:
-    """When clients are there: those of client i are rows starts[i] to starts[i + 1] of begin and end, int64 microseconds, which rise and
-    do not overlap."""
-
-    starts: Ids
-    begin: Ids
-    end: Ids
 
 
 @dataclass(frozen=True)

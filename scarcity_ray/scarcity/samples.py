@@ -1,13 +1,27 @@
-"""Few training rows: what is left of each client's."""
+"""What scarcity makes of a federation: few training rows, and the spans of a trace."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.randomness import hash64
+from scarcity_ray.scarcity.availability import Trace
+from scarcity_ray.scarcity.spec import Scarcity
+from scarcity_ray.scarcity.traces import read_trace
+
+
+def scarce(spec: Scarcity, federation: Federation, seed: int, base_dir: Path) -> Federation:
+    """The federation with the training rows that clients may use, and the spans of a trace. Raises SpecError for a bad trace."""
+    if spec.samples is not None:
+        federation = fewer(federation, spec.samples.maximum, seed)
+    if isinstance(spec.availability, Trace):
+        names = federation.names or [str(client) for client in range(federation.clients)]
+        federation = replace(federation, spans=read_trace(spec.availability.path, base_dir, names))
+    return federation
 
 
 def fewer(federation: Federation, most: int, seed: int) -> Federation:
