@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from scarcity_ray.core import insights, tables
+from scarcity_ray.core.spec import Spec
 from scarcity_ray.report.progress import Progress
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.environment import environment
@@ -23,6 +24,8 @@ from scarcity_ray.runtime.loop import Driver, RunFailed
 from scarcity_ray.runtime.observers import observers_of
 from scarcity_ray.runtime.plan import RunPlan
 from scarcity_ray.scenario import OBSERVED, Scenario, resolved
+
+_Spec = TypeVar("_Spec", bound=Spec)
 
 
 class Session:
@@ -100,16 +103,23 @@ class Session:
 
 def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
-    # Where a table lies is written differently in a run's own folder; what is in it is in `data`. Metrics only observe.
+    # Where a table or a trace lies is written differently in a run's own folder; what is in it is in `data`. Metrics only observe.
     left_out: Any = {"execution": True, "output": True, "data": {"source": {"path"}}, "evaluation": OBSERVED}
+    if scenario.scarcity is not None:
+        left_out["scarcity"] = {"availability": {"path"}}
     settings = scenario.model_dump(mode="json", exclude=left_out)
     return {**environment(scenario.seed), "scenario": settings, "imports": sources(imports(settings)), "data": fingerprint(plan.federation)}
 
 
 def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:
-    """The same scenario with the path of its table, if it has one, made absolute: it is written into another folder."""
-    path = getattr(scenario.data.source, "path", None)
-    if path is None:
-        return scenario
-    source = scenario.data.source.model_copy(update={"path": str((base_dir / path).resolve())})
-    return scenario.model_copy(update={"data": scenario.data.model_copy(update={"source": source})})
+    """The same scenario with the paths of its table and of its trace, if it has any, made absolute: it is written into another folder."""
+
+    def absolute(part: _Spec) -> _Spec:
+        path = getattr(part, "path", None)
+        return part if path is None else part.model_copy(update={"path": str((base_dir / path).resolve())})
+
+    data, scarcity = scenario.data, scenario.scarcity
+    changes: dict[str, Any] = {"data": data.model_copy(update={"source": absolute(data.source)})}
+    if scarcity is not None:
+        changes["scarcity"] = scarcity.model_copy(update={"availability": absolute(scarcity.availability)})
+    return scenario.model_copy(update=changes)

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from helpers.interrupted import interrupt_after
 from helpers.scenarios import scenario
 
+from scarcity_ray import resume, simulate
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.results.hashing import fingerprint
 from scarcity_ray.runtime.plan import RunPlan, prepare
@@ -114,3 +117,15 @@ def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
     table(tmp_path)
     with pytest.raises(SpecError, match=r"scarcity\.availability\.path is 'no\.csv': there is no file"):
         planned(tmp_path, availability={"kind": "trace", "path": "no.csv"})
+
+
+def test_a_run_with_a_trace_is_resumed_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    availability = trace(tmp_path, "a,0,100", "b,0,100", "c,0,100", "d,5,100")
+    source = {"kind": "table", "path": "rows.csv", "label": "y", "client": "hospital"}
+    content = scenario(data={"source": source, "test_fraction": 0.3}, model={"kind": "linear"}, strategies=[{"kind": "fed_avg"}])
+    (tmp_path / "scenario.yaml").write_text(yaml.safe_dump(content | {"scarcity": {"availability": availability}}))
+    whole = simulate(tmp_path / "scenario.yaml", out=tmp_path / "whole")
+    assert whole.frame("rounds")["available"].tolist() == [3, 3, 3]
+    interrupt_after(monkeypatch, 2, lambda: simulate(tmp_path / "scenario.yaml", out=tmp_path / "elsewhere" / "cut"))
+    cut = resume(tmp_path / "elsewhere" / "cut")
+    assert cut.summary["strategies"]["fed_avg"]["result_hash"] == whole.summary["strategies"]["fed_avg"]["result_hash"]
