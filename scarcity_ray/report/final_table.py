@@ -13,8 +13,9 @@ from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
 from scarcity_ray.report.coefficients import show_coefficients
-from scarcity_ray.report.units import number, short_number
+from scarcity_ray.report.units import duration, number, short_number, size
 from scarcity_ray.report.verdict import nothing_learned, verdict
+from scarcity_ray.results.target import STAYS
 
 _NAMED = 5  # clients that a line names at most
 
@@ -99,6 +100,8 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)
+    for line in target_in_words(summary):
+        console.print(line, highlight=False, markup=False)
     for line in experts_in_words(summary):
         console.print(line, highlight=False, markup=False)
     if any("strangers" in entry for entry in summary["strategies"].values()):
@@ -134,6 +137,29 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
             shares = ", ".join(f"{share:.0%}" for share in first["load"].values())
             lines.append(f"{name}: of the strangers' inputs the router sends {shares} to them.")
     return lines
+
+
+def target_in_words(summary: Mapping[str, Any]) -> list[str]:
+    """What each strategy took to reach the target; of several seeds the mean where all reached it."""
+    if not (target := summary.get("target")):
+        return []
+    (metric, value), told = next(iter(target.items())), []
+    for name, entry in summary["strategies"].items():
+        seeds = list(entry.get("seeds", {"": entry}).values())
+        if not all("target" in one for one in seeds):
+            continue
+        reached = [one["target"] for one in seeds if one["target"]["rounds"] is not None]
+        if not reached:
+            told.append(f"{name} never")
+            continue
+        mean = {key: None if reached[0][key] is None else sum(one[key] for one in reached) / len(reached) for key in reached[0]}
+        spent = [f"{mean['rounds']:.3g} rounds", size(mean["bytes"] or 0)]
+        spent += [] if mean["hours"] is None else [duration(3600 * mean["hours"])]
+        spent += [] if not mean["joules"] else [f"{short_number(mean['joules'])} J"]
+        some = "" if len(reached) == len(seeds) else f", in {len(reached)} of {len(seeds)} seeds"
+        told.append(f"{name} after {', '.join(spent)}{some}")
+    words = headline(summary["task"], metric).short
+    return [f"{words} of {number(value)}, kept for {STAYS} evaluations: {'; '.join(told)} (bytes and joules a client)."] if told else []
 
 
 def unseen_clients_table(summary: Mapping[str, Any]) -> Table:

@@ -16,6 +16,7 @@ from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default
 from scarcity_ray.metrics import METRICS
 from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best, interval, largest
 from scarcity_ray.results.learning import not_learned, still_falling
+from scarcity_ray.results.target import Target
 
 Task = Literal["classification", "regression"]
 Repeats = Literal["splits", "deals", "draws"]
@@ -50,6 +51,8 @@ class _Run:
     gains: SeedGains | None = None
     losses: list[float] = field(default_factory=list)
     tested: list[float] = field(default_factory=list)
+    joules: float | None = None
+    points: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Tally:
@@ -66,14 +69,15 @@ class Tally:
         metric: str | None = None,
         margin: float = 0.0,
         repeats: Repeats = "draws",
+        target: Target | None = None,
     ) -> None:
         """clients: the population, which bytes and steps a client are divided by. metrics: those of the run, all that are registered if
         None. metric: the name of the one that decides, the task's own if None. margin: a gain below it counts as none.
-        repeats: what another seed brings, see Data.repeats."""
+        repeats: what another seed brings, see Data.repeats. target: what each strategy is to reach, None for nothing."""
         self._scenario, self._task, self._clients, self._question = scenario, task, clients, question
         self._shown, self._metric, self._margin = headline(task, metric), metric or default_headline(task), margin
         self._columns = [column for one in (METRICS if metrics is None else metrics) for column in columns_of(one)]
-        self._repeats = repeats
+        self._repeats, self._target = repeats, target
         self.recovered = 0  # how often work was done again because an actor had died
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
@@ -98,6 +102,11 @@ class Tally:
             run.losses.append(row["train_loss"])
         if (tested := _number(row.get("test_loss"))) is not None:
             run.tested.append(tested)
+        if (joules := _number(row.get("joules"))) is not None:
+            run.joules = (run.joules or 0.0) + joules
+        if self._target is not None and (value := _number(row.get(self._target.column))) is not None:
+            spent = {"bytes": run.uplink + run.downlink, "joules": run.joules, "clock_seconds": _number(row.get("clock_seconds"))}
+            run.points.append({"round": row["round"], "value": value, **spent})
 
     def evaluated(self, row: Mapping[str, Any] | None, columns: Mapping[str, Any]) -> None:
         """Takes the row of `rounds` of an evaluated round, and its columns of `clients`, arrays `[clients]` or scalars.
@@ -176,6 +185,7 @@ class Tally:
             "metric": self._metric,
             "margin": self._margin,
             "repeats": self._repeats,
+            **({} if self._target is None else {"target": {self._target.metric: self._target.value}}),
             "alone": ALONE,
             "best": describe_best(candidates, self._gains(GUESS), self._margin),
             "comparisons": compared(candidates),
@@ -234,6 +244,7 @@ class Tally:
             "seconds": run.seconds,
             "client_updates_per_second": run.updates / run.seconds if run.seconds > 0 else None,
             "result_hash": run.result_hash,
+            **({} if self._target is None or not run.points else {"target": self._target.needed(run.points, self._clients)}),
             **run.learned,
         }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scarcity_ray.core.federation import Federation
-from scarcity_ray.core.metrics import HEADLINES, Metric
+from scarcity_ray.core.metrics import HEADLINES, Metric, headline
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.metrics import measures, predictions, scores
 from scarcity_ray.scenario import Evaluation
@@ -72,10 +72,19 @@ def _positive(evaluation: Evaluation, federation: Federation) -> tuple[int, list
 
 
 def _unsuited(evaluation: Evaluation, federation: Federation) -> list[SpecError]:
-    """What is wrong with the metric that is to decide."""
-    name, field, task = evaluation.metric, ("evaluation", "metric"), federation.task
-    if name is None:
-        return []
+    """What is wrong with the metric that is to decide, and with the target's."""
+    found = [] if evaluation.metric is None else _unknown(("evaluation", "metric"), evaluation.metric, evaluation, federation)
+    for name in evaluation.target or {}:
+        field = ("evaluation", "target")
+        found += (errors := _unknown(field, name, evaluation, federation))
+        if not errors and headline(federation.task, name).metric.at_last:
+            found.append(SpecError(field, name, "it is measured after the last round alone, so nothing shows when it was reached"))
+    return found
+
+
+def _unknown(field: tuple[str, ...], name: str, evaluation: Evaluation, federation: Federation) -> list[SpecError]:
+    """What is wrong with a metric by its name."""
+    task = federation.task
     allowed = [one for one in HEADLINES[task] if one != "r2" or federation.outputs == 1]
     if name not in allowed:
         targets = f" with {federation.outputs} targets" if federation.outputs > 1 and task == "regression" else ""

@@ -38,6 +38,15 @@ class Evaluation(Spec):
             "numbers; null: accuracy, or rmse"
         ),
     ] = None
+    target: Annotated[
+        dict[Literal["accuracy", "auc", "log_loss", "brier", "rmse", "mae", "r2"], float] | None,
+        Field(
+            min_length=1,
+            max_length=1,
+            description="a mean over clients to reach, as {accuracy: 0.9} or {rmse: 2.4}: the summary says what each strategy took to stay "
+            "there for three evaluations; null: none",
+        ),
+    ] = None
     margin: Annotated[float, Field(ge=0, description="a gain below this counts as none; in the unit of the metric")] = 0.0
     thresholds: Annotated[
         tuple[Threshold, ...],
@@ -58,7 +67,7 @@ class Evaluation(Spec):
     ] = False
 
 
-OBSERVED = {"metric", "margin", "thresholds", "sensitivity_at", "positive", "predictions"}
+OBSERVED = {"metric", "target", "margin", "thresholds", "sensitivity_at", "positive", "predictions"}
 """The fields of `evaluation` that no result depends on: what is measured, and how it is judged."""
 
 

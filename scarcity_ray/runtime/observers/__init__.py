@@ -6,6 +6,7 @@ from scarcity_ray.report.progress import Progress
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Tally
+from scarcity_ray.results.target import Target
 from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
 from scarcity_ray.runtime.observers.baselines import Baselines
 from scarcity_ray.runtime.observers.checkpoints import Checkpointer
@@ -44,6 +45,7 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
         metric=evaluation.metric,
         margin=evaluation.margin,
         repeats=scenario.data.repeats,
+        target=next((Target(facts.task, *one) for one in (evaluation.target or {}).items()), None),
     )
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
