@@ -1,4 +1,4 @@
-"""What an actor made by hand starts with: a lone client's data, and a linear model."""
+"""What an actor made by hand starts with: a lone client's data, and a problem with a linear model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from scarcity_ray.core.federation import Federation, Shards
+from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.training.local import Local
+from scarcity_ray.training.problem import Problem, make_problem
 
 
 def lone_federation(client_id: int, train: tuple[Any, Any] | None, test: tuple[Any, Any] | None) -> Federation:
@@ -57,8 +61,27 @@ def _arrays(data: tuple[Any, Any]) -> tuple[Any, Any]:
     return x, y[:, None] if y.ndim == 1 else y
 
 
-def default_model(shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
-    """A linear model, its initial weights from the seed."""
+def problem_by_hand(
+    strategy: Strategy, first: Federation, samples: NDArray[np.int64], model: nn.Module | None, local: Local | None, seed: int
+) -> Problem:
+    """The strategy's problem on clients whose task, shape and outputs are those of the first.
+
+    samples: training rows of each client. model: a linear one if None, its initial weights from the seed. Raises SpecError for settings
+    of the strategy that cannot work with it.
+    """
     from scarcity_ray.models import Linear, build
 
-    return build(Linear(), shape, outputs, seed)
+    problem = strategy.problem(
+        make_problem(
+            model or build(Linear(), first.shape, first.outputs, seed),
+            local=local or Local(lr=0.01),
+            task=first.task,
+            outputs=first.outputs,
+            shape=first.shape,
+            samples=samples,
+            seed=seed,
+        )
+    )
+    for error in strategy.refused(problem, first):
+        raise error
+    return problem

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.by_hand import default_model
+from scarcity_ray.actors.by_hand import problem_by_hand
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.gathering import aggregate
@@ -28,7 +28,7 @@ from scarcity_ray.runtime.placement import deal
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
 from scarcity_ray.training.local import Local
-from scarcity_ray.training.problem import Problem, make_problem
+from scarcity_ray.training.problem import Problem
 
 
 class Server:
@@ -58,6 +58,8 @@ class Server:
         self.clients: Fleet = LocalFleet(clients) if isinstance(clients, Sequence) else clients
         if by_hand and meta_learner is None:
             meta_learner = MetaLearner()
+        if by_hand and experts is None:
+            experts = [Expert(0)]
         self.meta: Fleet | None = LocalFleet([meta_learner]) if isinstance(meta_learner, MetaLearner) else meta_learner
         self.experts: Fleet | None = LocalFleet(experts) if isinstance(experts, Sequence) else experts
         self.any_actor, self.run = not by_hand, ""
@@ -66,17 +68,8 @@ class Server:
             if len(clients) != num_clients:
                 raise ValueError(f"num_clients is {num_clients}, but there are {len(clients)} clients")
             self.load_federation()
-            first = clients[0].federation
-            problem = make_problem(
-                model or default_model(first.shape, first.outputs, seed),
-                local=local or Local(lr=0.01),
-                task=first.task,
-                outputs=first.outputs,
-                shape=first.shape,
-                samples=self.samples,
-                seed=seed,
-            )
-            self.set_strategy(strategy or FedAvg(), problem)
+            strategy = strategy or FedAvg()
+            self.set_strategy(strategy, problem_by_hand(strategy, clients[0].federation, self.samples, model, local, seed))
 
     # -- what it works with ------------------------------------------------------------------------------------------
 

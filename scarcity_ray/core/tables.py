@@ -15,7 +15,7 @@ import pyarrow as pa
 from scarcity_ray.core.metrics import GLOBAL, HIGH, LOW, POOLED, UNDEFINED, WORST, Metric
 from scarcity_ray.metrics import METRICS
 
-SCHEMA_VERSION = (1, 3)
+SCHEMA_VERSION = (1, 4)
 """Of the tables, major and minor, in the metadata of every file. Minor: columns were added, which older runs lack and older programs
 ignore. Major: older programs would misread the tables and must refuse them. Files that state no version have 1.0. From 1.2 on a run has
 columns for the details (`Metric.detail`) that apply to it, and no others."""
@@ -65,6 +65,11 @@ Only these are hashed. Another metric is an observation: it changes no result, s
 
 
 _OWN_NAME = column("client", pa.string(), "", "its name in the user's table; null where it has none", nullable=True, hashed="no")
+_EXACT = (
+    ("exact", "contribution without its approximation; null where that takes too long: ensemble.contribution"),
+    ("low", "lower end of its 95 % interval"),
+    ("high", "upper end of its 95 % interval; below 0: it harms the others"),
+)
 _GAIN = "in the metric that decides, over the client at its best alone, after the last round; above 0: better"
 
 
@@ -112,6 +117,7 @@ def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
         column("contribution", pa.float64(), "loss", "what it saves the others of its expert: ensemble.contribution", nullable=True),
         column("contribution_whole", pa.float64(), "loss", "what it saves all others where one head serves all", nullable=True),
         *measured.values(),
+        *(column(f"contribution_{part}", pa.float64(), "loss", what, nullable=True, hashed="no") for part, what in _EXACT),
         *(
             column(f"gain{half}{part}", pa.float64(), "", f"{what}{where}", nullable=True, hashed="no")
             for half, where in (("", ""), ("_0", ", on one half of the test rows"), ("_1", ", on the other half"))

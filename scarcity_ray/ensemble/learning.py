@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.ensemble.calibration import own_residuals, temperature
-from scarcity_ray.ensemble.contribution import contributions
+from scarcity_ray.ensemble.contribution import Exact, contributions, exact_contributions
 from scarcity_ray.ensemble.density import Densities
 from scarcity_ray.ensemble.gate import Gate
 from scarcity_ray.ensemble.grouping import group
@@ -58,7 +58,7 @@ class Learned:
     whole: `[w, o]`, the head of all clients together.
     evidence: error for each number of experts that was tried, see ensemble.grouping.
     contribution, contribution_whole: `[M]`, each client's contribution to the clients of the same expert and to all clients,
-    see ensemble.contribution.
+    see ensemble.contribution. exact: the former again, exact and with intervals, NaN where that would take too long.
     router: scores the experts for an input.
     """
 
@@ -69,6 +69,7 @@ class Learned:
     evidence: Mapping[int, float]
     contribution: NDArray[np.float64]
     contribution_whole: NDArray[np.float64]
+    exact: Exact
     router: Densities | Gate
 
 
@@ -96,6 +97,7 @@ def learn(
     strength, left_out = choose_strength(total, clients)
     found = group(clients, strength, experts=experts, most=most, seed=seed)
     groups, contribution = [], np.full(len(rows), np.nan)
+    exact = Exact(*torch.full((3, len(rows)), torch.nan, dtype=torch.float64))
     for k in range(found.responsibilities.shape[1]):
         members = np.flatnonzero(found.members == k)
         if len(members) == len(rows):
@@ -104,6 +106,7 @@ def learn(
             own = _of_group(packing, rows[members], samples[members], strength, times)
         groups.append(_group(packing, *own, personal, seed))
         contribution[members] = _contributions(*own)
+        exact.put(torch.from_numpy(members), exact_contributions(own[0], own[1], own[3], own[2]))
     whole = contribution if len(groups) == 1 else _contributions(total, clients, strength, left_out)
     confidence = found.responsibilities.max(axis=1)
     totals = [one.total for one in groups]
@@ -111,7 +114,7 @@ def learn(
         routes: Densities | Gate = Densities.of(totals)
     else:
         routes = Gate.chosen(totals, clients, found.members[np.concatenate([part.clients for part in clients])].tolist())
-    return Learned(groups, found.members, confidence, fit(total, strength), found.evidence, contribution, whole, routes)
+    return Learned(groups, found.members, confidence, fit(total, strength), found.evidence, contribution, whole, exact, routes)
 
 
 def _of_group(

@@ -170,7 +170,7 @@ class SfHfe(SendsMoments):
             self._state(problem, state, columns["expert_id"], learned),
             {k: (group.fitted, group.strength, group.scale) for k, group in enumerate(learned.groups)},
             clients=columns,
-            learned=_summary(learned, samples) | {"screened": _screened(everybody, screened, columns["screening_weight"])},
+            learned=_summary(learned, ids, samples) | {"screened": _screened(everybody, screened, columns["screening_weight"])},
             deliver=True,
             done=self.ends_early,
         )
@@ -260,7 +260,7 @@ class SfHfe(SendsMoments):
         return ServerState({**known, "scale": scale, **scatters}, {"expert": expert}, private, down + int(len(groups) > 1))
 
 
-def _summary(learned: Learned, samples: NDArray[np.int64]) -> dict[str, Any]:
+def _summary(learned: Learned, ids: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Any]:
     experts = [
         {
             "clients": int((learned.members == k).sum()),
@@ -272,7 +272,8 @@ def _summary(learned: Learned, samples: NDArray[np.int64]) -> dict[str, Any]:
         }
         for k, group in enumerate(learned.groups)
     ]
-    return {"experts": experts, "evidence": {str(k): float(loss) for k, loss in learned.evidence.items()}}
+    harm = ids[learned.exact.high.numpy() < 0].tolist()
+    return {"experts": experts, "evidence": {str(k): float(loss) for k, loss in learned.evidence.items()}, "harm": harm}
 
 
 def _screened(ids: NDArray[np.int64], screened: Screened, weights: NDArray[np.float64]) -> list[dict[str, Any]]:
@@ -303,6 +304,9 @@ def _of_clients(problem: Problem, ids: NDArray[np.int64], learned: Learned) -> d
         "confidence": learned.confidence,
         "contribution": learned.contribution,
         "contribution_whole": learned.contribution_whole,
+        "contribution_exact": learned.exact.value.numpy(),
+        "contribution_low": learned.exact.low.numpy(),
+        "contribution_high": learned.exact.high.numpy(),
     }
     whole = {}
     for name, values in columns.items():

@@ -10,7 +10,7 @@ import torch
 from helpers.moments import Clients, messages, regression
 from numpy.typing import NDArray
 
-from scarcity_ray.ensemble.contribution import contributions
+from scarcity_ray.ensemble.contribution import Exact, contributions, exact_contributions
 from scarcity_ray.ensemble.moments import with_constant
 from scarcity_ray.ensemble.ridge import all_rows, leave_one_client_out
 
@@ -26,6 +26,15 @@ def ours(clients: Clients, strength: float = STRENGTH) -> NDArray[np.float64]:
     found = np.empty(len(clients))
     found[np.argsort(samples, kind="stable")] = contributions(total, parts, left_out, strength).numpy()
     return found
+
+
+def exactly(clients: Clients, strength: float = STRENGTH, **work: float) -> Exact:
+    """Without the approximation, in the order of the clients."""
+    packing, rows, samples = messages(clients, "regression", clients[0][1].shape[1])
+    total, parts = packing.total(rows, samples), all_rows(packing, rows, samples)
+    left_out = leave_one_client_out(total, parts, strength)
+    assert left_out is not None
+    return exact_contributions(total, parts, left_out, strength, **work)
 
 
 def by_refits(clients: Clients, strength: float = STRENGTH) -> NDArray[np.float64]:
@@ -74,6 +83,65 @@ def test_what_is_left_out_shrinks_with_the_cube_of_a_clients_share() -> None:
     assert errors[1] < errors[0] / 6
 
 
+@pytest.mark.parametrize("sizes", [(8,) * 6, (1, 2, 3, 5) * 4, (3, 3, 3, 200)], ids=["few", "uneven", "one large"])
+def test_exact_contributions_are_those_of_refits(sizes: tuple[int, ...]) -> None:
+    clients = regression(sizes, width=5)
+    found, exact = exactly(clients), by_refits(clients)
+    assert found.value.numpy() == pytest.approx(exact, rel=1e-4, abs=1e-6 * np.abs(exact).max())
+    assert (found.low < found.value).all()
+    assert (found.value < found.high).all()
+
+
+def test_with_little_work_allowed_those_come_first_that_move_the_head_most() -> None:
+    clients = regression((6,) * 12)
+    clients[7] = (clients[7][0], -5 * clients[7][1])
+    found = exactly(clients, work=2 * 12 * (6 * 6 * clients[0][0].shape[1] + 1100))
+    known = torch.isfinite(found.value)
+    assert known[7]
+    assert 0 < known.sum() < 12
+    assert torch.equal(found.value[known], exactly(clients).value[known])
+
+
+def test_a_client_without_three_others_has_no_exact_contribution() -> None:
+    assert torch.isnan(exactly(regression((9, 9, 9))).value).all()
+
+
+def alike(rng: np.random.Generator, count: int, rows: int) -> Clients:
+    """Clients of one distribution, with noise of variance 1."""
+    x = [torch.from_numpy(rng.standard_normal((rows, 2))).float() for _ in range(count)]
+    noise = [torch.from_numpy(rng.standard_normal((rows, 1))).float() for _ in x]
+    return [(part, part @ torch.tensor([[2.0], [-1.0]]) + e) for part, e in zip(x, noise, strict=True)]
+
+
+def test_intervals_cover_the_effect_on_new_rows() -> None:
+    # The truth is known: a head's error on new rows is its distance from the common one, as inputs are white.
+    rng, covered, told = np.random.default_rng(2), [], []
+    true = np.array([[2.0], [-1.0], [0.0]])
+    penalty = STRENGTH * np.diag([1.0, 1.0, 0.0])
+    for _ in range(40):
+        clients = alike(rng, 12, 8)
+        found = exactly(clients)
+        f = [np.c_[x.numpy(), np.ones(len(x))].astype(np.float64) for x, _ in clients]
+        y = [part.numpy().astype(np.float64) for _, part in clients]
+
+        def risk(*left: int, f: list[NDArray[np.float64]] = f, y: list[NDArray[np.float64]] = y) -> float:
+            stay = [k for k in range(12) if k not in left]
+            gram, cross = sum(f[k].T @ f[k] for k in stay), sum(f[k].T @ y[k] for k in stay)
+            return float(np.square(np.linalg.solve(gram + penalty, cross) - true).sum())
+
+        truth = np.array([np.mean([risk(j, m) - risk(j) for j in range(12) if j != m]) for m in range(12)])
+        covered.append((found.low.numpy() <= truth) & (truth <= found.high.numpy()))
+        told.append(found.high.numpy() < 0)
+    assert 0.92 < np.mean(covered) < 0.995
+    assert np.mean(told) < 0.01
+
+
+def test_a_client_that_harms_is_told_and_no_others() -> None:
+    clients = alike(np.random.default_rng(3), 40, 10)
+    clients[17] = (clients[17][0], -4 * clients[17][1])
+    assert torch.nonzero(exactly(clients).high < 0).flatten().tolist() == [17]
+
+
 @pytest.mark.parametrize("harm", ["turned", "noise"])
 def test_who_harms_the_others_has_a_negative_contribution(harm: str) -> None:
     rng = np.random.default_rng(1)
@@ -116,8 +184,5 @@ def test_two_clients_leave_nobody_to_foretell_from() -> None:
 def test_some_of_clients_that_are_all_alike_have_a_negative_contribution() -> None:
     rng, below = np.random.default_rng(1), []
     for _ in range(30):
-        x = [torch.from_numpy(rng.standard_normal((6, 2))).float() for _ in range(10)]
-        noise = [torch.from_numpy(rng.standard_normal((6, 1))).float() for _ in x]
-        found = ours([(part, part @ torch.tensor([[2.0], [-1.0]]) + e) for part, e in zip(x, noise, strict=True)])
-        below.append((found < 0).mean())
+        below.append((ours(alike(rng, 10, 6)) < 0).mean())
     assert 0.1 < np.mean(below) < 0.3
