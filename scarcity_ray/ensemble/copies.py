@@ -22,6 +22,7 @@ from scarcity_ray.ensemble.ridge import rows_of
 
 _EQUAL = 1e-5  # of the roots of a number's own squares: float32 sums in another order differ by less
 _CHANCE = 1e-3  # expected number of honest pairs that agree, at most, for a pair to count as copies
+_SEVERAL = 8  # rows
 _COMPARED = 200, 4096  # clients and numbers, at most, on which agreement by chance is counted
 
 
@@ -35,7 +36,7 @@ def copies(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int6
         # Equal messages lie side by side in the order of any projection. einsum: a BLAS product may depend on a row's place.
         order = group[np.argsort(np.einsum("ms,s->m", rows[group], look), kind="stable")]
         pairs = [pair for pair in pairwise(order.tolist()) if _equal(packing, rows[list(pair)], count)]
-        if not pairs:
+        if not pairs or (count <= packing.width and not _rows_are_unique(packing, rows, samples, count)):
             continue
         agreement, honest = _agreement(rows[group], count), len(group) * (len(group) - 1) / 2
         for pair in pairs:
@@ -75,13 +76,25 @@ def _agreement(rows: NDArray[np.float32], count: int) -> float:
     return math.exp(float(np.log(shares.clip(max=1)).mean()))
 
 
+def _rows_are_unique(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64], count: int) -> bool:
+    """Whether the rows of clients seem to be all different, where there are more features than rows.
+
+    Then all numbers of a message can be functions of a few categories, and agree together: how often they do one by one says nothing. But
+    categories of which whole clients agree repeat within clients, which shows as fewer dimensions than rows. It takes several rows to show.
+    """
+    some = np.flatnonzero((samples > 1) & (samples <= count))[: _COMPARED[0]]
+    return count >= _SEVERAL and bool((_ranks(packing, rows[some], samples[some]) == torch.from_numpy(samples[some])).all())
+
+
+def _ranks(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> torch.Tensor:
+    """The dimensions of each client's rows, `[k]`."""
+    parts = (rows_of(packing.unpack(rows[part], samples[part])).features for part in packing.chunks(len(rows)))
+    return torch.cat([(features.square().sum(2) > 0).sum(1) for features in parts])
+
+
 def _free(packing: Packing, message: NDArray[np.float32], count: int) -> int:
     """How many numbers of a message could differ while the others are the same, with caution: of each dimension of its rows the sum, and of
-    targets as many as there are rows. Where there are more features than rows, fewer dimensions than rows mean that rows repeat, as
-    those of categories do: then all numbers may be functions of one.
+    targets as many as there are rows.
     """
-    features = rows_of(packing.unpack(message[None], np.array([count]))).features[0]
-    rank = int((features.square().sum(1) > 0).sum())
-    if rank < count <= packing.width:
-        return 1
+    rank = int(_ranks(packing, message[None], np.array([count])))
     return rank - 1 + min(rank * (packing.outputs - (packing.task == "classification")), count)

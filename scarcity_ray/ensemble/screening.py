@@ -33,10 +33,12 @@ Reason = Literal["copy", "inputs", "targets"]
 
 _RATIO, _DEVIATIONS = math.log(100.0), 6.0
 """A mean square is suspect above both: so many times the median, and so many deviations above it. Ten times the unit has the square 100."""
-_ALONE_RATIO, _ALONE_DEVIATIONS = math.log(1000.0), 8.0
+_ALONE_RATIO, _ALONE_DEVIATIONS = math.log(2500.0), 8.0
 """The same for surveys, where no head can say whether the suspicion is right."""
+_OUTSIDE = 10.0  # times the median mean square about 0: the waves of a representation are bounded, however little they vary among others
 _WORSE = 10.0  # times the variance of targets by which the others' head must miss those of a suspect
 _FEWEST = 5  # clients, for a median of the others to mean anything
+_LEAST = 1e-300  # in place of 0, for logs
 _ROUNDING = 1e-6  # share of a mean square that float32 sums do not determine
 _NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
@@ -138,6 +140,7 @@ class _Size:
         excess, times = np.full(len(squares), -np.inf), np.ones(len(squares))
         if enough.any():
             middle, bound = _bound(logs[:, enough], ratio, deviations)
+            bound = np.maximum(bound, np.log(_OUTSIDE * np.median(whole[:, enough], axis=0).clip(_LEAST)))
             over = np.where(known[:, enough], logs[:, enough] - bound, -np.inf)
             most = over.argmax(1)[:, None]
             excess = np.take_along_axis(over, most, 1)[:, 0]
@@ -148,8 +151,10 @@ class _Size:
 def _bound(logs: NDArray[np.float64], ratio: float = _RATIO, deviations: float = _DEVIATIONS) -> tuple[NDArray[Any], NDArray[Any]]:
     """The median of logs of mean squares over clients (NaN: unknown), and what is still plausible, for each column."""
     middle = np.nanmedian(logs, axis=0)
-    spread = _NORMAL * np.nanmedian(np.abs(logs - middle), axis=0)
-    return middle, middle + np.maximum(ratio, deviations * spread)
+    above = np.nanquantile(logs, 0.75, axis=0) - middle  # they are skewed where levels differ between clients, as those of counts do
+    spread = _NORMAL * np.maximum(above, np.nanmedian(np.abs(logs - middle), axis=0))
+    few = 1 + _FEWEST / np.isfinite(logs).sum(0)  # the spread of few clients is uncertain
+    return middle, middle + np.maximum(ratio, deviations * few * spread)
 
 
 def _sizes(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> dict[Reason, _Size]:
