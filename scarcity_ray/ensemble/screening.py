@@ -3,16 +3,20 @@
 Two mistakes of honest clients do most harm: one client takes part under two names, and a client gives a column in another unit.
 
 **Units.** Of each client the mean squares of each feature, of all features, and of its targets are compared with the median over clients,
-on a log scale, in units of the median absolute deviation (Huber and Ronchetti, "Robust Statistics", 2009): up to half of the clients may be
-wrong without hiding each other. Mean squares are taken about the median of clients' means, so a common offset hides nothing. This alone
-would accuse honest clients: the largest hospital, the only site of its kind. So a client is found only if, in addition, the head of all
-clients that are not suspected predicts it far worse than no head at all would, and by the same rule worse than those clients under heads
-without them. A client of another group has targets of the usual size, and one far outside that follows the same law is predicted.
+on a log scale, in units of the median absolute deviation or, if it is larger, the distance of the upper quartile (Huber and Ronchetti,
+"Robust Statistics", 2009): up to a quarter of the clients may be wrong without hiding each other. Mean squares are taken about the median of
+clients' means, so a common offset hides nothing. This alone would accuse honest clients: the largest hospital, the only site of its kind.
+So a client is found only if, in addition, the head of all clients that are not suspected predicts it far worse than no head at all would,
+and by the same rule worse than those clients under heads without them. A client of another group has targets of the usual size, and one far
+outside that follows the same law is predicted.
 
-Copies: see ensemble.copies.
+**Copies.** See ensemble.copies.
 
-A unit that is too small is not looked for: features or targets of a thousandth cost the others 4 to 10 % of their error (see
-benchmarks/screening.py), while small mean squares are common among honest clients with few rows.
+What is not found. A unit that is too small: it costs the others little (benchmarks/README.md), and small mean squares are common among
+honest clients with few rows. A unit ten times too large: its squares are 100 times as large, as those of honest clients may be. Of waves
+(`representation` without inputs) a single wrong column, where others spread as widely: a survey has one sum of squares. What spoiled the
+means and deviations of a table stays in all clients' inputs; they are the same up to an offset and a scale, which a linear head absorbs,
+and a bandwidth without the wrong client does.
 """
 
 from __future__ import annotations
@@ -88,16 +92,14 @@ def screen(
 ) -> Screened:
     """Screens the messages `[M, size]` of clients with `samples [M]` rows.
 
-    surveyed: what the same clients' surveys have shown already. times: as in `ridge.rows_of`. Where less than half of the clients, or
-    fewer than two, are beyond suspicion nobody's unit is judged: it cannot be said who is wrong.
+    surveyed: what the same clients' surveys have shown already. times: as in `ridge.rows_of`. Where less than half of the clients are
+    beyond suspicion, nobody's unit is judged, and where fewer than two would be left, nobody is found: it cannot be said who is wrong.
     """
     weights, findings = np.ones(len(rows)), dict[int, Finding]()
     if surveyed is not None:
         weights, findings = surveyed.weights.copy(), dict(surveyed.findings)
-    copied = copies(packing, rows, samples)
-    if len(rows) - len(copied) >= 2:
-        weights[list(copied)] = 0.0
-        findings |= {copy: Finding("copy", original) for copy, original in copied.items()}
+    for copy, original in copies(packing, rows, samples).items():
+        weights[copy], findings[copy] = 0.0, Finding("copy", original)
     sizes = _sizes(packing, rows, samples)
     suspected = np.flatnonzero((weights == 1) & np.any([size.excess > 0 for size in sizes.values()], axis=0))
     others = np.setdiff1d(np.flatnonzero(weights == 1), suspected)
@@ -107,7 +109,7 @@ def screen(
                 reason = max(sizes, key=lambda name: float(sizes[name].excess[place]))
                 weights[place] = math.exp(-2 * max(missed, float(sizes[reason].excess[place])))
                 findings[place] = Finding(reason, times=float(sizes[reason].times[place]))
-    return Screened(weights, findings)
+    return Screened(weights, findings) if (weights == 1).sum() >= 2 else Screened(np.ones(len(rows)))
 
 
 def screen_surveys(surveys: NDArray[np.float32], samples: NDArray[np.int64]) -> Screened:
