@@ -5,10 +5,10 @@ Two mistakes of honest clients do most harm: one client takes part under two nam
 **Units.** Of each client the mean squares of each feature, of all features, and of its targets are compared with the median over clients,
 on a log scale, in units of the median absolute deviation or, if it is larger, the distance of the upper quartile (Huber and Ronchetti,
 "Robust Statistics", 2009): up to a quarter of the clients may be wrong without hiding each other. Mean squares are taken about the median
-of clients' means, so a common offset hides nothing. This alone would accuse honest clients: the largest hospital, the only site of its kind.
-So a client is found only if, in addition, the head of all clients that are not suspected predicts it far worse than no head at all would,
-and by the same rule worse than those clients under heads without them. A client of another group has targets of the usual size, and one far
-outside that follows the same law is predicted.
+of clients' means, so a common offset hides nothing. This alone would accuse honest clients: the largest hospital, the only site of its
+kind. So a client is found only if, in addition, the head of all clients that are not suspected predicts it far worse than no head at all
+would, and by the same rule worse than those clients under heads without them. A client of another group has targets of the usual size, and
+one far outside that follows the same law is predicted.
 
 **Copies.** See ensemble.copies.
 
