@@ -1,6 +1,7 @@
 """Screening: which clients' messages would spoil what all others learn, found from the messages alone.
 
-Two mistakes of honest clients do most harm: one client takes part under two names, and a client gives a column in another unit.
+Two mistakes of honest clients are looked for: one client takes part under two names, and a client gives columns in another unit. The latter
+spoils the common head, the former counts a client twice.
 
 **Units.** Of each client the mean squares of each feature, of all features, and of its targets are compared with the median over clients,
 on a log scale, in units of the median absolute deviation or, if it is larger, the distance of the upper quartile (Huber and Ronchetti,
