@@ -144,6 +144,7 @@ def clients(metrics: Iterable[Metric] | None = None) -> pa.Schema:
             for part, what in (("", _GAIN), ("_error", "standard error of the gain, from the test rows"))
         ),
         _OWN_NAME,
+        column("screening_weight", pa.float64(), "", "what its message counted: ensemble.screening", nullable=True, hashed="no"),
         *(column(name, kind, unit, what, nullable=True, hashed="unless_null") for name, kind, unit, what in _SCARCE_CLIENT),
     )
 

@@ -15,6 +15,7 @@ from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headlin
 from scarcity_ray.report.coefficients import show_coefficients
 from scarcity_ray.report.units import duration, number, short_number, size
 from scarcity_ray.report.verdict import nothing_learned, verdict
+from scarcity_ray.results.screened import in_words
 from scarcity_ray.results.target import STAYS
 
 _NAMED = 5  # clients that a line names at most
@@ -131,6 +132,10 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
         if harm := first.get("harm"):
             who = ", ".join(map(str, harm[:_NAMED])) + (f" and {len(harm) - _NAMED:,} more" if len(harm) > _NAMED else "")
             lines.append(f"{name}: surely worse for the others because of client {who} (contribution_high below 0 in the clients table).")
+        found = [in_words(one) for one in first.get("screened", ())]
+        lines += [f"{name}: {words}." for words in found[:_NAMED]]
+        if len(found) > _NAMED:
+            lines.append(f"{name}: {len(found) - _NAMED:,} more such messages are in summary.json.")
         if "calibration" in first:
             lines.append(f"{name}: class probabilities are off by {first['calibration']['error']:.1%} on average, on clients' test rows.")
         if len(sizes) > 1 and "load" in first:

@@ -21,6 +21,7 @@ from scarcity_ray.ensemble.class_means import ClassMeans, linear_head
 from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.heads import head_state
 from scarcity_ray.results.results import ENSEMBLE, Results
+from scarcity_ray.results.screened import named
 from scarcity_ray.strategies.prototypes import Prototypes
 from scarcity_ray.strategies.represented import Represented
 from scarcity_ray.strategies.sf_hfe import SfHfe
@@ -83,7 +84,8 @@ def replay(results: Results, name: str, client: int) -> Replayed:
     elif isinstance(strategy, Prototypes) and "client_id" in tensors:
         others = tensors["client_id"][tensors["client_id"] != client]
         made |= {"client_id": others} | head_state(_own_means(problem, state.broadcast, history, strategy.column, others.tolist()))
-    return Replayed(made, columns, learned, stays)
+    names = results.encoding(name).clients
+    return Replayed(made, columns, named(learned, lambda who: str(who) if names is None else names[who]), stays)
 
 
 def _without(

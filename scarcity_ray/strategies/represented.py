@@ -51,6 +51,10 @@ class Represented(Strategy):
         """What a client with features `[n, width]` says of its rows: float32 `[numbers]`."""
         raise NotImplementedError
 
+    def trusted(self, surveys: NDArray[np.float32], samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """`[k]`, which of the clients that sent surveys `[k, d + 1]` have a say in the bandwidth: all."""
+        return np.ones(len(surveys), dtype=bool)
+
     def learned(
         self, problem: Problem, state: ServerState, ids: NDArray[np.int64], samples: NDArray[np.int64], rows: NDArray[np.float32]
     ) -> ServerUpdate:
@@ -175,10 +179,13 @@ class Represented(Strategy):
             return ServerUpdate(replace(state, new_bytes=0))
         if column == "survey":
             name = "bandwidth" if self.representation.asked[-1] == "survey" else "spread"
-            return ServerUpdate(extended(state, {name: _scalar(bandwidth(rows, samples))}, 8 + 4))
+            trusted = self.trusted(rows, samples)
+            return ServerUpdate(extended(state, {name: _scalar(bandwidth(rows[trusted], samples[trusted]))}, 8 + 4))
         if column == "pilot":
-            _, surveyed, surveys = messages(history, context.round - 1, "survey")
-            best = pilot.best(problem, bandwidth(surveys, surveyed), rows, samples)
+            who, surveyed, surveys = messages(history, context.round - 1, "survey")
+            trusted = self.trusted(surveys, surveyed)
+            heard = ~np.isin(ids, who[~trusted])
+            best = pilot.best(problem, bandwidth(surveys[trusted], surveyed[trusted]), rows[heard], samples[heard])
             return ServerUpdate(extended(state, {"bandwidth": _scalar(best)}, 4))
         return self.learned(problem, state, ids, samples, rows)
 

@@ -22,8 +22,10 @@ from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.ensemble.heads import as_rows, head_state
 from scarcity_ray.ensemble.learning import Learned, learn
 from scarcity_ray.ensemble.moments import targets, with_constant
+from scarcity_ray.ensemble.outsiders import admit
 from scarcity_ray.ensemble.personal import personal_head
 from scarcity_ray.ensemble.random_coefficients import Form, unpack
+from scarcity_ray.ensemble.screening import Screened, screen, screen_surveys
 from scarcity_ray.strategies.represented import SendsMoments, messages
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
@@ -41,6 +43,9 @@ class SfHfe(SendsMoments):
     to which expert and how many there are, the strength of each expert's ridge, and how far clients' heads may differ from it. The head of
     its expert goes down to each client, which makes its own, and the strategy ends: the same rows would give the same
     moments again. With `forgetting` clients send moments in every round, for data that change, and the ensemble follows.
+
+    Messages that would spoil what all learn are found first (see ensemble.screening): of a client that takes part under two names, or
+    whose unit is wrong. All others learn without them. Their senders are given the expert that fits them best, as a new client is.
 
     For classes the head's scores s estimate one-hot codes, and outputs are `s / scale` (see ensemble.calibration). The
     greatest score stays the greatest.
@@ -67,6 +72,10 @@ class SfHfe(SendsMoments):
         Literal["density", "gate"],
         Field(description="who answers an input of unknown origin: by where experts' inputs lie, or a linear gate"),
     ] = "density"
+    screening: Annotated[
+        Literal["weigh", "refuse", "off"],
+        Field(description="messages of copied clients and of wrong units: count little (a copy: nothing), or nothing; off: all count"),
+    ] = "weigh"
     forgetting: Annotated[
         float | None,
         Field(ge=0, le=1, description="what a message counts a round later, where clients send in every round; null: they send once"),
@@ -111,14 +120,16 @@ class SfHfe(SendsMoments):
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """From surveys the representation; from moments the ensemble, and what each Expert is to fit."""
         history, round = aggregate.history, context.round
-        if not self.forgetting or self.column not in self.payload(context.problem, round):
+        if self.column not in self.payload(context.problem, round):
             return super().server_update(context, state, aggregate)
         ids, samples, rows = messages(history, round, self.column)
         if not len(rows):
             return ServerUpdate(replace(state, new_bytes=0))
         assert history is not None
-        rows = self._remembered(history, ids, rows, round)
-        return self.learned(context.problem, state, ids, samples, rows, times=len(history.rounds))
+        times = 1
+        if self.forgetting:
+            rows, times = self._remembered(history, ids, rows, round), len(history.rounds)
+        return self.learned(context.problem, state, ids, samples, rows, times, self._surveyed(history, ids))
 
     def learned(
         self,
@@ -128,10 +139,17 @@ class SfHfe(SendsMoments):
         samples: NDArray[np.int64],
         rows: NDArray[np.float32],
         times: int = 1,
+        surveyed: Screened | None = None,
     ) -> ServerUpdate:
-        """times: how many messages may be in one, see ensemble.learning."""
+        """times: how many messages may be in one, see ensemble.learning. surveyed: what the clients' surveys have shown."""
+        packing, everybody = self.packing(problem), ids
+        screened = Screened(np.ones(len(ids))) if self.screening == "off" else screen(packing, rows, samples, surveyed, times)
+        outside, sound = ~screened.sound, screened.sound
+        outsiders, weights = (rows[outside], samples[outside]), screened.weights[outside] * (self.screening == "weigh")
+        if outside.any():
+            ids, samples, rows = ids[sound], samples[sound], rows[sound]
         learned = learn(
-            self.packing(problem),
+            packing,
             rows,
             samples,
             experts=None if self.experts == "auto" else self.experts,
@@ -141,11 +159,18 @@ class SfHfe(SendsMoments):
             seed=problem.seed,
             times=times,
         )
+        learned, experts = admit(learned, packing, *outsiders, weights, times)
+        columns = _of_clients(problem, ids, learned)
+        columns["expert_id"][everybody[outside]] = experts
+        columns["screening_weight"] = np.full(problem.population, np.nan)
+        if self.screening != "off":
+            columns["screening_weight"][ids] = 1.0
+            columns["screening_weight"][everybody[outside]] = weights
         return ServerUpdate(
-            self._state(problem, state, ids, learned),
+            self._state(problem, state, columns["expert_id"], learned),
             {k: (group.fitted, group.strength, group.scale) for k, group in enumerate(learned.groups)},
-            clients=_of_clients(problem, ids, learned),
-            learned=_summary(learned, ids, samples),
+            clients=columns,
+            learned=_summary(learned, ids, samples) | {"screened": _screened(everybody, screened, columns["screening_weight"])},
             deliver=True,
             done=self.ends_early,
         )
@@ -183,6 +208,17 @@ class SfHfe(SendsMoments):
 
     # -- what the halves share ---------------------------------------------------------------------------------------
 
+    def trusted(self, surveys: NDArray[np.float32], samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Those in whose surveys nothing is wrong, if they are screened."""
+        return super().trusted(surveys, samples) if self.screening == "off" else screen_surveys(surveys, samples).sound
+
+    def _surveyed(self, history: History, ids: NDArray[np.int64]) -> Screened | None:
+        """What surveys have shown of clients `[k]`, where they were asked for one; they send it in the first round."""
+        if not self.representation.asked or self.screening == "off":
+            return None
+        who, samples, surveys = messages(history, 1, "survey")
+        return screen_surveys(surveys, samples).of(who, ids)
+
     def _remembered(self, history: History, ids: NDArray[np.int64], rows: NDArray[np.float32], round: int) -> NDArray[np.float32]:
         """Each client's messages so far as one: their mean, one of s rounds ago counting forgetting ** s.
 
@@ -202,11 +238,10 @@ class SfHfe(SendsMoments):
             weights[here] += weight
         return (total / weights[:, None]).astype(np.float32)
 
-    def _state(self, problem: Problem, state: ServerState, ids: NDArray[np.int64], learned: Learned) -> ServerState:
-        """All but the heads. A client without a message belongs to the first expert, which is the largest."""
+    def _state(self, problem: Problem, state: ServerState, members: NDArray[np.float64], learned: Learned) -> ServerState:
+        """All but the heads. A client without a message (NaN) belongs to the first expert, which is the largest."""
         groups, width = learned.groups, self.packing(problem).width
-        expert = torch.zeros(problem.population, dtype=torch.int64)
-        expert[torch.from_numpy(ids)] = torch.from_numpy(learned.members)
+        expert = torch.from_numpy(np.nan_to_num(members).astype(np.int64))
         scale = torch.tensor([group.scale for group in groups], dtype=torch.float32).double()
         packed = [np.zeros(2, dtype=np.float32) if group.scatter is None else group.scatter.pack() for group in groups]
         down = 4 * (problem.task == "classification") + (max(part.nbytes for part in packed) if self.personal else 0)
@@ -239,6 +274,20 @@ def _summary(learned: Learned, ids: NDArray[np.int64], samples: NDArray[np.int64
     ]
     harm = ids[learned.exact.high.numpy() < 0].tolist()
     return {"experts": experts, "evidence": {str(k): float(loss) for k, loss in learned.evidence.items()}, "harm": harm}
+
+
+def _screened(ids: NDArray[np.int64], screened: Screened, weights: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """What is wrong with whose message, and what it counts: weights `[population]`."""
+    return [
+        {
+            "client": int(ids[place]),
+            "reason": finding.reason,
+            "of": None if finding.of is None else int(ids[finding.of]),
+            "times": finding.times,
+            "weight": float(weights[ids[place]]),
+        }
+        for place, finding in sorted(screened.findings.items())
+    ]
 
 
 def _together(covariances: list[Tensor]) -> Tensor:

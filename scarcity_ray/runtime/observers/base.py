@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scarcity_ray.baselines import ALONE
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.metrics.tested_rows import tested_rows
+from scarcity_ray.results.screened import named
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import TrainedModels
 from scarcity_ray.runtime.failure_policy import Decision, Failure
@@ -52,12 +54,14 @@ class StrategyRun:
 @dataclass(frozen=True)
 class Round:
     """A round as the tables show it. row: its row of `rounds`. clients: columns of `clients`, None where it was not evaluated.
-    predictions: columns of `predictions`, None unless it is a last round that they are asked for of."""
+    predictions: columns of `predictions`, None unless it is a last round that they are asked for of. learned: what summary.json says of
+    it."""
 
     result: RoundResult
     row: dict[str, Any]
     clients: dict[str, Any] | None
     predictions: dict[str, Any] | None = None
+    learned: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -69,15 +73,17 @@ class Round:
         """The rows of a result."""
         who, round = {"strategy": run.name, "seed": run.seed}, result.row["round"]
         row = {**who, **result.row, "seconds": result.seconds}
+        federation, population = run.plan.federation.at(round), run.problem.population
+        learned = named(result.learned, lambda client: federation.called(client, population))
         if result.clients is None:
-            return cls(result, row, None)
-        federation, ids = run.plan.federation.at(round), result.clients["client_id"]
+            return cls(result, row, None, learned=learned)
+        ids = result.clients["client_id"]
         clients = {**who, "round": round, "group": federation.group[ids], "client": federation.own_names(ids), **result.clients}
         if result.tested_rows is not None:
             alone = tested_rows(run.plan.baselines[ALONE].stats)
             clients |= gain_columns(run.plan.headline(), alone, result.tested_rows, ids, run.seed)
         predictions = None if result.predictions is None else who | in_the_users_words(result.predictions, federation)
-        return cls(result, row, clients, predictions)
+        return cls(result, row, clients, predictions, learned)
 
 
 def in_the_users_words(predictions: dict[str, NDArray[Any]], federation: Federation) -> dict[str, Any]:

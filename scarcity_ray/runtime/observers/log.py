@@ -9,6 +9,7 @@ from scarcity_ray.actors.server import Server
 from scarcity_ray.actors.validation import cause
 from scarcity_ray.results.log import get_logger
 from scarcity_ray.results.recorder import Recorder
+from scarcity_ray.results.screened import in_words
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.failure_policy import Decision, Failure
 from scarcity_ray.runtime.fleet import ActorLost, WorkerError
@@ -37,6 +38,8 @@ class RunLog(Observer):
         for client, why in round.result.rejected:
             named = federation.called(client, population)
             self.log.warning("%s: round %d: client %s is rejected: %s", run.name, round.number, named, why)
+        for found in round.learned.get("screened", ()):
+            self.log.warning("%s: round %d: %s", run.name, round.number, in_words(found))
         if round.result.diverged:
             self.log.error("%s; stopped", all_rejected(run.name, round.result))
 

@@ -40,8 +40,8 @@ class SummaryWriter(Observer):
         self.tally.round(round.row, round.result.steps)
         if round.clients is not None:
             self.tally.evaluated(round.row, round.clients)
-        if round.result.learned:
-            self.tally.learned(run.name, run.seed, round.result.learned)
+        if round.learned:
+            self.tally.learned(run.name, run.seed, round.learned)
 
     def on_failure(self, what: str, failure: Failure, decision: Decision) -> None:
         self.tally.recovered += decision is Decision.RETRY
