@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_which_are_shipped() -> None:
     names = [
+        "budget",
         "drift",
         "hospitals",
         "leaf_synthetic",
