@@ -30,8 +30,9 @@ METHODS = {
     "mixed": "mixed model",
     "fed_avg": "fed_avg, tuned",
     "sf_hfe": "sf_hfe",
+    "auto": "sf_hfe, auto",
 }
-"""Methods by their names in runs, and in tables."""
+"""Methods by their names in runs, and in tables. auto: sf_hfe that chooses its representation, which is no competitor of sf_hfe."""
 
 STEP_SIZES = (0.03, 0.1, 0.3)
 ROUNDS, EVERY, SAMPLED, CHOOSING = 40, 10, 50, 2
@@ -56,7 +57,8 @@ class Split:
 @dataclass(frozen=True)
 class Compared:
     """A federation's figures. methods: by name, a Split of each split. gains: by strategy, `gain` of the run's summary, over the own
-    ridge. bytes: by name, per client. lr, rounds: FedAvg's. missing: rows that lack a value. seconds: of all of it."""
+    ridge. bytes: by name, per client. lr, rounds: FedAvg's. missing: rows that lack a value. experts, chosen: of each split, the number
+    of sf_hfe's experts and the representation that auto chose. seconds: of all of it."""
 
     name: str
     task: str
@@ -70,6 +72,7 @@ class Compared:
     gains: dict[str, dict[str, Any]]
     bytes: dict[str, float]
     experts: list[int]
+    chosen: list[str]
     seconds: float
 
     def plain(self) -> dict[str, Any]:
@@ -101,13 +104,15 @@ def _compare(real: Real, splits: int, folder: Path, began: float) -> Compared:
         {**sampled, "local": {**_LOCAL, "lr": lr}},
         {"kind": "afl", "representation": {"kind": "identity"}},
         {"kind": "sf_hfe"},
+        {"kind": "sf_hfe", "name": "auto", "representation": {"kind": "auto"}},
     ]
     run = play({**scenario, "rounds": rounds, "strategies": strategies}, 1, str(folder / "run"))
     entries = run.summary["strategies"]
     methods = {method: [_split(one) for one in _of_seeds(entry, splits)] for method, entry in entries.items()}
     if real.unit:
-        covered = [_covered(run, seed, one) for seed, one in enumerate(federations, 1)]
-        methods["sf_hfe"] = [Split(**{**asdict(one), "coverage": share}) for one, share in zip(methods["sf_hfe"], covered, strict=True)]
+        for name in ("sf_hfe", "auto"):
+            covered = [_covered(run, name, seed, one) for seed, one in enumerate(federations, 1)]
+            methods[name] = [Split(**{**asdict(one), "coverage": share}) for one, share in zip(methods[name], covered, strict=True)]
     if has_statsmodels():
         fits = [(one, mixed_model(one)) for one in federations]
         methods["mixed"] = [_of_mixed(one, fit) for one, fit in fits if fit is not None]
@@ -124,6 +129,7 @@ def _compare(real: Real, splits: int, folder: Path, began: float) -> Compared:
         {method: entry["gain"] for method, entry in entries.items() if entry.get("gain")},
         {method: float(entry["bytes_per_client"]) for method, entry in entries.items()},
         [len(one["experts"]) for one in _of_seeds(entries["sf_hfe"], splits)],
+        [one["representation"]["chosen"] for one in _of_seeds(entries["auto"], splits)],
         time.monotonic() - began,
     )
 
@@ -181,9 +187,9 @@ def _split(entry: dict[str, Any]) -> Split:
     return Split(loss, clients, float(entry["test_accuracy_pooled"]), float(entry["test_accuracy"]))
 
 
-def _covered(run: Results, seed: int, federation: Federation) -> float:
+def _covered(run: Results, name: str, seed: int, federation: Federation) -> float:
     """The share of test rows within the interval of 90 % that `predict` gives: by the client's own head and its posterior."""
-    ensemble, hits = run.ensemble("sf_hfe" if seed == 1 else f"sf_hfe.seed{seed}"), 0
+    ensemble, hits = run.ensemble(name if seed == 1 else f"{name}.seed{seed}"), 0
     train, test = federation.train, federation.test
     for client in range(len(test.counts)):
         x, y = torch.from_numpy(test.x[test.rows(client)]), torch.from_numpy(test.y[test.rows(client)])

@@ -43,6 +43,7 @@ def show_one(found: Compared) -> None:
         rows.append([title, *(_words(column) for column in columns), surely, sent])
     error = f"error ({found.unit})" if found.unit else "log loss"
     title = f"{found.name}: {found.clients} clients, {found.rows:,} rows, {found.missing:,} dropped ({found.seconds:,.0f} s)"
+    title = f"{title}; auto chose {', '.join(found.chosen)}"
     show(title, ["", error, "over clients", "accuracy", "90 % covers", "surely better, worse", "bytes a client"], rows)
 
 
@@ -57,7 +58,14 @@ def show_verdicts(title: str, every: Sequence[Compared]) -> None:
     near, better = sum(ratio <= NEAR for _, ratio, _ in verdicts), sum(word != "no" for *_, word in verdicts)
     first, mean = sum(best == "sf_hfe" for best, *_ in verdicts), np.exp(np.mean([np.log(ratio) for _, ratio, _ in verdicts]))
     print(f"sf_hfe is best in {first} of {len(every)}, within 2 % of the best in {near}, better than alone in {better};")
-    print(f"its error is {mean:.3f} times the best, in the geometric mean\n")
+    print(f"its error is {mean:.3f} times the best, in the geometric mean;")
+    errors = [_errors(found) for found in every]
+    near = sum(one["auto"] <= NEAR * one[best] for one, (best, *_) in zip(errors, verdicts, strict=True))
+    better, mean = (
+        sum(one["auto"] < one["alone"] for one in errors),
+        np.exp(np.mean([np.log(one["auto"] / one["sf_hfe"]) for one in errors])),
+    )
+    print(f"with the representation auto within 2 % of the best in {near}, better than alone in {better}; {mean:.3f} times its error\n")
 
 
 def _verdict(found: Compared) -> tuple[str, float, str]:
@@ -66,7 +74,7 @@ def _verdict(found: Compared) -> tuple[str, float, str]:
     surely: the 95 % interval of its mean gain over all test rows, as the run's summary says, is above 0.
     """
     errors = _errors(found)
-    best = min(errors, key=lambda name: errors[name])
+    best = min((name for name in errors if name != "auto"), key=lambda name: errors[name])
     low = found.gains["sf_hfe"]["by_row"]["low"]
     better = "no" if errors["sf_hfe"] >= errors["alone"] else "surely" if low is not None and low > 0 else "yes"
     return best, errors["sf_hfe"] / errors[best], better

@@ -11,7 +11,7 @@ import torch
 from scarcity_ray.baselines.alone import Features, Map
 from scarcity_ray.baselines.ridge_alone import Values
 from scarcity_ray.core.strategy import Strategy
-from scarcity_ray.ensemble.representation import FourierFeatures, RandomFourier
+from scarcity_ray.ensemble.representation import FourierFeatures, RandomFourier, fourier
 from scarcity_ray.strategies.represented import Represented
 
 
@@ -21,8 +21,8 @@ def own_features(strategies: Sequence[Strategy], seed: int) -> dict[str, Feature
 
     The inputs themselves need no entry, and a trunk needs other clients' rows, or a file that was made from others.
     """
-    settings = {one.title: one.representation for one in strategies if isinstance(one, Represented)}
-    return {title: _waves(spec, seed) for title, spec in settings.items() if isinstance(spec, RandomFourier)}
+    settings = {one.title: fourier(one.representation) for one in strategies if isinstance(one, Represented)}
+    return {title: _waves(spec, seed) for title, spec in settings.items() if spec is not None}
 
 
 @lru_cache(maxsize=4)  # its random rotations cost more than a client's ridge

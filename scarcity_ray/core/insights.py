@@ -46,6 +46,7 @@ PAYLOADS = pa.schema(
             ("survey", "sum of the inputs and of their squares: ensemble.representation.survey"),
             ("pilot", "moments of few features at several bandwidths: ensemble.pilot"),
             ("moments", "moments of the features and targets, packed: ensemble.moments.Packing"),
+            ("trial", "squared error of its left-out rows on each block of features: ensemble.choice"),
             ("prototypes", "mean of each class's features and its number of rows: ensemble.class_means.class_means"),
             ("gradient", "change of the model in local training, in the round's random basis: strategies.gradient_exchange.Basis"),
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scarcity_ray.ensemble.heads import placed
 from scarcity_ray.ensemble.moments import Moments
 
 WEIGHTS = np.logspace(0, 4.5, 46)
@@ -80,6 +81,10 @@ class Densities:
         for mean, root, level in zip(self.means.double(), self.roots.double(), self.levels.double(), strict=True):
             each.append(level - 0.5 * self.share.double() * ((features.double() - mean) @ root.T).square().sum(1))
         return torch.stack(each, dim=1)
+
+    def among(self, kept: Tensor) -> Densities:
+        """The same for inputs with further features, of which nothing depends. kept: bool `[d of all]`, the features of these."""
+        return replace(self, means=placed(self.means, kept, 1), roots=placed(self.roots, kept, 2))
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by name."""

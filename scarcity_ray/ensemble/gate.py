@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scarcity_ray.ensemble import ridge
 from scarcity_ray.ensemble.calibration import temperature
+from scarcity_ray.ensemble.heads import placed
 from scarcity_ray.ensemble.moments import Moments, with_constant
 from scarcity_ray.ensemble.ridge import Rows
 
@@ -46,6 +47,10 @@ class Gate:
     def scores(self, features: Tensor) -> Tensor:
         """Logits of the experts, float64 `[n, K]`, of features `[n, width - 1]`; their softmax estimates the posterior."""
         return with_constant(features.double()) @ self.head.double()
+
+    def among(self, kept: Tensor) -> Gate:
+        """The same for inputs with further features, of which nothing depends. kept: bool `[d of all]`, the features of these."""
+        return Gate(torch.cat([placed(self.head[:-1], kept, 0), self.head[-1:]]))
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensor to save, by name."""

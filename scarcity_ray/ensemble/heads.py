@@ -37,3 +37,12 @@ def as_rows(heads: Tensor) -> Tensor:
     for name, value in head_state(heads).items():
         views[name].copy_(value)
     return rows
+
+
+def placed(values: Tensor, kept: Tensor, *dims: int) -> Tensor:
+    """Coefficients of some features among those of all, 0 for the others. kept: bool `[all]`. dims: which dimensions count features."""
+    places = kept.nonzero()[:, 0]
+    for dim in dims:
+        shape = (*values.shape[:dim], len(kept), *values.shape[dim + 1 :])
+        values = values.new_zeros(shape).index_copy(dim, places, values)
+    return values

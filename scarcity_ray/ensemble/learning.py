@@ -14,18 +14,12 @@ from torch import Tensor
 from scarcity_ray.ensemble.calibration import own_residuals, temperature
 from scarcity_ray.ensemble.contribution import Exact, contributions, exact_contributions
 from scarcity_ray.ensemble.density import Densities
+from scarcity_ray.ensemble.differing import Personal, differing
 from scarcity_ray.ensemble.gate import Gate
 from scarcity_ray.ensemble.grouping import group
 from scarcity_ray.ensemble.moments import Moments, Packing
-from scarcity_ray.ensemble.random_coefficients import Form, RandomCoefficients, choose, generalised, spread, sum_of, ungeneralised
-from scarcity_ray.ensemble.random_coefficients import fit as fit_coefficients
+from scarcity_ray.ensemble.random_coefficients import RandomCoefficients
 from scarcity_ray.ensemble.ridge import LeftOut, Rows, all_rows, choose_strength, fit, penalised
-
-Personal = Literal["auto", "none"] | Form
-
-_FAR, _AGAIN, _SETTLED = 9.0, 5, 0.01
-"""Where predictions of clients' heads vary by more than three deviations of the noise, the covariance is fitted again under the heads
-of generalised least squares: so many times, or until the noise changes by a smaller share."""
 
 
 @dataclass(frozen=True)
@@ -128,40 +122,18 @@ def _of_group(
     return total, clients, strength, alone
 
 
-def _scatter(clients: list[Rows], residuals: list[Tensor], form: Literal["auto"] | Form) -> RandomCoefficients:
-    return choose(clients, residuals) if form == "auto" else fit_coefficients(clients, residuals, form)
-
-
 def _group(
     packing: Packing, total: Moments, clients: list[Rows], strength: float, left_out: LeftOut, personal: Personal, seed: int
 ) -> Group:
-    residuals, scatter, fitted = left_out.residuals, None, total
-    noise = left_out.loss
-    if personal != "none":
-        scatter = _scatter(clients, residuals, personal)
-        if packing.task == "regression":
-            white = generalised(clients, scatter.covariance)
-            fitted = sum_of(white)
-            if sum(len(part.rest) for part in clients) > 1:
-                strength, left_out = choose_strength(fitted, white)
-                # Least squares on rows of clients that lie far apart leaves errors in the common head, which then count as noise.
-                for _ in range(_AGAIN):
-                    if spread(clients, scatter.covariance) < _FAR:
-                        break
-                    before = scatter.noise
-                    scatter = _scatter(clients, ungeneralised(clients, scatter.covariance, left_out.residuals), personal)
-                    white = generalised(clients, scatter.covariance)
-                    fitted = sum_of(white)
-                    strength, left_out = choose_strength(fitted, white)
-                    if abs(scatter.noise - before) < _SETTLED * before:
-                        break
-        noise = scatter.noise
+    found = differing(packing.task, total, clients, strength, left_out, personal)
     scale = 1.0
     if packing.task == "classification":
-        own = residuals if scatter is None else own_residuals(clients, residuals, scatter.covariance)
+        own = left_out.residuals
+        if found.scatter is not None:
+            own = own_residuals(clients, own, found.scatter.covariance)
         scale = temperature(clients, own, seed)
-    covariance = torch.linalg.inv(penalised(fitted, strength))
-    return Group(total, fitted, strength, noise, scale, scatter, covariance)
+    covariance = torch.linalg.inv(penalised(found.fitted, found.strength))
+    return Group(total, found.fitted, found.strength, found.noise, scale, found.scatter, covariance)
 
 
 def _contributions(total: Moments, clients: list[Rows], strength: float, left_out: LeftOut) -> NDArray[np.float64]:

@@ -98,6 +98,18 @@ class Packing:
         cross = values[:, triangle : triangle + self.width * self.outputs].reshape(-1, self.width, self.outputs)
         return Moments(gram, cross, values[:, -1] if self.task == "regression" else counts, counts)
 
+    def only(self, rows: NDArray[np.float32], columns: NDArray[np.int64]) -> tuple[Packing, NDArray[np.float32]]:
+        """The packing and the messages `[k, size]` of some features, at these rising places, and of the constant."""
+        if len(columns) == self.width - 1:
+            return self, rows
+        kept = np.append(columns, self.width - 1)
+        first, second = (kept[place] for place in np.triu_indices(len(kept)))
+        triangle = self.width * (self.width + 1) // 2 - 1
+        gram = first * self.width - first * (first + 1) // 2 + second
+        cross = triangle + (kept[:, None] * self.outputs + np.arange(self.outputs)).ravel()
+        square = np.arange(rows.shape[1] - (self.task == "regression"), rows.shape[1])
+        return Packing(len(kept), self.outputs, self.task), rows[:, np.concatenate([gram[:-1], cross, square])]
+
     def chunks(self, count: int) -> Iterator[slice]:
         """Slices of `count` clients. The unpacked moments of each slice take about 64 MiB."""
         step = max(_CHUNK_BYTES // (8 * self.width * (self.width + self.outputs)), 1)

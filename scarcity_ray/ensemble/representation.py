@@ -89,6 +89,12 @@ class Identity(Spec):
         return nn.Flatten()
 
 
+_Bandwidth = Annotated[
+    Literal["spread", "evidence"] | Annotated[float, Field(gt=0)],
+    Field(description="kernel width. spread: by the inputs; evidence: predicts left-out clients best (one more message); or a number"),
+]
+
+
 class RandomFourier(Spec):
     """Orthogonal random Fourier features, and the inputs beside them. The bandwidth is set, or comes from clients' summed second
     moments or their pilots; it is that of the waves alone.
@@ -107,10 +113,7 @@ class RandomFourier(Spec):
         Literal["auto"] | bool,
         Field(description="inputs are features themselves, and waves the others; auto: where they are at most an eighth of them"),
     ] = "auto"
-    bandwidth: Annotated[
-        Literal["spread", "evidence"] | Annotated[float, Field(gt=0)],
-        Field(description="kernel width. spread: by the inputs; evidence: predicts left-out clients best (one more message); or a number"),
-    ] = "spread"
+    bandwidth: _Bandwidth = "spread"
     rounds: ClassVar[int] = 0
 
     @property
@@ -135,9 +138,58 @@ class RandomFourier(Spec):
     def waves(self, inputs: int, seed: int, bandwidth: float) -> FourierFeatures:
         """The map for rows of so many inputs. seed: the run's."""
         own = int(hash64(seed, "representation"))
-        if _AUTO * inputs > self.features if self.inputs == "auto" else not self.inputs:
+        if not self.beside(inputs):
             return FourierFeatures(inputs, self.features, own, bandwidth)
         return WavesAndInputs(inputs, self.features - inputs, own, bandwidth)
+
+    def beside(self, inputs: int) -> bool:
+        """Whether so many inputs are among the features."""
+        return _AUTO * inputs <= self.features if self.inputs == "auto" else self.inputs
+
+
+class Automatic(Spec):
+    """The inputs, random Fourier features, or both: whichever predicts clients' left-out rows best, see ensemble.choice.
+
+    A client sends the moments of both, once, and in a further round three numbers. Waves alone are those that are beside the inputs,
+    so they are fewer than the features. The usual block, which another must clearly beat, is that of random_fourier.
+
+    Privacy: as of random_fourier with inputs, whatever is chosen.
+    """
+
+    kind: Literal["auto"] = "auto"
+    features: Annotated[int, Field(ge=2, le=8192, description="inputs and waves together; bytes up grow with its square")] = 256
+    bandwidth: _Bandwidth = "spread"
+    rounds: ClassVar[int] = 0
+
+    @property
+    def both(self) -> RandomFourier:
+        """All the features that clients send moments of."""
+        return RandomFourier(features=self.features, inputs=True, bandwidth=self.bandwidth)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """As RandomFourier.asked."""
+        return self.both.asked
+
+    def width(self, problem: Problem) -> int:
+        """As Identity.width. Raises SpecError where the inputs leave no feature for a wave."""
+        inputs = math.prod(problem.shape)
+        if inputs >= self.features:
+            why = f"a row has {inputs} inputs, and {self.features} features hold no wave beside them to compare them with"
+            message = f"{why}; allowed: features above {inputs}, or {{kind: random_fourier}}, which leaves inputs out here"
+            raise SpecError(("representation", "features"), self.features, message)
+        return self.features
+
+    def module(self, problem: Problem, shared: Mapping[str, Any]) -> nn.Module:
+        """As Identity.module, of both. shared: as RandomFourier.module."""
+        return self.both.module(problem, shared)
+
+    def blocks(self, problem: Problem) -> tuple[dict[str, NDArray[np.int64]], str]:
+        """What may be chosen: by name, the places of its features; and the name of the usual block."""
+        inputs, places = math.prod(problem.shape), np.arange(self.features)
+        waves, beside = np.split(places, [self.features - inputs])
+        usual = "both" if RandomFourier(features=self.features).beside(inputs) else "waves"
+        return {"identity": beside, "waves": waves, "both": places}, usual
 
 
 class Trunk(Spec):
@@ -189,7 +241,14 @@ def _cut(module: nn.Module) -> tuple[nn.Module, int]:
     return cut, width
 
 
-Representation = Annotated[Identity | RandomFourier | Trunk, Field(discriminator="kind")]
+Representation = Annotated[Identity | RandomFourier | Automatic | Trunk, Field(discriminator="kind")]
+
+
+def fourier(representation: Identity | RandomFourier | Automatic | Trunk) -> RandomFourier | None:
+    """The random features that a representation has; None where it has none."""
+    if isinstance(representation, Automatic):
+        return representation.both
+    return representation if isinstance(representation, RandomFourier) else None
 
 
 def features(representation: nn.Module, shards: Shards, width: int) -> Shards:

@@ -118,12 +118,17 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
 
 
 def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
-    """For each ensemble the number of its experts, their clients, and why there are so many."""
+    """For each ensemble the features that were chosen, the number of its experts, their clients, and why there are so many."""
     lines = []
     for name, entry in summary["strategies"].items():
         first = next(iter(entry.get("seeds", {"": entry}).values()))
         if not isinstance(first.get("experts"), list):
             continue
+        if choice := first.get("representation"):
+            errors = ", ".join(f"{block} {error:.3g}" for block, error in choice["errors"].items())
+            rule = f"{choice['usual']} is used unless another is lower by a standard error"
+            tried = f"; squared error of clients' own heads on left-out rows: {errors} ({rule})" if errors else ", without a trial"
+            lines.append(f"{name}: representation {choice['chosen']}{tried}.")
         sizes = [f"{expert['clients']:,}" for expert in first["experts"]]
         tried = ", ".join(f"{k}: {error:.3g}" for k, error in first["evidence"].items())
         many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"

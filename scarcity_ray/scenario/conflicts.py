@@ -13,7 +13,7 @@ from scarcity_ray.core.registry import class_title
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, Strategy
 from scarcity_ray.data.held_out import participants
-from scarcity_ray.ensemble.representation import Representation
+from scarcity_ray.ensemble.representation import Automatic, Representation
 
 if TYPE_CHECKING:
     from scarcity_ray.scenario.schema import Scenario
@@ -120,6 +120,8 @@ def _preparation(path: tuple[str, int], strategy: Mapping[str, Any], scenario_ro
     if representation is None or rounds is None:
         return
     trained, asked = representation.rounds, representation.asked
+    if isinstance(representation, Automatic):
+        asked = (*asked, "moments")  # a trial follows them
     if trained >= rounds:
         message = f"the strategy has {rounds:,} rounds, and at least one must follow those that train the trunk; raise `rounds`"
         yield SpecError((*path, "representation", "rounds"), trained, message)

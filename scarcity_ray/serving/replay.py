@@ -78,6 +78,7 @@ def replay(results: Results, name: str, client: int) -> Replayed:
     if not made:
         raise CannotReplay("no other client has sent what it is learned from")
     stays = _bandwidth(name, made, tensors) if strategy.representation.asked else []
+    stays += _choice(name, learned)
     made |= {key: value for key, value in tensors.items() if key.startswith(REPRESENTATION)}
     if isinstance(strategy, SfHfe):
         made |= _of_ensemble(results.ensemble(name), strategy, problem, history, made, client)
@@ -112,6 +113,16 @@ def _bandwidth(name: str, made: State, saved: State) -> list[str]:
     return [
         f"models/{name}.safetensors: the bandwidth of its Fourier features, to which the client's survey contributed. The other "
         f"clients' messages were made with it; without the client it would be {1 / ratio:.4g} times as large"
+    ]
+
+
+def _choice(name: str, learned: Mapping[str, Any]) -> list[str]:
+    """Says that a choice of features stays: who answered the trial did so with heads to which all clients contributed."""
+    if "representation" not in learned:
+        return []
+    return [
+        f"models/{name}.safetensors: the choice of its features, {learned['representation']['chosen']}. The other clients' answers chose "
+        "again, but they came from heads to which the client contributed"
     ]
 
 

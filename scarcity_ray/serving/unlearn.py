@@ -30,18 +30,8 @@ MEASURED = (
 
 _REPLAYED = ("sf_hfe", "afl", "prototypes")
 _LEARNED = (
-    "experts",
-    "evidence",
-    "strength",
-    "scale",
-    "clients",
-    "rows",
-    "left_out",
-    "temperature",
-    "differ",
-    "loyalty",
-    "coefficients",
-    "screened",
+    *("representation", "experts", "evidence", "strength", "scale", "clients", "rows"),
+    *("left_out", "temperature", "differ", "loyalty", "coefficients", "screened", "harm"),
 )
 """What summary.json says of what was learned, beyond metrics."""
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.federation import Shards
 from scarcity_ray.core.history import History
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import linear_head, represented
 from scarcity_ray.ensemble.moments import Moments, Packing
-from scarcity_ray.ensemble.representation import RandomFourier, Representation, Trunk, bandwidth, features, survey
+from scarcity_ray.ensemble.representation import Automatic, RandomFourier, Representation, Trunk, bandwidth, features, fourier, survey
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem, make_problem
@@ -40,6 +41,8 @@ class Represented(Strategy):
     server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
     column: ClassVar[str]
     """The payload column of its message."""
+    chooses: ClassVar[bool] = False
+    """Whether it can choose among the blocks of `{kind: auto}`."""
 
     representation: Annotated[Representation, Field(description="the fixed features that heads are linear in")] = RandomFourier()
 
@@ -64,7 +67,13 @@ class Represented(Strategy):
     # -- the model ---------------------------------------------------------------------------------------------------
 
     def problem(self, problem: Problem) -> Problem:
-        """A linear head on the representation; its shape stays that of the clients' inputs."""
+        """A linear head on the representation; its shape stays that of the clients' inputs.
+
+        Raises SpecError for a representation that the strategy cannot choose.
+        """
+        if isinstance(self.representation, Automatic) and not self.chooses:
+            message = "only sf_hfe compares inputs with waves; allowed here: identity, random_fourier, trunk"
+            raise SpecError(("representation", "kind"), "auto", message)
         width = self.representation.width(problem)
         made = make_problem(
             linear_head(width, problem.outputs),
@@ -143,7 +152,7 @@ class Represented(Strategy):
         Raises SpecError for weights that cannot be read.
         """
         if not isinstance(self.representation, Trunk):
-            return ServerState(new_bytes=8 if isinstance(self.representation, RandomFourier) and not self.representation.asked else 0)
+            return ServerState(new_bytes=8 if fourier(self.representation) and not self.representation.asked else 0)
         assert problem.base is not None
         if self.representation.weights is None and prepared is None:
             return ServerState(new_bytes=8)

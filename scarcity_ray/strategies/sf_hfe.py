@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,18 +15,24 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate, State
+from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.history import History
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES
-from scarcity_ray.ensemble.heads import as_rows, head_state
+from scarcity_ray.ensemble.choice import Choice
+from scarcity_ray.ensemble.differing import Personal
+from scarcity_ray.ensemble.heads import as_rows, head_state, placed
 from scarcity_ray.ensemble.learning import Learned, learn
-from scarcity_ray.ensemble.moments import targets, with_constant
+from scarcity_ray.ensemble.moments import Packing, targets, with_constant
 from scarcity_ray.ensemble.outsiders import admit
 from scarcity_ray.ensemble.personal import personal_head
 from scarcity_ray.ensemble.random_coefficients import Form, unpack
+from scarcity_ray.ensemble.representation import Automatic
 from scarcity_ray.ensemble.screening import Screened, screen, screen_surveys
+from scarcity_ray.strategies.choosing import TRIAL, answers, blocks_of, heard, moments_round, offered, operations
 from scarcity_ray.strategies.represented import SendsMoments, messages
+from scarcity_ray.strategies.sf_hfe_report import client_columns, findings, summary
+from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -50,13 +56,20 @@ class SfHfe(SendsMoments):
     For classes the head's scores s estimate one-hot codes, and outputs are `s / scale` (see ensemble.calibration). The
     greatest score stays the greatest.
 
+    With `representation: {kind: auto}` a trial follows the moments, and its answers choose a block of features before the groups, as if
+    there were one expert (see ensemble.choice). Coefficients of features that are left out are 0 and do not go down. With `forgetting`
+    the choice of the first messages stays: another one would need a trial in each round.
+
     The broadcast by name, 4 bytes a number, of which a client counts those of its own expert alone: bandwidth (after a survey, with
     the seed: 8 and 4 bytes), or trunk (its weights, where they are not the seed's); heads float32 `[experts, width, outputs]`,
-    scale float64 `[experts]` (4 bytes, for classes), `scatter.k` of each expert k (for personal heads: see RandomCoefficients.pack).
+    scale float64 `[experts]` (4 bytes, for classes), `scatter.k` of each expert k (for personal heads: see RandomCoefficients.pack),
+    of kept features alone; kept bool `[width]` where a block of features was chosen (which of the three: 1 byte). In a trial each client
+    gets a head for each block, and `trial.BLOCK`, the covariance of clients' heads.
     Each client gets the number of its expert (1 byte, where there are several). What a client has received is not sent again.
     """
 
     kind: Literal["sf_hfe"] = "sf_hfe"
+    chooses: ClassVar[bool] = True
     sends: ClassVar[str] = 'sums over its rows ("moments"), once; no weights'
     receives: ClassVar[str] = "its expert's head, once"
     experts: Annotated[
@@ -85,6 +98,11 @@ class SfHfe(SendsMoments):
     def most_experts(self) -> int:
         """As many as are asked for, or may be chosen."""
         return self.max_experts if self.experts == "auto" else self.experts
+
+    @property
+    def _form(self) -> Personal:
+        """How clients' heads differ from their expert's."""
+        return self.differences if self.personal else "none"
 
     @property
     def ends_early(self) -> bool:
@@ -117,10 +135,46 @@ class SfHfe(SendsMoments):
 
     # -- what travels, and what is made of it ------------------------------------------------------------------------
 
+    def payload(self, problem: Problem, round: int) -> dict[str, int]:
+        """As Represented.payload; after the first moments the answers to a trial, where there is a choice of features."""
+        spec = self.representation
+        if isinstance(spec, Automatic) and round == moments_round(spec) + 1:
+            return {TRIAL: len(blocks_of(spec, problem)[0])}
+        return super().payload(problem, round)
+
+    def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
+        """As Represented.client_update; or the answers to a trial."""
+        if TRIAL not in self.payload(task.problem, task.round):
+            return super().client_update(task, broadcast, client)
+        assert isinstance(self.representation, Automatic)
+        return ClientResult(payload={TRIAL: answers(self.representation, task, broadcast, self.mapping(task.problem, broadcast))})
+
+    def flops(
+        self, problem: Problem, state: ServerState, round: int, ids: NDArray[np.int64], steps: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """As Represented.flops; of a trial the features, and what the answers take."""
+        spec = self.representation
+        if TRIAL not in self.payload(problem, round):
+            return super().flops(problem, state, round, ids, steps)
+        assert isinstance(spec, Automatic)
+        samples = problem.samples[ids].astype(np.float64)
+        return operations(spec, problem, samples) + samples * float(forward_flops(self.mapping(problem, state.broadcast), problem.shape))
+
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """From surveys the representation; from moments the ensemble, and what each Expert is to fit."""
-        history, round = aggregate.history, context.round
-        if self.column not in self.payload(context.problem, round):
+        problem, history, round, spec = context.problem, aggregate.history, context.round, self.representation
+        if isinstance(spec, Automatic) and 0 <= round - moments_round(spec) <= 1:
+            assert history is not None
+            ids, samples, rows = sent = messages(history, moments_round(spec), self.column)
+            if not len(ids):
+                return ServerUpdate(replace(state, new_bytes=0))
+            surveyed = self._surveyed(history, ids)
+            if round == moments_round(spec):
+                sound = self._screened(self.packing(problem), samples, rows, surveyed).sound
+                sent = ids[sound], samples[sound], rows[sound]
+                return ServerUpdate(offered(spec, problem, self.packing(problem), state, sent, self._form))
+            return self.learned(problem, state, *sent, surveyed=surveyed, choice=heard(spec, problem, history, self.column))
+        if self.column not in self.payload(problem, round):
             return super().server_update(context, state, aggregate)
         ids, samples, rows = messages(history, round, self.column)
         if not len(rows):
@@ -129,7 +183,8 @@ class SfHfe(SendsMoments):
         times = 1
         if self.forgetting:
             rows, times = self._remembered(history, ids, rows, round), len(history.rounds)
-        return self.learned(context.problem, state, ids, samples, rows, times, self._surveyed(history, ids))
+        choice = heard(spec, problem, history, self.column) if isinstance(spec, Automatic) else None
+        return self.learned(problem, state, ids, samples, rows, times, self._surveyed(history, ids), choice)
 
     def learned(
         self,
@@ -140,10 +195,17 @@ class SfHfe(SendsMoments):
         rows: NDArray[np.float32],
         times: int = 1,
         surveyed: Screened | None = None,
+        choice: Choice | None = None,
     ) -> ServerUpdate:
-        """times: how many messages may be in one, see ensemble.learning. surveyed: what the clients' surveys have shown."""
-        packing, everybody = self.packing(problem), ids
-        screened = Screened(np.ones(len(ids))) if self.screening == "off" else screen(packing, rows, samples, surveyed, times)
+        """times: how many messages may be in one, see ensemble.learning. surveyed: what the clients' surveys have shown. choice: of the
+        features to learn from; None: all, or the usual."""
+        packing, everybody, kept = self.packing(problem), ids, None
+        screened = self._screened(packing, samples, rows, surveyed, times)
+        if isinstance(self.representation, Automatic):
+            blocks, usual = blocks_of(self.representation, problem)
+            columns = blocks[usual if choice is None else choice.name]
+            kept = _kept(columns, packing.width)
+            packing, rows = packing.only(rows, columns)
         outside, sound = ~screened.sound, screened.sound
         outsiders, weights = (rows[outside], samples[outside]), screened.weights[outside] * (self.screening == "weigh")
         if outside.any():
@@ -154,23 +216,23 @@ class SfHfe(SendsMoments):
             samples,
             experts=None if self.experts == "auto" else self.experts,
             most=self.max_experts,
-            personal=self.differences if self.personal else "none",
+            personal=self._form,
             router=self.router,
             seed=problem.seed,
             times=times,
         )
         learned, experts = admit(learned, packing, *outsiders, weights, times)
-        columns = _of_clients(problem, ids, learned)
-        columns["expert_id"][everybody[outside]] = experts
-        columns["screening_weight"] = np.full(problem.population, np.nan)
+        of_clients = client_columns(problem, ids, learned)
+        of_clients["expert_id"][everybody[outside]] = experts
+        of_clients["screening_weight"] = np.full(problem.population, np.nan)
         if self.screening != "off":
-            columns["screening_weight"][ids] = 1.0
-            columns["screening_weight"][everybody[outside]] = weights
+            of_clients["screening_weight"][ids] = 1.0
+            of_clients["screening_weight"][everybody[outside]] = weights
         return ServerUpdate(
-            self._state(problem, state, columns["expert_id"], learned),
+            self._state(problem, state, of_clients["expert_id"], learned, kept),
             {k: (group.fitted, group.strength, group.scale) for k, group in enumerate(learned.groups)},
-            clients=columns,
-            learned=_summary(learned, ids, samples) | {"screened": _screened(everybody, screened, columns["screening_weight"])},
+            clients=of_clients,
+            learned=summary(learned, ids, samples, choice) | {"screened": findings(everybody, screened, of_clients["screening_weight"])},
             deliver=True,
             done=self.ends_early,
         )
@@ -179,9 +241,11 @@ class SfHfe(SendsMoments):
         """The same with the experts' heads."""
         if not heads:
             return update.state
-        fitted = torch.stack([heads[k] for k in sorted(heads)])
-        down, state = fitted.float(), update.state
-        new_bytes = (state.new_bytes or 0) + down[0].numel() * down.element_size()
+        fitted, state = torch.stack([heads[k] for k in sorted(heads)]), update.state
+        new_bytes = (state.new_bytes or 0) + fitted[0].numel() * torch.float32.itemsize
+        if "kept" in state.broadcast:
+            fitted = placed(fitted, state.broadcast["kept"], 1)
+        down = fitted.float()
         return replace(state, broadcast={**state.broadcast, "heads": down}, private={**state.private, "heads": fitted}, new_bytes=new_bytes)
 
     def receive(self, task: Task, broadcast: State, client: State) -> State:
@@ -190,12 +254,13 @@ class SfHfe(SendsMoments):
             return client
         problem, rows = task.problem, []
         to_features, width = self.mapping(problem, broadcast), self.packing(problem).width
+        kept = broadcast["kept"] if "kept" in broadcast else torch.ones(width, dtype=torch.bool)
         for i, k in enumerate(broadcast["expert"].tolist()):
             head = broadcast["heads"][k].double()
             if self.personal:
                 x, y = task.rows(i)
                 f = with_constant(to_features(x).double())
-                scatter = unpack(broadcast[f"scatter.{k}"].numpy(), width)
+                scatter = _unpacked(broadcast[f"scatter.{k}"].numpy(), kept)
                 head = personal_head(f, targets(y, problem.task, problem.outputs), head, scatter)
             rows.append(head / broadcast["scale"][k])
         return {"row": as_rows(torch.stack(rows))}
@@ -238,9 +303,21 @@ class SfHfe(SendsMoments):
             weights[here] += weight
         return (total / weights[:, None]).astype(np.float32)
 
-    def _state(self, problem: Problem, state: ServerState, members: NDArray[np.float64], learned: Learned) -> ServerState:
-        """All but the heads. A client without a message (NaN) belongs to the first expert, which is the largest."""
-        groups, width = learned.groups, self.packing(problem).width
+    def _screened(
+        self, packing: Packing, samples: NDArray[np.int64], rows: NDArray[np.float32], surveyed: Screened | None, times: int = 1
+    ) -> Screened:
+        """What is wrong with whose message; nothing with screening off."""
+        return Screened(np.ones(len(samples))) if self.screening == "off" else screen(packing, rows, samples, surveyed, times)
+
+    def _state(
+        self, problem: Problem, state: ServerState, members: NDArray[np.float64], learned: Learned, chosen: Tensor | None
+    ) -> ServerState:
+        """All but the heads. A client without a message (NaN) belongs to the first expert, which is the largest.
+
+        chosen: which of all features were learned from, bool `[width]`; None where there was no choice.
+        """
+        groups = learned.groups
+        kept = torch.ones(self.packing(problem).width, dtype=torch.bool) if chosen is None else chosen
         expert = torch.from_numpy(np.nan_to_num(members).astype(np.int64))
         scale = torch.tensor([group.scale for group in groups], dtype=torch.float32).double()
         packed = [np.zeros(2, dtype=np.float32) if group.scatter is None else group.scatter.pack() for group in groups]
@@ -248,46 +325,34 @@ class SfHfe(SendsMoments):
         private = {
             "client_id": torch.arange(problem.population),
             "expert_id": expert,
-            "whole": learned.whole,
+            "whole": placed(learned.whole, kept, 0),
             "scale": scale,
             "noise": torch.tensor([group.noise for group in groups], dtype=torch.float64),
-            "scatters": _together([unpack(scatter, width) for scatter in packed]),
-            "covariances": torch.stack([group.covariance for group in groups]),
-            **{name: value.reshape(value.shape or (1,)) for name, value in learned.router.tensors().items()},  # a file has no scalars
+            "scatters": _together([_unpacked(scatter, kept) for scatter in packed]),
+            "covariances": placed(torch.stack([group.covariance for group in groups]), kept, 1, 2),
+            # a file has no scalars
+            **{name: value.reshape(value.shape or (1,)) for name, value in learned.router.among(kept[:-1]).tensors().items()},
         }
-        known = {name: value for name, value in state.broadcast.items() if not name.startswith("scatter.")}  # there may be fewer now
+        passing = ("scatter.", f"{TRIAL}.")  # there may be fewer experts now, and a trial is over
+        known = {name: value for name, value in state.broadcast.items() if not name.startswith(passing)}
         scatters = {f"scatter.{k}": torch.from_numpy(scatter) for k, scatter in enumerate(packed)}
-        return ServerState({**known, "scale": scale, **scatters}, {"expert": expert}, private, down + int(len(groups) > 1))
+        down += int(len(groups) > 1)
+        if chosen is not None:
+            known, down = {**known, "kept": chosen}, down + 1
+        return ServerState({**known, "scale": scale, **scatters}, {"expert": expert}, private, down)
 
 
-def _summary(learned: Learned, ids: NDArray[np.int64], samples: NDArray[np.int64]) -> dict[str, Any]:
-    experts = [
-        {
-            "clients": int((learned.members == k).sum()),
-            "rows": int(samples[learned.members == k].sum()),
-            "strength": group.strength,
-            "noise": group.noise,
-            "scale": group.scale,
-            "differences": None if group.scatter is None else group.scatter.form,
-        }
-        for k, group in enumerate(learned.groups)
-    ]
-    harm = ids[learned.exact.high.numpy() < 0].tolist()
-    return {"experts": experts, "evidence": {str(k): float(loss) for k, loss in learned.evidence.items()}, "harm": harm}
+def _kept(columns: NDArray[np.int64], width: int) -> Tensor:
+    """Which of `width` features are in these columns, bool `[width]`; the last is the constant, which always is."""
+    kept = torch.zeros(width, dtype=torch.bool)
+    kept[torch.from_numpy(columns)] = kept[-1] = True
+    return kept
 
 
-def _screened(ids: NDArray[np.int64], screened: Screened, weights: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """What is wrong with whose message, and what it counts: weights `[population]`."""
-    return [
-        {
-            "client": int(ids[place]),
-            "reason": finding.reason,
-            "of": None if finding.of is None else int(ids[finding.of]),
-            "times": finding.times,
-            "weight": float(weights[ids[place]]),
-        }
-        for place, finding in sorted(screened.findings.items())
-    ]
+def _unpacked(scatter: NDArray[np.floating], kept: Tensor) -> Tensor:
+    """A covariance of the kept features, among all: its diagonal `[width]`, or `[width, width]`."""
+    own = unpack(scatter, int(kept.sum()))
+    return placed(own, kept, *range(own.ndim))
 
 
 def _together(covariances: list[Tensor]) -> Tensor:
@@ -295,21 +360,3 @@ def _together(covariances: list[Tensor]) -> Tensor:
     if all(one.ndim == 1 for one in covariances):
         return torch.stack(covariances)
     return torch.stack([torch.diag(one) if one.ndim == 1 else one for one in covariances])
-
-
-def _of_clients(problem: Problem, ids: NDArray[np.int64], learned: Learned) -> dict[str, NDArray[np.float64]]:
-    """What tables say of each client of the population; NaN of whom there is no message."""
-    columns = {
-        "expert_id": learned.members,
-        "confidence": learned.confidence,
-        "contribution": learned.contribution,
-        "contribution_whole": learned.contribution_whole,
-        "contribution_exact": learned.exact.value.numpy(),
-        "contribution_low": learned.exact.low.numpy(),
-        "contribution_high": learned.exact.high.numpy(),
-    }
-    whole = {}
-    for name, values in columns.items():
-        whole[name] = np.full(problem.population, np.nan)
-        whole[name][ids] = values
-    return whole

@@ -54,6 +54,19 @@ def test_packing_round_trip_and_size(task: TaskKind) -> None:
         assert int(found.samples[i]) == len(x)
 
 
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("columns", [[0], [1, 3], [0, 2, 4], [0, 1, 2, 3, 4]])
+def test_the_messages_of_some_features_are_in_those_of_all(task: TaskKind, columns: list[int]) -> None:
+    clients = regression(outputs=3)
+    if task == "classification":
+        clients = [(x, y.argmax(1)) for x, y in clients]
+    packing, rows, _ = messages(clients, task, 3)
+    own, found = packing.only(rows, np.array(columns))
+    wanted, sent, _ = messages([(x[:, columns], y) for x, y in clients], task, 3)
+    assert own == wanted
+    np.testing.assert_allclose(found, sent, rtol=1e-6)
+
+
 def test_moments_that_are_not_finite_are_not_summed() -> None:
     packing, rows, samples = messages(regression(), "regression", 2)
     for bad in (np.nan, np.inf):

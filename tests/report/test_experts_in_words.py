@@ -32,3 +32,12 @@ def test_a_client_that_harms_the_others_is_named() -> None:
 
 def test_of_honest_clients_none_is_named() -> None:
     assert experts_in_words({"strategies": {"sf_hfe": {"seeds": {"0": learned([])}}}}) == ["sf_hfe: one expert of 30 clients."]
+
+
+def test_the_chosen_features_are_named_with_the_errors_that_chose_them() -> None:
+    choice = {"chosen": "identity", "usual": "both", "errors": {"identity": 0.0201, "waves": 0.03, "both": 0.0225}, "gains": {}}
+    entry = {"representation": choice, "experts": [{"clients": 30}], "evidence": {"1": 0.02}}
+    assert experts_in_words({"strategies": {"sf_hfe": entry}})[0] == (
+        "sf_hfe: representation identity; squared error of clients' own heads on left-out rows: identity 0.0201, waves 0.03, both 0.0225 "
+        "(both is used unless another is lower by a standard error)."
+    )

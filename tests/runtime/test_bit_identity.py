@@ -31,6 +31,7 @@ EVERY_STRATEGY = [
     {"kind": "afl", "column_norms": True, "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 20}},
     {"kind": "sf_hfe", "name": "beside", "representation": {"kind": "random_fourier", "features": 72, "inputs": True}},
+    {"kind": "sf_hfe", "name": "chosen", "representation": {"kind": "auto", "features": 72}},
     {"kind": "sf_hfe", "name": "shared_head", "personal": False, "representation": {"kind": "identity"}},
     {"kind": "scaffold", "fraction": 0.5},
     {"kind": "fed_dyn", "fraction": 0.5},

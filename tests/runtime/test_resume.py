@@ -115,6 +115,7 @@ EXCHANGES = [
     {"kind": "gradient_exchange", "dimensions": 20},
     {"kind": "prototypes", "representation": {"kind": "trunk", "rounds": 2}},
     {"kind": "sf_hfe", "experts": 2, "forgetting": 0.5, "representation": {"kind": "random_fourier", "features": 8}},
+    {"kind": "sf_hfe", "experts": 1, "representation": {"kind": "auto", "features": 72}},
 ]
 
 

@@ -102,6 +102,7 @@ def test_what_is_found_later_has_its_line_too(tmp_path: Path) -> None:
     [
         ("afl", {"kind": "identity"}, 1),
         ("sf_hfe", {"kind": "random_fourier", "features": 8}, 2),
+        ("sf_hfe", {"kind": "auto", "features": 80}, 3),
         ("prototypes", None, 2),
         ("prototypes", {"kind": "random_fourier", "features": 8, "bandwidth": "evidence"}, 3),
         ("prototypes", {"kind": "random_fourier", "bandwidth": 2.0}, 1),

@@ -27,6 +27,7 @@ GONE = CLIENTS - 1
 
 IDENTITY = {"kind": "identity"}
 FOURIER = {"kind": "random_fourier", "features": 40, "bandwidth": 2.0}
+AUTO = {"kind": "auto", "features": 72, "bandwidth": 2.0}
 
 
 def both(folder: Path, strategies: list[dict[str, Any]], **changes: Any) -> tuple[Results, Results]:
@@ -65,16 +66,18 @@ def same_tables(mine: Results, never: Results, *columns: str) -> None:
         np.testing.assert_allclose(one[column], other[column], rtol=1e-3, atol=1e-6, err_msg=column)
 
 
-@pytest.mark.parametrize("representation", [IDENTITY, FOURIER, {"kind": "trunk"}], ids=["identity", "fourier", "trunk"])
+@pytest.mark.parametrize("representation", [IDENTITY, FOURIER, AUTO, {"kind": "trunk"}], ids=["identity", "fourier", "auto", "trunk"])
 @pytest.mark.parametrize("experts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_ensemble_is_as_if_the_client_had_never_been(tmp_path: Path, experts: int, representation: dict[str, Any]) -> None:
     strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "experts": experts, "representation": representation}]
     mine, never = both(tmp_path, strategies)
     before = distance_of_heads(mine, never)
     (mine.directory / "experts.png").touch()
-    done = unlearn(mine, GONE, strict=True)
+    chosen = representation["kind"] == "auto"
+    done = unlearn(mine, GONE, strict=not chosen)
     assert done.relearned == ["sf_hfe"]
-    assert done.stays == []
+    assert len(done.stays) == chosen
+    assert all(one.startswith("models/sf_hfe.safetensors: the choice of its features, identity.") for one in done.stays)
     assert set(done.removed) == {"models/fed_avg.safetensors", "checkpoints", "experts.png"}
     assert distance(mine, never, "sf_hfe") < 1e-5 < before
     same_tables(mine, never, "expert_id", "confidence", "contribution", "contribution_whole")
@@ -93,12 +96,13 @@ def distance_of_heads(mine: Results, never: Results) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def test_with_forgetting_the_messages_of_all_rounds_are_read(tmp_path: Path) -> None:
-    own = {"kind": "sf_hfe", "experts": 1, "forgetting": 0.5, "representation": IDENTITY}
+@pytest.mark.parametrize("representation", [IDENTITY, AUTO], ids=["identity", "auto"])
+def test_with_forgetting_the_messages_of_all_rounds_are_read(tmp_path: Path, representation: dict[str, Any]) -> None:
+    own = {"kind": "sf_hfe", "experts": 1, "forgetting": 0.5, "representation": representation}
     drift = {"drift": {"round": 3, "share": 0.5}}
     mine, never = both(tmp_path, [own], rounds=4, data=drift)
     before = distance_of_heads(mine, never)
-    unlearn(mine, GONE, strict=True)
+    unlearn(mine, GONE, strict=representation is IDENTITY)
     assert distance(mine, never, "sf_hfe") < 1e-5 < before
     same_tables(mine, never, "expert_id", "confidence", "contribution", "contribution_whole")
 

@@ -19,8 +19,12 @@ from scarcity_ray.core.exchange import ServerState
 from scarcity_ray.core.federation import Shards
 from scarcity_ray.core.insights import make, merge, wire_bytes
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble import pilot
+from scarcity_ray.ensemble.ensemble import Ensemble
 from scarcity_ray.ensemble.heads import as_rows
+from scarcity_ray.strategies.afl import Afl
+from scarcity_ray.strategies.prototypes import Prototypes
 from scarcity_ray.strategies.sf_hfe import SfHfe
 from scarcity_ray.training.chunks import chunks
 from scarcity_ray.training.evaluate import evaluate
@@ -29,7 +33,7 @@ from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
 
 
-def problem_of(strategy: SfHfe, train: Shards, task: Any, outputs: int, seed: int = 0) -> Problem:
+def problem_of(strategy: Strategy, train: Shards, task: Any, outputs: int, seed: int = 0) -> Problem:
     shape = train.x.shape[1:]
     module = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), outputs))
     made = make_problem(module, local=Local(), task=task, outputs=outputs, shape=shape, samples=train.counts, seed=seed)
@@ -147,6 +151,7 @@ def test_identity_gives_the_pooled_ridge_head() -> None:
     {"kind": "identity"},
     {"kind": "random_fourier", "features": 24},
     {"kind": "random_fourier", "features": 24, "inputs": False},
+    {"kind": "auto", "features": 24},
 ])  # fmt: skip
 def test_the_same_bits_for_any_company(representation: dict[str, Any]) -> None:
     strategy, train = SfHfe.model_validate({"representation": representation}), schools(16)
@@ -219,3 +224,88 @@ def test_the_bandwidth_by_evidence_takes_a_pilot() -> None:
     assert told["bandwidth"] / told["spread"] == pytest.approx(
         min(pilot.MULTIPLES, key=lambda m: abs(m - told["bandwidth"] / told["spread"]))
     )
+
+
+# -- the choice of features --------------------------------------------------------------------------------------------------
+
+
+def lines_or_waves(wave: float, task: Any = "regression") -> Shards:
+    """30 clients of 20 rows of two inputs: a line, and so much of a wave, of each client's own."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-1.5, 1.5, (600, 2)).astype(np.float32)
+    own = np.repeat(rng.standard_normal((30, 2)), 20, axis=0)
+    y = (x * (0.3 * own + np.array([4.0, -2.0]))).sum(1) + wave * np.sin(4 * x[:, 0]) + 0.3 * rng.standard_normal(600)
+    labels = (y + 9 * rng.standard_normal(600) > 0).astype(np.int64) if task == "classification" else y[:, None].astype(np.float32)
+    return Shards(x, labels, np.arange(31) * 20)
+
+
+AUTO = {"kind": "auto", "features": 24}
+
+
+BOTH = {"kind": "random_fourier", "features": 24, "inputs": True}
+
+
+@pytest.mark.parametrize(("wave", "chosen", "alike", "kept", "personal"), [
+    (0.0, "identity", {"kind": "identity"}, 2, True),
+    (0.0, "identity", {"kind": "identity"}, 2, False),
+    (1.0, "both", BOTH, 24, True),
+])  # fmt: skip
+def test_what_is_learned_is_what_the_chosen_features_alone_give(
+    wave: float, chosen: str, alike: dict[str, Any], kept: int, personal: bool
+) -> None:
+    """Predictions are those of the other representation, and no coefficient goes down that is 0."""
+    train, settings, scores, down = lines_or_waves(wave), {"experts": 1, "differences": "slopes", "personal": personal}, [], []
+    for representation in (AUTO, alike):
+        strategy = SfHfe.model_validate({"representation": representation, **settings})
+        problem = problem_of(strategy, train, "regression", 1)
+        end = play(strategy, problem, train)
+        (theta,) = strategy.eval_models(end.state.broadcast, end.memory).values()
+        scores.append(problem.learner.scores(theta[-1:], torch.from_numpy(strategy.view(problem, end.state, train).x)[None])[0])
+        down.append(end.traffic[1])
+        if representation is AUTO:
+            assert end.summary["representation"]["chosen"] == chosen
+            assert end.traffic[0] == 52 + 4 * 3 + 52 + 4 * (25 * 26 // 2 - 1 + 25 + 1) + 52 + 4 * 3
+            assert int((end.state.broadcast["heads"] != 0).sum()) == kept + 1
+    assert torch.allclose(scores[0], scores[1], rtol=1e-4, atol=1e-4)
+    trial = 4 * (3 + 23 + 25) + 3 * 8 * personal
+    assert down[0] == 12 + trial + 4 * (kept + 1) + 8 * personal + 1
+    assert down[1] == down[0] - trial - 1 - 12 * (chosen == "identity")
+
+
+@pytest.mark.parametrize("router", ["density", "gate"])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_ensemble_of_a_chosen_block_answers_as_its_clients_heads(task: Any, router: str) -> None:
+    train = lines_or_waves(0.0, task)
+    settings = {"representation": AUTO, "experts": 2, "router": router, "max_experts": 2}
+    strategy = SfHfe.model_validate(settings)
+    problem = problem_of(strategy, train, task, 2 if task == "classification" else 1)
+    end = play(strategy, problem, train)
+    assert end.summary["representation"]["chosen"] == "identity"
+    saved = strategy.saved(problem, end.state)
+    own = problem.layout.state_dict(end.memory["row"][7])
+    ensemble = Ensemble.of(strategy.mapping(problem, end.state.broadcast), task, saved)
+    rows = train.rows(7)
+    x, y = torch.from_numpy(train.x[rows]), torch.from_numpy(train.y[rows])
+    f, head = ensemble.features(x), torch.cat([own["head.weight"].mT, own["head.bias"][None]]).double()
+    expert, joined, covariance = ensemble.join(x, y)  # a new client of the same rows makes the same head
+    assert torch.allclose(joined / ensemble.scale[expert], head, rtol=1e-3, atol=1e-3)
+    assert not covariance[:22].any()
+    mixture, weights = ensemble.predict(x)
+    assert mixture.mean.isfinite().all()
+    assert torch.allclose(weights.sum(1), torch.ones(len(x), dtype=torch.float64))
+    changed = f.clone()
+    changed[:, :22] = 1e3  # features that were left out
+    assert np.array_equal(ensemble.route(changed), ensemble.route(f))
+    assert torch.equal(ensemble.outputs(changed), ensemble.outputs(f))
+
+
+def test_inputs_that_leave_nothing_to_choose_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"representation\.features is 5: a row has 5 inputs"):
+        problem_of(SfHfe.model_validate({"representation": {"kind": "auto", "features": 5}}), schools(), "regression", 1)
+
+
+@pytest.mark.parametrize("kind", [Afl, Prototypes])
+def test_others_do_not_choose(kind: Any) -> None:
+    strategy, train = kind.model_validate({"representation": {"kind": "auto"}}), lines_or_waves(0.0, "classification")
+    with pytest.raises(SpecError, match=r"representation\.kind is 'auto': only sf_hfe compares inputs with waves"):
+        problem_of(strategy, train, "classification", 2)
