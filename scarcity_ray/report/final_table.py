@@ -16,6 +16,7 @@ from scarcity_ray.report.coefficients import show_coefficients
 from scarcity_ray.report.units import number, short_number
 from scarcity_ray.report.verdict import nothing_learned, verdict
 
+_BY_LABELS = 0.5  # share of the variance of clients' class shares between experts from which the report warns
 _REPEATS = {
     "splits": ", each a new split of the same clients' rows",
     "deals": ", each dealing the same rows to other clients",
@@ -119,10 +120,15 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
         if not isinstance(first.get("experts"), list):
             continue
         sizes = [f"{expert['clients']:,}" for expert in first["experts"]]
-        tried = ", ".join(f"{k}: {error:.3g}" for k, error in first["evidence"].items())
+        tried = ", ".join(f"{k}: {surprise:.3g}" for k, surprise in first["evidence"].items())
         many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"
-        why = f"; error on rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
+        why = f"; minus log density of rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
         lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
+        if (mix := first.get("label_mix")) is not None and mix > _BY_LABELS:
+            lines.append(
+                f"{name}: its experts follow the label mix: {mix:.0%} of the variance of clients' class shares lies between them. "
+                "Other classes, not another relation of inputs and classes, may be all that sets these clients apart."
+            )
         if "calibration" in first:
             lines.append(f"{name}: class probabilities are off by {first['calibration']['error']:.1%} on average, on clients' test rows.")
         if len(sizes) > 1 and "load" in first:

@@ -29,7 +29,20 @@ MEASURED = (
 """What stays in every case: a record of the past, with which nothing predicts."""
 
 _REPLAYED = ("sf_hfe", "afl", "prototypes")
-_LEARNED = ("experts", "evidence", "strength", "scale", "clients", "rows", "left_out", "temperature", "differ", "loyalty", "coefficients")
+_LEARNED = (
+    "experts",
+    "evidence",
+    "label_mix",
+    "strength",
+    "scale",
+    "clients",
+    "rows",
+    "left_out",
+    "temperature",
+    "differ",
+    "loyalty",
+    "coefficients",
+)
 """What summary.json says of what was learned, beyond metrics."""
 
 

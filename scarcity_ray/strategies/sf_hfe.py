@@ -237,7 +237,8 @@ def _summary(learned: Learned, samples: NDArray[np.int64]) -> dict[str, Any]:
         }
         for k, group in enumerate(learned.groups)
     ]
-    return {"experts": experts, "evidence": {str(k): float(loss) for k, loss in learned.evidence.items()}}
+    evidence = {str(k): float(surprise) for k, surprise in learned.evidence.items()}
+    return {"experts": experts, "evidence": evidence, "label_mix": learned.label_mix}
 
 
 def _together(covariances: list[Tensor]) -> Tensor:
