@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scarcity_ray.ensemble.personal import marginal, times, whiten
+from scarcity_ray.ensemble.halves import Half
+from scarcity_ray.ensemble.personal import marginal, whiten
 from scarcity_ray.ensemble.random_coefficients import fit as fit_coefficients
 from scarcity_ray.ensemble.ridge import Rows
 
 _SCALES = np.concatenate([[0.0], np.logspace(-4, 2, 25)])
 """Variances of the scale that are tried, as the variance of a prediction in units of the noise: 0, then four per decade."""
-_ROTATIONS = 4  # random rotations; the error is averaged over the halves of each
 
 
 @dataclass(frozen=True)
@@ -68,31 +68,31 @@ class Fitness:
         white, predicted = _white(marginal(part.features, self.shift), residuals, predictions)
         return self._losses(white, predicted) + part.rest[:, None]
 
-    def errors_unseen(self, part: Rows, residuals: Tensor, rng: np.random.Generator) -> Tensor:
-        """Squared error `[k]` on each client's rows, averaged over rotations. Each half of the rows is predicted from the other half.
+    def surprise(self, part: Rows, residuals: Tensor, seen: Half) -> Tensor:
+        """Minus the log density `[k]` of each client's rows outside the seen half, given that half.
 
-        The seen half selects the expert and determines how the client differs from it.
+        A client has each expert with the same probability; the seen half updates it, and says how the client differs.
         """
-        errors = part.rest.clone()
         predictions = part.targets[:, :, None] - residuals
-        for _ in range(_ROTATIONS):
-            rotation, halves = _halves(part, rng)
-            rows = (rotation @ part.features, _rotate(rotation, residuals), _rotate(rotation, predictions))
-            for seen, unseen in (halves, halves[::-1]):
-                errors += (self._errors(seen, *rows).square() * unseen[..., None]).sum((1, 2)) / _ROTATIONS
-        return errors
+        whole = self._log_density(part.features, residuals, predictions, part.numbers)
+        half = self._log_density(seen.of(part.features), seen.of(residuals), seen.of(predictions), seen.rows * residuals.shape[3])
+        return half.logsumexp(1) - whole.logsumexp(1)
 
-    def _errors(self, seen: Tensor, features: Tensor, residuals: Tensor, predictions: Tensor) -> Tensor:
-        """Errors for all targets `[k, r, outputs]` of the client's own head, which is fitted to the seen rows `[k, r]`."""
-        mask = seen[..., None, None]
-        own = features * seen[..., None]
-        factor = marginal(own, self.shift)
-        white, predicted = _white(factor, residuals * mask, predictions * mask)
-        client, expert = torch.arange(len(seen)), self._losses(white, predicted).argmin(1)
-        white, predicted, residuals, predictions = (value[client, :, expert] for value in (white, predicted, residuals, predictions))
-        scale = self.scale * (white * predicted).sum(1, keepdim=True) / (1 + self.scale * predicted.square().sum(1, keepdim=True))
-        (spread,) = whiten(factor, times(own, self.shift))
-        return residuals - predictions * scale - features @ (spread.mT @ (white - predicted * scale))
+    def positions(self, part: Rows, residuals: Tensor) -> Tensor:
+        """Where each client lies on the line from its best expert, 0, to the one that fits it next best, 1: `[k]`, by generalised
+        least squares. Predictions of equal experts give NaN."""
+        own, other = self.losses(part, residuals).argsort(1)[:, :2].T
+        client = torch.arange(len(own))
+        from_own = residuals[client, :, own]
+        line, at = whiten(marginal(part.features, self.shift), from_own - residuals[client, :, other], from_own)
+        return (line * at).sum((1, 2)) / line.square().sum((1, 2))
+
+    def _log_density(self, features: Tensor, residuals: Tensor, predictions: Tensor, numbers: Tensor) -> Tensor:
+        """`[k, K]`, of so many targets `[k]` of each client under each expert."""
+        factor = marginal(features, self.shift)
+        determinant = 2 * residuals.shape[3] * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        losses = self._losses(*_white(factor, residuals, predictions))
+        return -0.5 * (losses / self.noise + (numbers * math.log(2 * math.pi * self.noise) + determinant)[:, None])
 
     def _losses(self, white: Tensor, predicted: Tensor) -> Tensor:
         """`[k, K]`, from residuals and predictions `[k, r, K, outputs]`, both whitened by the shift's covariance (Woodbury)."""
@@ -118,31 +118,3 @@ def _products(clients: list[Rows], residuals: list[Tensor], shift: Tensor) -> tu
         both.append((white * predicted).sum(1).flatten())
         determinant += 2 * e.shape[2] * float(factor.diagonal(dim1=1, dim2=2).log().sum())
     return squares, torch.cat(predictions), torch.cat(both), determinant
-
-
-def _rotate(rotation: Tensor, values: Tensor) -> Tensor:
-    """Rotated rows of `[k, r, K, outputs]`."""
-    return (rotation @ values.flatten(2)).reshape(values.shape)
-
-
-def _halves(part: Rows, rng: np.random.Generator) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """A random rotation `[k, r, r]` of each client's rows, and two masks `[k, r]`: the rows of each half after the rotation."""
-    r = part.features.shape[1]
-    ranks = ranks_of(part)[:, None]
-    inside = torch.arange(r) < ranks
-    normal = torch.from_numpy(rng.standard_normal((len(ranks), r, r)))
-    block = inside[:, :, None] & inside[:, None, :]
-    rotation: Tensor = torch.linalg.qr(torch.where(block, normal, torch.eye(r, dtype=normal.dtype))).Q
-    first = torch.arange(r) < ranks // 2
-    return rotation, (first, inside & ~first)
-
-
-def ranks_of(part: Rows) -> Tensor:
-    """Number of rows of each client that are not zero, `[k]`."""
-    return (part.features.square().sum(2) > 0).sum(1)
-
-
-def in_standard_errors(differences: Tensor) -> float:
-    """A sum over clients in units of its standard error; 0 if all differences are equal."""
-    spread = float(differences.std()) * math.sqrt(len(differences))
-    return float(differences.sum()) / spread if spread > 0 else 0.0

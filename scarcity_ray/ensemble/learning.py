@@ -17,6 +17,7 @@ from scarcity_ray.ensemble.density import Densities
 from scarcity_ray.ensemble.differing import Personal, differing
 from scarcity_ray.ensemble.gate import Gate
 from scarcity_ray.ensemble.grouping import group
+from scarcity_ray.ensemble.label_mix import share_of_labels
 from scarcity_ray.ensemble.moments import Moments, Packing
 from scarcity_ray.ensemble.random_coefficients import RandomCoefficients
 from scarcity_ray.ensemble.ridge import LeftOut, Rows, all_rows, choose_strength, fit, penalised
@@ -50,7 +51,8 @@ class Learned:
     groups: one for each expert.
     members, confidence: `[M]`, the expert of each client, and the probability that it is right (from 1 / K to 1).
     whole: `[w, o]`, the head of all clients together.
-    evidence: error for each number of experts that was tried, see ensemble.grouping.
+    evidence: for each number of experts that was tried, see Grouping.
+    label_mix: how far experts follow their clients' classes, see ensemble.label_mix; None for targets and for a single expert.
     contribution, contribution_whole: `[M]`, each client's contribution to the clients of the same expert and to all clients,
     see ensemble.contribution. exact: the former again, exact and with intervals, NaN where that would take too long.
     router: scores the experts for an input.
@@ -61,6 +63,7 @@ class Learned:
     confidence: NDArray[np.float64]
     whole: Tensor
     evidence: Mapping[int, float]
+    label_mix: float | None
     contribution: NDArray[np.float64]
     contribution_whole: NDArray[np.float64]
     exact: Exact
@@ -108,7 +111,8 @@ def learn(
         routes: Densities | Gate = Densities.of(totals)
     else:
         routes = Gate.chosen(totals, clients, found.members[np.concatenate([part.clients for part in clients])].tolist())
-    return Learned(groups, found.members, confidence, fit(total, strength), found.evidence, contribution, whole, exact, routes)
+    mix = share_of_labels(clients, found.members) if packing.task == "classification" else None
+    return Learned(groups, found.members, confidence, fit(total, strength), found.evidence, mix, contribution, whole, exact, routes)
 
 
 def _of_group(

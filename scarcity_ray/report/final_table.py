@@ -20,6 +20,7 @@ from scarcity_ray.results.target import STAYS
 
 _NAMED = 5  # clients that a line names at most
 
+_BY_LABELS = 0.5  # share of the variance of clients' class shares between experts from which the report warns
 _REPEATS = {
     "splits": ", each a new split of the same clients' rows",
     "deals": ", each dealing the same rows to other clients",
@@ -130,10 +131,15 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
             tried = f"; squared error of clients' own heads on left-out rows: {errors} ({rule})" if errors else ", without a trial"
             lines.append(f"{name}: representation {choice['chosen']}{tried}.")
         sizes = [f"{expert['clients']:,}" for expert in first["experts"]]
-        tried = ", ".join(f"{k}: {error:.3g}" for k, error in first["evidence"].items())
+        tried = ", ".join(f"{k}: {surprise:.3g}" for k, surprise in first["evidence"].items())
         many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"
-        why = f"; error on rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
+        why = f"; minus log density of rows that had no say, by number of experts tried: {tried}" if len(first["evidence"]) > 1 else ""
         lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
+        if (mix := first.get("label_mix")) is not None and mix > _BY_LABELS:
+            lines.append(
+                f"{name}: its experts follow the label mix: {mix:.0%} of the variance of clients' class shares lies between them. "
+                "Other classes, not another relation of inputs and classes, may be all that sets these clients apart."
+            )
         if harm := first.get("harm"):
             who = ", ".join(map(str, harm[:_NAMED])) + (f" and {len(harm) - _NAMED:,} more" if len(harm) > _NAMED else "")
             lines.append(f"{name}: surely worse for the others because of client {who} (contribution_high below 0 in the clients table).")

@@ -31,7 +31,7 @@ MEASURED = (
 _REPLAYED = ("sf_hfe", "afl", "prototypes")
 _LEARNED = (
     *("representation", "experts", "evidence", "strength", "scale", "clients", "rows"),
-    *("left_out", "temperature", "differ", "loyalty", "coefficients", "screened", "harm"),
+    *("left_out", "temperature", "differ", "loyalty", "coefficients", "screened", "harm", "label_mix"),
 )
 """What summary.json says of what was learned, beyond metrics."""
 

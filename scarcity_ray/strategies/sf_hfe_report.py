@@ -31,7 +31,8 @@ def summary(learned: Learned, ids: NDArray[np.int64], samples: NDArray[np.int64]
     if choice is not None:
         found = {"chosen": choice.name, "usual": choice.usual, "errors": dict(choice.errors), "gains": dict(choice.gains)}
         chosen = {"representation": found}
-    return {**chosen, "experts": experts, "evidence": {str(k): float(loss) for k, loss in learned.evidence.items()}, "harm": harm}
+    evidence = {str(k): float(surprise) for k, surprise in learned.evidence.items()}
+    return {**chosen, "experts": experts, "evidence": evidence, "label_mix": learned.label_mix, "harm": harm}
 
 
 def findings(ids: NDArray[np.int64], screened: Screened, weights: NDArray[np.float64]) -> list[dict[str, Any]]:

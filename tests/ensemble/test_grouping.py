@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from scarcity_ray.data import Data, deal
-from scarcity_ray.ensemble.grouping import Grouping, group, left_out
+from scarcity_ray.ensemble.grouping import Grouping, group
 from scarcity_ray.ensemble.moments import Moments, Packing, with_constant
+from scarcity_ray.ensemble.partition import left_out
 from scarcity_ray.ensemble.representation import FourierFeatures, bandwidth, survey
 from scarcity_ray.ensemble.ridge import Rows, all_rows, choose_strength
 
@@ -36,7 +37,7 @@ def regressions(
 
 
 def rows_of_all(clients: list[Client]) -> tuple[list[Rows], float]:
-    packing = Packing(5, 1, "regression")
+    packing = Packing(clients[0][0].shape[1] + 1, 1, "regression")
     rows = np.stack([packing.pack(Moments.of(x, y, "regression", 1)).numpy() for x, y in clients])
     samples = np.array([len(x) for x, _ in clients])
     parts = all_rows(packing, rows, samples)
@@ -57,6 +58,48 @@ def test_as_many_groups_as_there_are(groups: int) -> None:
         assert adjusted_rand_score(truth, grouping.members) > 0.9
         np.testing.assert_allclose(grouping.responsibilities.sum(1), 1)
         assert (grouping.responsibilities.argmax(1) == grouping.members).all()
+
+
+def noisy(heads: NDArray[np.float64], truth: NDArray[np.int64], seed: int) -> list[Client]:
+    """Clients of 30 rows with noise of the size of a coefficient."""
+    rng = np.random.default_rng([seed, 1])
+    made = []
+    for head in heads[truth]:
+        x = rng.standard_normal((30, len(head)))
+        y = x @ (head + 0.1 * rng.standard_normal(len(head))) + rng.standard_normal(30)
+        made.append((torch.from_numpy(x).float(), torch.from_numpy(y[:, None]).float()))
+    return made
+
+
+@pytest.mark.parametrize(("groups", "each", "seeds", "least"), [(8, 10, 2, 2), (3, 5, 4, 3)])
+def test_many_groups_and_small_ones(groups: int, each: int, seeds: int, least: int) -> None:
+    right = 0
+    for seed in range(1, seeds + 1):  # of eight groups, two or three parts predict little better than the whole
+        heads, truth = np.random.default_rng(seed).standard_normal((groups, 5)), np.repeat(np.arange(groups), each)
+        right += adjusted_rand_score(truth, found(noisy(heads, truth, seed), seed=seed).members) > 0.9
+    assert right >= least  # gains that differ much between small groups have a wide standard error
+
+
+@pytest.mark.parametrize("form", ["line", "cloud"])
+def test_a_continuum_of_heads_is_one_group(form: str) -> None:
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        place = rng.uniform(-2, 2, (60, 1)) * rng.standard_normal(5) if form == "line" else rng.standard_normal((60, 5))
+        grouping = found(noisy(place, np.arange(60), seed), seed=seed)
+        assert grouping.members.max() == 0
+        if form == "line":
+            assert max(grouping.gains.values()) > 3  # more experts predict better, and are no groups
+
+
+def test_a_curve_seen_from_several_places_is_one_group() -> None:
+    for seed in (1, 2):
+        rng = np.random.default_rng(seed)
+        clients = []
+        for place in rng.standard_normal((40, 2)):
+            x = place + 0.3 * rng.standard_normal((60, 2))
+            y = (x**2).sum(1, keepdims=True) + 0.1 * rng.standard_normal((60, 1))
+            clients.append((torch.from_numpy(x).float(), torch.from_numpy(y).float()))
+        assert found(clients, seed=seed).members.max() == 0
 
 
 def test_the_largest_expert_comes_first() -> None:
