@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.ensemble.differing import Personal, differing
-from scarcity_ray.ensemble.fitness import in_standard_errors
+from scarcity_ray.ensemble.grouping import in_standard_errors
 from scarcity_ray.ensemble.moments import Packing
 from scarcity_ray.ensemble.personal import marginal, personal_head, posterior_covariance, whiten
 from scarcity_ray.ensemble.random_coefficients import RandomCoefficients

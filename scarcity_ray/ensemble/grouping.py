@@ -67,7 +67,7 @@ def group(clients: list[Rows], strength: float, *, experts: int | None = None, m
     finer = islice(paths, (experts or most) - 1)
     for found in finer if experts is None else list(finer)[-1:]:
         new, k = _surprise(trials, found), found[0].experts
-        evidence[k], gains[k] = float(new.sum()) / number, _in_standard_errors(surprise - new)
+        evidence[k], gains[k] = float(new.sum()) / number, in_standard_errors(surprise - new)
         looks = max(min(most, len(new) // 2) - 1, 1) if best[0].experts == 1 else 1  # a group has two clients at least
         if experts is not None or (gains[k] > _quantile(looks, len(new)) and _apart(trials, found)):
             best, surprise, failed = list(found), new, 0
@@ -102,7 +102,7 @@ def _quantile(looks: int, clients: int) -> float:
     return float(student.ppf(1 - _LEVEL / looks, max(clients - 1, 1)))
 
 
-def _in_standard_errors(differences: Tensor) -> float:
+def in_standard_errors(differences: Tensor) -> float:
     """A sum over clients in units of its standard error; 0 if all differences are equal."""
     spread = float(differences.std()) * len(differences) ** 0.5
     return float(differences.sum()) / spread if spread > 0 else 0.0
