@@ -40,7 +40,7 @@ class Grouping:
 
     responsibilities: `[M, K]`, posterior probability of each expert for a client, if all experts are equally likely a priori.
     members: int64 `[M]`, the most likely expert of each client.
-    evidence: for each number of experts that was tried, minus the log density per row and output of unseen rows.
+    evidence: for each number of experts that was tried and judged, minus the log density per row and output of unseen rows.
     gains: for each number above one, how much higher its density is than that of the best number before it, in standard
     errors (over clients, paired).
     """
@@ -54,30 +54,33 @@ class Grouping:
 def group(clients: list[Rows], strength: float, *, experts: int | None = None, most: int = 8, seed: int = 0) -> Grouping:
     """Groups M clients (rows as `ridge.all_rows` returns them). strength: of the ridge head of all clients together.
 
-    experts: number of experts; fewer if no expert can be split so that both halves keep clients. None: the search described
-    above, up to `most`.
+    experts: number of experts, found on all rows and not judged; fewer if no expert can be split so that both halves keep clients. None:
+    the search described above, up to `most`.
     """
     whole = Population.of(clients, strength)
+    if experts is not None:
+        first = converged(whole, whole.one_expert())
+        final = [first, *islice(finer_partitions(whole, first, seed), experts - 1)][-1]
+        return _canonical(whole.losses(final.weights, final.fitness), final.fitness.noise, {}, {})
     trials = folds(whole, seed)
     best = [converged(fold.finders, fold.finders.one_expert()) for fold in trials]
     surprise = _surprise(trials, best)
     number = whole.numbers * len(surprise) / whole.size  # of the targets that judge, if clients have the same number of rows
     evidence, gains, failed = {1: float(surprise.sum()) / number}, {}, 0
     paths = zip(*(finer_partitions(fold.finders, one, seed) for fold, one in zip(trials, best, strict=True)), strict=False)
-    finer = islice(paths, (experts or most) - 1)
-    for found in finer if experts is None else list(finer)[-1:]:
+    for found in islice(paths, most - 1):
         new, k = _surprise(trials, found), found[0].experts
         evidence[k], gains[k] = float(new.sum()) / number, in_standard_errors(surprise - new)
         looks = max(min(most, len(new) // 2) - 1, 1) if best[0].experts == 1 else 1  # a group has two clients at least
-        if experts is not None or (gains[k] > _quantile(looks, len(new)) and _apart(trials, found)):
+        if gains[k] > _quantile(looks, len(new)) and _apart(trials, found):
             best, surprise, failed = list(found), new, 0
         elif gains[k] > 0:
             failed = 0
         elif (failed := failed + 1) == _MAX_FAILURES:
             break
-    final = most_likely([_for_all(fold, one) for fold, one in zip(trials, best, strict=True)])
-    assert final is not None
-    return _canonical(whole.losses(final.weights, final.fitness), final.fitness.noise, evidence, gains)
+    chosen = most_likely([_for_all(fold, one) for fold, one in zip(trials, best, strict=True)])
+    assert chosen is not None
+    return _canonical(whole.losses(chosen.weights, chosen.fitness), chosen.fitness.noise, evidence, gains)
 
 
 def _surprise(trials: list[Fold], found: Sequence[Partition]) -> Tensor:

@@ -115,7 +115,8 @@ def screen(
 
 def screen_surveys(surveys: NDArray[np.float32], samples: NDArray[np.int64]) -> Screened:
     """Screens surveys `[k, d + 1]` (see ensemble.representation) of clients with `samples [k]` rows, by the mean square of their inputs."""
-    sums, squares = surveys[:, :-1].astype(np.float64), surveys[:, -1].astype(np.float64)
+    sums, within = surveys[:, :-1].astype(np.float64), surveys[:, -1].astype(np.float64)
+    squares = within + np.square(sums).sum(1) / np.maximum(samples, 1)
     centre = np.median(sums / samples[:, None], axis=0)
     about = squares - 2 * sums @ centre + samples * (centre @ centre)
     size = _Size.of((about / samples)[:, None], (squares / samples)[:, None], _ALONE_RATIO, _ALONE_DEVIATIONS)

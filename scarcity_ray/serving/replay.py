@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.actors.expert import Expert
+from scarcity_ray.core.computing import COMPUTING_VERSION
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, State
 from scarcity_ray.core.history import History
 from scarcity_ray.core.insights import of_table
@@ -64,6 +65,10 @@ def replay(results: Results, name: str, client: int) -> Replayed:
     ensemble = f"{ENSEMBLE}heads" in tensors
     if not isinstance(strategy, SfHfe if ensemble else Represented):
         raise TypeError(f"{strategy.kind_title} makes no such model from messages")
+    if (version := results.environment.get("computing")) != COMPUTING_VERSION:
+        raise CannotReplay(
+            f"its messages are of version {version} of what computes, and this is {COMPUTING_VERSION}: unlearn with the version that ran it"
+        )
     if strategy.representation.rounds:
         raise CannotReplay(f"its trunk was trained by {strategy.representation.rounds} rounds of fed_avg in which the client took part")
     rounds = sorted(set(results.table("rounds", ["round"], whose)["round"].to_pylist()))
@@ -105,14 +110,24 @@ def _without(
 
 
 def _bandwidth(name: str, made: State, saved: State) -> list[str]:
-    """Says what bandwidth stays, where the other clients' surveys and pilots give another one than was used."""
+    """Says what bandwidth or centre stays, where the other clients' surveys and pilots give another one than was used."""
+    places = [f"{REPRESENTATION}centre" in part for part in (made, saved)]
+    said = []
+    if all(places) and not torch.equal(*(part[f"{REPRESENTATION}centre"] for part in (made, saved))):
+        said.append(
+            f"models/{name}.safetensors: the mean of its inputs, to which the client's survey contributed. The other clients' messages "
+            "were made with it"
+        )
+    if f"{REPRESENTATION}frequencies" not in made:
+        return said
     new, old = (part[f"{REPRESENTATION}frequencies"] for part in (made, saved))
     if torch.equal(new, old):
-        return []
+        return said
     ratio = float((new.norm() / old.norm()).double())
     return [
+        *said,
         f"models/{name}.safetensors: the bandwidth of its Fourier features, to which the client's survey contributed. The other "
-        f"clients' messages were made with it; without the client it would be {1 / ratio:.4g} times as large"
+        f"clients' messages were made with it; without the client it would be {1 / ratio:.4g} times as large",
     ]
 
 

@@ -17,24 +17,39 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
-from scarcity_ray.core.federation import Shards
+from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.history import History
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.heads import linear_head, represented
 from scarcity_ray.ensemble.moments import Moments, Packing
-from scarcity_ray.ensemble.representation import Automatic, RandomFourier, Representation, Trunk, bandwidth, features, fourier, survey
+from scarcity_ray.ensemble.representation import (
+    Automatic,
+    Identity,
+    RandomFourier,
+    Representation,
+    Trunk,
+    bandwidth,
+    centre,
+    far,
+    features,
+    fourier,
+    survey,
+)
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
 
+_FARTHEST = 10.0  # times as far from 0 as from each other inputs may lie without a centre
+
 
 class Represented(Strategy):
     """Each such strategy defines the message, its length, and what is learned from all messages.
 
-    The broadcast by name, 4 bytes a number: bandwidth (after a survey, with the seed: 8 and 4 bytes), or trunk (its weights, where
+    The broadcast by name, 4 bytes a number: bandwidth (after a survey, with the seed: 8 and 4 bytes), centre (where inputs lie far from 0),
+    or trunk (its weights, where
     they are not the seed's); then what the strategy adds. What a client has received before is not sent again.
     """
 
@@ -93,7 +108,7 @@ class Represented(Strategy):
 
     def known(self, broadcast: State) -> bool:
         """Whether the representation is."""
-        return not self.representation.asked or "bandwidth" in broadcast
+        return not self.representation.asked or ("bandwidth" if fourier(self.representation) else "centre") in broadcast
 
     def mapping(self, problem: Problem, broadcast: State) -> nn.Module:
         """The representation, `[n, *shape] -> [n, width]`, which is not trained."""
@@ -133,6 +148,17 @@ class Represented(Strategy):
         return 8 * (self.width(problem) + 1) ** 2
 
     # -- rounds ------------------------------------------------------------------------------------------------------
+
+    def refused(self, problem: Problem, federation: Federation) -> list[SpecError]:
+        """As Strategy.refused, and inputs far from 0 as features."""
+        found, spec = super().refused(problem, federation), self.representation
+        if isinstance(spec, Identity) and not spec.centre and len(federation.train.x):
+            rows = federation.train.x.reshape(len(federation.train.x), -1)
+            away, apart = float(np.square(rows.mean(0, dtype=np.float64)).sum()), float(rows.var(0, dtype=np.float64).sum())
+            if away > _FARTHEST**2 * apart > 0:
+                why = f"inputs lie {math.sqrt(away / apart):,.0f} times as far from 0 as from each other, and their moments lose that"
+                found.append(SpecError(("representation", "centre"), False, f"{why}: set it to true, or standardise the inputs"))
+        return found
 
     def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
         """No training."""
@@ -187,9 +213,8 @@ class Represented(Strategy):
         if not len(rows):
             return ServerUpdate(replace(state, new_bytes=0))
         if column == "survey":
-            name = "bandwidth" if self.representation.asked[-1] == "survey" else "spread"
             trusted = self.trusted(rows, samples)
-            return ServerUpdate(extended(state, {name: _scalar(bandwidth(rows[trusted], samples[trusted]))}, 8 + 4))
+            return ServerUpdate(self._surveyed_state(problem, state, rows[trusted], samples[trusted]))
         if column == "pilot":
             who, surveyed, surveys = messages(history, context.round - 1, "survey")
             trusted = self.trusted(surveys, surveyed)
@@ -197,6 +222,20 @@ class Represented(Strategy):
             best = pilot.best(problem, bandwidth(surveys[trusted], surveyed[trusted]), rows[heard], samples[heard])
             return ServerUpdate(extended(state, {"bandwidth": _scalar(best)}, 4))
         return self.learned(problem, state, ids, samples, rows)
+
+    def _surveyed_state(
+        self, problem: Problem, state: ServerState, surveys: NDArray[np.float32], samples: NDArray[np.int64]
+    ) -> ServerState:
+        """With what surveys say: the centre of inputs that are features themselves and lie far from 0, and a bandwidth with the seed."""
+        middle = torch.from_numpy(centre(surveys, samples).astype(np.float32))
+        waves = fourier(self.representation)
+        if waves is None:
+            return extended(state, {"centre": middle}, middle.nbytes)
+        name = "bandwidth" if self.representation.asked[-1] == "survey" else "spread"
+        new: dict[str, Tensor] = {name: _scalar(bandwidth(surveys, samples))}
+        if waves.beside(math.prod(problem.shape)) and far(surveys, samples):
+            new["centre"] = middle
+        return extended(state, new, 8 + 4 + (middle.nbytes if "centre" in new else 0))
 
 
 class SendsMoments(Represented):

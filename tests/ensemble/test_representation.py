@@ -20,12 +20,15 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.moments import Moments, Packing, with_constant
 from scarcity_ray.ensemble.representation import (
+    CentredInputs,
     FourierFeatures,
     Identity,
     RandomFourier,
     Trunk,
     WavesAndInputs,
     bandwidth,
+    centre,
+    far,
     features,
     survey,
 )
@@ -208,3 +211,28 @@ def test_a_pilot_finds_the_bandwidth_that_predicts_clients_left_out() -> None:
         found = pilot.best(problem, 1.0, np.stack(messages), np.full(30, 40))
         middle = sorted(pilot.MULTIPLES)[len(pilot.MULTIPLES) // 2]
         assert expected(found, middle) == found != middle
+
+
+@pytest.mark.parametrize("away", [0.0, 1e2, 1e5])
+def test_a_survey_keeps_the_spread_however_far_from_zero_inputs_lie(away: float) -> None:
+    rng = np.random.default_rng(3)
+    parts = [rng.standard_normal((n, 4)).astype(np.float32) + np.float32(away) for n in (1, 6, 30)]
+    surveys = np.stack([survey(torch.from_numpy(part)).numpy() for part in parts])
+    samples, pooled = np.array([1, 6, 30]), np.concatenate(parts).astype(np.float64)
+    assert bandwidth(surveys, samples) == pytest.approx(np.sqrt(2 * pooled.var(0).sum()), rel=1e-2 if away > 1e4 else 1e-5)
+    assert centre(surveys, samples) == pytest.approx(pooled.mean(0), abs=1e-7 * (away + 1))
+    assert far(surveys, samples) == (away > 0)
+
+
+def test_centred_features_are_those_of_centred_inputs() -> None:
+    x, middle = torch.randn(5, 2, 2) + 50, torch.full((4,), 50.0)
+    waves = WavesAndInputs(4, 12, 3, 1.5, middle)
+    assert torch.equal(waves(x), WavesAndInputs(4, 12, 3, 1.5)(x - 50))
+    assert torch.equal(CentredInputs(middle)(x), (x - 50).flatten(1))
+
+
+def test_a_model_that_was_saved_without_a_centre_has_none() -> None:
+    old = {name: value for name, value in WavesAndInputs(4, 12, 3).state_dict().items() if name != "centre"}
+    made = WavesAndInputs(4, 12, 5, centre=torch.ones(4))
+    made.load_state_dict(old)
+    assert torch.equal(made.centre, torch.zeros(4))

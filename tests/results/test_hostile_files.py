@@ -161,7 +161,7 @@ def test_a_table_of_another_version_is_refused(run: Path, name: str, case: str) 
 @pytest.mark.parametrize("name", ["rounds", "clients", "insights"])
 def test_columns_of_a_later_version_are_passed_through(run: Path, name: str) -> None:
     before = Results.load(run).table(name)
-    later = {"clock_seconds": pa.array([0.5] * len(before)), "notes": codes(before), "sizes": pa.array([[1, 2]] * len(before))}
+    later = {"weather": pa.array([0.5] * len(before)), "notes": codes(before), "sizes": pa.array([[1, 2]] * len(before))}
     for column, values in later.items():
         a_table(run, name, lambda rows, column=column, values=values: rows.append_column(column, values))  # type: ignore[misc]
     assert refused(run) == {}
