@@ -26,5 +26,9 @@ def asked_of(strategy: Strategy, problem: Problem, state: ServerState, round: in
         up += insights.wire_bytes(strategy.payload(problem, round))
     up_bytes, down_bytes = strategy.traffic(problem, np.full(len(due), up), due)
     return Asked(
-        lambda ids, steps: strategy.flops(problem, state, round, ids, steps), down_bytes, up_bytes, float(strategy.memory(problem))
+        lambda ids, steps: strategy.flops(problem, state, round, ids, steps),
+        down_bytes,
+        up_bytes,
+        float(strategy.memory(problem)),
+        ", ".join(strategy.payload(problem, round)),
     )

@@ -22,7 +22,8 @@ class RoundPlan:
     ids: int64. steps: int64, local steps. lost: bool, whose work is done but does not arrive: the download is counted, and the
     client keeps nothing of the round. staleness: int64, the age of the model that a client starts from, in rounds; 0 is the newest.
     time_us: when the round ends on a simulated clock, int64 microseconds; None without one. wasted_up: int64, bytes that lost clients sent
-    in vain; None: none. counted: bool, clients whose messages an earlier round has counted; None: none.
+    in vain; None: none. counted: bool, clients whose messages an earlier round has counted; None: none. more: whether clients that were
+    not heard may send the same message in a later round.
     """
 
     ids: Ids
@@ -32,6 +33,7 @@ class RoundPlan:
     time_us: int | None = None
     wasted_up: Ids | None = None
     counted: NDArray[np.bool_] | None = None
+    more: bool = False
 
     @classmethod
     def of(cls, ids: Ids, steps: Ids) -> RoundPlan:

@@ -133,7 +133,8 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
         sizes = [f"{expert['clients']:,}" for expert in first["experts"]]
         tried = ", ".join(f"{k}: {surprise:.3g}" for k, surprise in first["evidence"].items())
         many = "one expert" if len(sizes) == 1 else f"{len(sizes)} experts"
-        why = f"; minus log density of rows that had no say (less is better), by number of experts: {tried}" if len(first["evidence"]) > 1 else ""
+        judged = "; minus log density of rows that had no say (less is better), by number of experts"
+        why = f"{judged}: {tried}" if len(first["evidence"]) > 1 else ""
         lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
         if (mix := first.get("label_mix")) is not None and mix > _BY_LABELS:
             lines.append(

@@ -46,6 +46,14 @@ def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
                 found.append(
                     SpecError((field,), value, "nothing is scarce, so it would do nothing: add a section `scarcity`, or leave it out")
                 )
+    default = type(strategy).model_fields.get("refresh")
+    if (
+        default is not None
+        and (value := getattr(strategy, "refresh", None)) != default.default
+        and (scenario.scarcity is None or answer.collects != value)
+    ):
+        why = "nothing is scarce" if scenario.scarcity is None else "its clients do not send one by one with these settings"
+        found.append(SpecError(("refresh",), value, f"{why}, so it would do nothing: leave it out"))
     if answer.late != "drop" and answer.deadline is None:
         found.append(SpecError(("late",), answer.late, "without a round_deadline nobody is late: set one, or leave it out"))
     if answer.stalest and strategy.newest_only:

@@ -14,7 +14,8 @@ class Answer:
 
     over_selection: clients selected for each that is needed. deadline: seconds of a round, None without. late: what becomes of clients
     that would come later. minimum: share of the clients needed without whom a round is void. stalest: rounds after which a late update
-    counts no more.
+    counts no more. collects: where each client sends a message once, the share of all clients whose new messages a round waits for, however
+    long that takes; None: a round has those that are there when it begins.
     """
 
     over_selection: float = 1.0
@@ -22,3 +23,4 @@ class Answer:
     late: Late = "drop"
     minimum: float = 0.0
     stalest: int = 0
+    collects: float | None = None

@@ -197,9 +197,24 @@ class _Chains(_Slots):
         self.epoch = max(1, round(_EPOCH * (spec.on + spec.off)))
 
     def at(self, ids: Ids, time: Ids | int, round: int) -> Mask:
-        second = np.broadcast_to(np.asarray(time) // SECOND, ids.shape)
+        return self._walk(ids, np.broadcast_to(np.asarray(time) // SECOND, ids.shape))[0]
+
+    def next(self, ids: Ids, time: int) -> int | None:
+        best, waiting = np.iinfo(np.int64).max, ids
+        second = np.full(len(ids), time // SECOND + 1)
+        for _ in range(_LOOK):  # each step ends a stay, or an epoch
+            if not len(waiting):
+                break
+            there, until = self._walk(waiting, second)
+            best = min(best, int(second[there].min(initial=best)))
+            later = ~there & (until < best)
+            waiting, second = waiting[later], until[later]
+        return None if best == np.iinfo(np.int64).max else best * SECOND
+
+    def _walk(self, ids: Ids, second: Ids) -> tuple[Mask, Ids]:
+        """The states of clients `[n]` at a second each, and the first second at which the next stay, or the next epoch, begins."""
         chains, epoch, left = self.chain[ids], second // self.epoch, second % self.epoch
-        spec, state = self.spec, np.empty(len(ids), dtype=np.bool_)
+        spec, state, until = self.spec, np.empty(len(ids), dtype=np.bool_), np.empty(len(ids), dtype=np.int64)
         state[:] = unit(self.seed, "presence start", chains, epoch) < spec.on / (spec.on + spec.off)
         waiting, turn = np.arange(len(ids)), 0
         while len(waiting):  # one change of state of all chains that have not reached their second yet
@@ -207,11 +222,15 @@ class _Chains(_Slots):
             draws = unit(self.seed, "presence stay", chains[waiting], epoch[waiting], turn)
             with np.errstate(divide="ignore"):
                 stay = 1 + np.floor(np.log(draws) / np.log1p(-leave))  # geometric, at least one second
-            left[waiting] -= np.minimum(stay, left[waiting] + 1).astype(np.int64)
-            waiting = waiting[left[waiting] >= 0]
+            stays = np.minimum(stay, self.epoch + 1).astype(np.int64)
+            reached = left[waiting] < stays
+            here = waiting[reached]
+            until[here] = np.minimum(second[here] - left[here] + stays[reached], (epoch[here] + 1) * self.epoch)
+            waiting = waiting[~reached]
+            left[waiting] -= stays[~reached]
             state[waiting] = ~state[waiting]
             turn += 1
-        return state
+        return state, until
 
 
 class _Traced(Presence):

@@ -22,7 +22,8 @@ class Ledger:
 
     clock: microseconds. uplink, downlink: bytes. joules: all energy. busy: microseconds of its own in turns. turns: rounds that it was
     selected for. joined: those in which it was heard. battery: joules left. busy_until: the clock at which its turn ends. excluded: a
-    place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one.
+    place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one. sent: by message, who has
+    sent it, where rounds collect it.
     """
 
     world: World
@@ -37,6 +38,7 @@ class Ledger:
     busy_until: Ids = field(init=False)
     late_since: Ids = field(init=False)
     excluded: Ids = field(init=False)
+    sent: dict[str, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         clients = self.world.clients
@@ -118,4 +120,6 @@ class Ledger:
 
 
 def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copy(one) for name, one in value.items()}
     return value.copy() if isinstance(value, np.ndarray) else value

@@ -25,12 +25,13 @@ from scarcity_ray.scarcity.world import Turn, World
 @dataclass(frozen=True)
 class Asked:
     """What a round asks of clients, values `[clients]`. flops: of so many local steps `(ids [n], steps [n]) -> [n]`. down, up: bytes.
-    memory: bytes that its work needs."""
+    memory: bytes that its work needs. message: what they send, by name, where rounds collect it."""
 
     flops: Callable[[Ids, Ids], Floats]
     down: Ids
     up: Ids
     memory: float = 0.0
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Simulation:
     def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked) -> Played:
         """What becomes of a round whose clients the schedule selects among those that are there and can pay. known: as without
         scarcity. The ledger is charged."""
+        if answer.collects is not None:
+            return self._collected(known, answer.collects, asked)
         world, ledger = self.world, self.ledger
         ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
         candidates = self._wait(known, asked)
@@ -103,6 +106,43 @@ class Simulation:
             age,
         )
         return Played(made, self._columns(columns, known), over)
+
+    def _collected(self, known: RoundInput, share: float, asked: Asked) -> Played:
+        """A round that takes the message of each client that has not sent it, when it comes, until enough have, or nobody is left."""
+        world, ledger = self.world, self.ledger
+        ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
+        sent = ledger.sent.setdefault(asked.message, np.zeros(world.clients, dtype=np.bool_))
+        needed, end = max(1, math.ceil(share * len(known.clients))), ledger.clock
+        left = known.clients[~sent[known.clients]]
+        waves: list[tuple[Ids, Mask, Mask]] = []  # who started, who was heard, and who has sent
+        while sum(int(heard.sum()) for _, heard, _ in waves) < needed:
+            ids = self._wait(replace(known, clients=left), asked)
+            if not len(ids):
+                break
+            turn = world.turn(known.round, ids, asked.flops(ids, known.steps[ids]), asked.down[ids], asked.up[ids])
+            before, after = world.dropped(known.round, ids)
+            finish = ledger.clock + turn.total
+            lost = before | after | ~world.presence.at(ids, finish, known.round)
+            self._charge(ids, turn, asked, before, ~lost)
+            late = finish > (np.inf if world.deadline is None else world.deadline)
+            waves.append((ids, ~lost & ~late, ~lost))
+            end, left = max(end, int(ledger.busy_until[ids].max())), np.setdiff1d(left, ids)
+        nobody = np.zeros(0, dtype=np.int64)
+        ids = np.concatenate([nobody, *(wave[0] for wave in waves)])
+        heard, uploads = (np.concatenate([nobody.astype(np.bool_), *(wave[part] for wave in waves)]) for part in (1, 2))
+        order = np.argsort(ids)
+        ids, heard, uploads = ids[order], heard[order], uploads[order]
+        sent[ids[heard]] = True
+        ledger.joined[ids[heard]] += 1
+        ledger.advance(max(ledger.clock, end if world.deadline is None else min(end, world.deadline)))
+        remain = known.clients[(ledger.excluded[known.clients] == 0) & ~sent[known.clients]]
+        more = len(remain) > 0 and not self._out_of_time() and self._next(replace(known, clients=remain), asked) is not None
+        up = np.where(heard | ~uploads, 0, asked.up[ids])
+        waste = int((asked.down[ids] + up)[~heard].sum())
+        columns = {"available": len(ids), "selected": len(ids), "late": int((uploads & ~heard).sum()), "dropped": int((~uploads).sum())}
+        plan = RoundPlan(ids, known.steps[ids], ~heard, np.zeros(len(ids), dtype=np.int64), ledger.clock, up, more=more)
+        over = self._out_of_time() or (not len(ids) and not more)
+        return Played(plan, self._columns({**columns, "wasted_bytes": waste}, known), over)
 
     # -- who is there --------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class Afl(SendsMoments):
     kind: Literal["afl"] = "afl"
     sends: ClassVar[str] = 'sums over its rows ("moments"), once; no weights'
     receives: ClassVar[str] = "the one head of all clients' rows, once"
+    fewest: ClassVar[int] = 2
     strength: Annotated[
         Literal["auto"] | Annotated[float, Field(ge=0)],
         Field(description="of the ridge on the sums over all rows, but not on the intercept; auto: by leaving out one client at a time"),

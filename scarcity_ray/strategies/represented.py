@@ -37,6 +37,7 @@ from scarcity_ray.ensemble.representation import (
     fourier,
     survey,
 )
+from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem, make_problem
@@ -56,10 +57,17 @@ class Represented(Strategy):
     server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
     column: ClassVar[str]
     """The payload column of its message."""
+
+    fewest: ClassVar[int] = 1
+    """Messages that it needs to learn anything, where there are as many clients."""
     chooses: ClassVar[bool] = False
     """Whether it can choose among the blocks of `{kind: auto}`."""
 
     representation: Annotated[Representation, Field(description="the fixed features that heads are linear in")] = RandomFourier()
+    refresh: Annotated[
+        float,
+        Field(gt=0, le=1, description="with scarcity: share of the clients whose messages a round waits for; then all is learned again"),
+    ] = 0.25
 
     def numbers(self, problem: Problem) -> int:
         """The length of a message."""
@@ -160,6 +168,12 @@ class Represented(Strategy):
                 found.append(SpecError(("representation", "centre"), False, f"{why}: set it to true, or standardise the inputs"))
         return found
 
+    @property
+    def answer(self) -> Answer:
+        """It waits for clients that have not sent yet, where they send once."""
+        whole = isinstance(self.representation, Automatic)  # features are chosen once, from the answers of all that came
+        return Answer(collects=(1.0 if whole else self.refresh) if self.ends_early else None)
+
     def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
         """No training."""
         return np.zeros_like(problem.samples)
@@ -212,6 +226,10 @@ class Represented(Strategy):
         ids, samples, rows = messages(history, context.round, column)
         if not len(rows):
             return ServerUpdate(replace(state, new_bytes=0))
+        if column == self.column and self.ends_early:
+            ids, samples, rows = all_messages(history, len(self.representation.asked) + 1, context.round, column)
+        if column == self.column and len(ids) < min(self.fewest, problem.population):
+            return ServerUpdate(replace(state, new_bytes=0))
         if column == "survey":
             trusted = self.trusted(rows, samples)
             return ServerUpdate(self._surveyed_state(problem, state, rows[trusted], samples[trusted]))
@@ -221,7 +239,7 @@ class Represented(Strategy):
             heard = ~np.isin(ids, who[~trusted])
             best = pilot.best(problem, bandwidth(surveys[trusted], surveyed[trusted]), rows[heard], samples[heard])
             return ServerUpdate(extended(state, {"bandwidth": _scalar(best)}, 4))
-        return self.learned(problem, state, ids, samples, rows)
+        return to_be_continued(self.learned(problem, state, ids, samples, rows), context)
 
     def _surveyed_state(
         self, problem: Problem, state: ServerState, surveys: NDArray[np.float32], samples: NDArray[np.int64]
@@ -272,6 +290,22 @@ def extended(state: ServerState, broadcast: State, new_bytes: int) -> ServerStat
 
 def _scalar(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
+
+
+def to_be_continued(update: ServerUpdate, context: RoundContext) -> ServerUpdate:
+    """The update, which does not end the strategy while clients may yet send."""
+    return replace(update, done=update.done and not (context.plan is not None and context.plan.more))
+
+
+def all_messages(
+    history: History | None, first: int, last: int, column: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """As `messages`, of all rounds from the first to the last, in which each client sends once at most."""
+    assert history is not None
+    parts = [messages(history, round, column) for round in history.rounds if first <= round <= last]
+    ids, samples, rows = (np.concatenate([part[place] for part in parts if len(part[0])]) for place in range(3))
+    order = np.argsort(ids)
+    return ids[order], samples[order], rows[order]
 
 
 def messages(history: History | None, round: int, column: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:

@@ -30,7 +30,7 @@ from scarcity_ray.ensemble.random_coefficients import Form, unpack
 from scarcity_ray.ensemble.representation import Automatic
 from scarcity_ray.ensemble.screening import Screened, screen, screen_surveys
 from scarcity_ray.strategies.choosing import TRIAL, answers, blocks_of, heard, moments_round, offered, operations
-from scarcity_ray.strategies.represented import SendsMoments, messages
+from scarcity_ray.strategies.represented import SendsMoments, all_messages, messages, to_be_continued
 from scarcity_ray.strategies.sf_hfe_report import client_columns, findings, summary
 from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem
@@ -72,6 +72,7 @@ class SfHfe(SendsMoments):
     chooses: ClassVar[bool] = True
     sends: ClassVar[str] = 'sums over its rows ("moments"), once; no weights'
     receives: ClassVar[str] = "its expert's head, once"
+    fewest: ClassVar[int] = 2  # one could not be left out
     experts: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=255)], Field(description="how many; auto: as many as clients' groups show")
     ] = "auto"
@@ -166,7 +167,7 @@ class SfHfe(SendsMoments):
         if isinstance(spec, Automatic) and 0 <= round - moments_round(spec) <= 1:
             assert history is not None
             ids, samples, rows = sent = messages(history, moments_round(spec), self.column)
-            if not len(ids):
+            if len(ids) < self.fewest:
                 return ServerUpdate(replace(state, new_bytes=0))
             surveyed = self._surveyed(history, ids)
             if round == moments_round(spec):
@@ -181,10 +182,14 @@ class SfHfe(SendsMoments):
             return ServerUpdate(replace(state, new_bytes=0))
         assert history is not None
         times = 1
-        if self.forgetting:
+        if self.ends_early:
+            ids, samples, rows = all_messages(history, len(spec.asked) + 1, round, self.column)
+        elif self.forgetting:
             rows, times = self._remembered(history, ids, rows, round), len(history.rounds)
+        if len(ids) < self.fewest:
+            return ServerUpdate(replace(state, new_bytes=0))
         choice = heard(spec, problem, history, self.column) if isinstance(spec, Automatic) else None
-        return self.learned(problem, state, ids, samples, rows, times, self._surveyed(history, ids), choice)
+        return to_be_continued(self.learned(problem, state, ids, samples, rows, times, self._surveyed(history, ids), choice), context)
 
     def learned(
         self,

@@ -129,3 +129,43 @@ def test_an_answer_without_its_question_is_refused(strategy: dict[str, Any], wor
     content = scenario(strategies=[{"kind": "fed_avg", **strategy}]) | ({} if world is None else {"scarcity": world})
     with pytest.raises((SpecError, SpecErrors), match=words):
         simulate(content, out=tmp_path / "run")
+
+
+COMING: dict[str, Any] = {"compute": {}, "network": {}, "availability": {"kind": "markov", "on": 60.0, "off": 600.0}}
+
+
+@pytest.mark.parametrize("kind", ["sf_hfe", "afl", "prototypes"])
+def test_who_sends_once_is_waited_for_and_the_end_is_that_of_all_at_once(kind: str, tmp_path: Path) -> None:
+    strategies = [{"kind": kind, "representation": {"kind": "random_fourier", "features": 24, "bandwidth": 4.0}}]
+    free = simulate(scenario(rounds=30, strategies=strategies), out=tmp_path / "free")
+    scarce = simulate(scenario(rounds=30, strategies=strategies, scarcity=COMING), out=tmp_path / "scarce")
+    rounds = scarce.frame("rounds")
+    assert len(rounds) > 2
+    assert rounds["clients"].sum() == 12
+    assert rounds["clock_seconds"].max() > 60
+    whose = ["client_id", "test_loss", "test_accuracy"]
+    last = [run.frame("clients").query(f"strategy == '{kind}'").groupby("client_id").last().reset_index()[whose] for run in (free, scarce)]
+    assert np.allclose(last[0].fillna(0), last[1].fillna(0), rtol=1e-5)
+    assert scarce.summary["strategies"][kind]["status"] == "finished"
+
+
+def test_clients_that_never_come_are_strangers_and_no_round_is_waited_for(tmp_path: Path) -> None:
+    world = {**COMING, "deadline": 200.0}
+    strategies = [{"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 24}}]
+    run = simulate(scenario(rounds=30, strategies=strategies, scarcity=world), out=tmp_path / "run")
+    clients = run.frame("clients").query("strategy == 'sf_hfe'")
+    last = clients[clients["round"] == clients["round"].max()]
+    never = last["rounds_joined"] == 0
+    assert 0 < never.sum() < 12
+    assert last[never]["contribution"].isna().all()
+    assert run.frame("rounds")["clock_seconds"].max() <= 200
+
+
+@pytest.mark.parametrize(
+    ("more", "scarcity"),
+    [({"refresh": 0.5}, None), ({"refresh": 0.5, "forgetting": 0.5}, {})],
+    ids=["nothing scarce", "sent in every round"],
+)
+def test_a_refresh_that_would_do_nothing_is_refused(more: dict[str, Any], scarcity: Any, tmp_path: Path) -> None:
+    with pytest.raises((SpecError, SpecErrors), match=r"strategies\.0\.refresh is 0\.5: .* it would do nothing"):
+        simulate(scenario(strategies=[{"kind": "sf_hfe", **more}], scarcity=scarcity), out=tmp_path / "run")

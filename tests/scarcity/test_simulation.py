@@ -189,3 +189,23 @@ def test_late_clients_do_fewer_steps_or_come_rounds_later() -> None:
         assert plan.counted is not None or not plan.staleness.any()
         ages |= {int(i): int(age) for i, age in zip(plan.ids, plan.staleness, strict=True) if age}
     assert ages == {int(i): 3 for i in np.flatnonzero(slow)}  # 3.2 s, in the round that ends at 4 s
+
+
+def test_messages_that_are_sent_once_are_collected_as_clients_come() -> None:
+    spec = {"compute": {}, "availability": {"kind": "markov", "on": 30.0, "off": 300.0}, "dropout": {"after": 0.3}}
+    play, heard = Play(spec, 2, Answer(collects=0.25)), []
+    for number in range(1, 30):
+        before = play.simulation.ledger.clock
+        played = play.round(number, CLIENTS)
+        here = played.plan.ids[~played.plan.lost].tolist()
+        left = set(range(CLIENTS)) - set(heard)
+        assert set(here) <= left
+        heard += here
+        assert len(here) >= 3 or set(played.plan.ids.tolist()) == left  # a quarter of twelve, or all that were left
+        assert played.columns["clock_seconds"] * 1e6 >= before
+        if not played.plan.more:
+            break
+    assert sorted(heard) == list(range(CLIENTS))
+    assert number > 2
+    assert play.simulation.ledger.clock > 60e6  # most were away at first
+    assert play.simulation.ledger.joined.tolist() == [1] * CLIENTS

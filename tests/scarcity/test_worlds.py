@@ -186,3 +186,15 @@ def test_impossible_settings_are_refused(spec: dict[str, Any], words: str) -> No
 def test_impossible_values_are_refused_with_their_place(spec: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words):
         world(40, **spec)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"kind": "markov", "on": 4.0, "off": 50.0}, {"kind": "diurnal", "mean": 0.02, "slot": 3.0, "period": 50.0}]
+)
+def test_the_next_time_somebody_is_there_is_the_first(spec: dict[str, Any]) -> None:
+    made = world(3, availability=spec)
+    ids = np.arange(3)
+    grid = 1 if spec["kind"] == "markov" else 3  # seconds at which presence may change
+    for second in range(0, 900, 31):
+        first = next(t for t in range(second + 1, 20_000) if t % grid == 0 and made.presence.at(ids, t * SECOND, 0).any())
+        assert made.presence.next(ids, second * SECOND) == first * SECOND
