@@ -271,6 +271,10 @@ class SampledStrategy(Strategy):
     over_selection: Annotated[
         float, Field(ge=1, le=10, description="with scarcity: clients selected for each one needed; the first to come are taken")
     ] = 1.0
+    round_interval: Annotated[
+        float,
+        Field(ge=0, description="with scarcity: seconds from the start of a round to that of the next, at least"),
+    ] = 0.0
     round_deadline: Annotated[
         float | None, Field(gt=0, description="with scarcity: seconds after which a round waits for nobody; null: for all")
     ] = None
@@ -289,7 +293,7 @@ class SampledStrategy(Strategy):
     def answer(self) -> Answer:
         """As its settings say."""
         stalest = STALEST if self.late == "stale" else 0
-        return Answer(self.over_selection, self.round_deadline, self.late, self.minimum_reports, stalest)
+        return Answer(self.over_selection, self.round_interval, self.round_deadline, self.late, self.minimum_reports, stalest)
 
     def sampled(self, population: int) -> int:
         """`clients_per_round`, or max(1, round(fraction x population)), halves up."""

@@ -39,9 +39,9 @@ def impossible(scenario: Scenario, federation: Federation, problems: Mapping[str
 def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
     """Settings that answer a scarcity which is not there, or that need another one."""
     answer, plain, found = strategy.answer, Answer(), []
-    fields = (("over_selection", "over_selection"), ("round_deadline", "deadline"), ("minimum_reports", "minimum"))
+    fields = {"over_selection": "over_selection", "round_interval": "interval", "round_deadline": "deadline", "minimum_reports": "minimum"}
     if scenario.scarcity is None:
-        for field, name in fields:
+        for field, name in fields.items():
             if (value := getattr(answer, name)) != getattr(plain, name):
                 found.append(
                     SpecError((field,), value, "nothing is scarce, so it would do nothing: add a section `scarcity`, or leave it out")

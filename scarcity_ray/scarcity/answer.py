@@ -12,13 +12,15 @@ Late = Literal["drop", "partial", "stale"]
 class Answer:
     """How synchronous rounds meet scarcity.
 
-    over_selection: clients selected for each that is needed. deadline: seconds of a round, None without. late: what becomes of clients
+    over_selection: clients selected for each that is needed. interval: seconds from the start of a round to that of the next, at least.
+    deadline: seconds of a round, None without. late: what becomes of clients
     that would come later. minimum: share of the clients needed without whom a round is void. stalest: rounds after which a late update
     counts no more. collects: where each client sends a message once, the share of all clients whose new messages a round waits for, however
     long that takes; None: a round has those that are there when it begins.
     """
 
     over_selection: float = 1.0
+    interval: float = 0.0
     deadline: float | None = None
     late: Late = "drop"
     minimum: float = 0.0

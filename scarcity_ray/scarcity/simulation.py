@@ -78,6 +78,7 @@ class Simulation:
         accepted = np.zeros(len(ids), dtype=np.bool_)
         accepted[[place for place in order.tolist() if not dropped[place] and not late[place]][:needed]] = True
         end = self._end(ids, finish, accepted, dropped, min(needed, len(ids)), late_at, before, turn)
+        end = max(end, ledger.clock + _micro(answer.interval))
         if world.deadline is not None and end > world.deadline:
             end, over, void = world.deadline, True, True
         else:

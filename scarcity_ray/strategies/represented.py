@@ -293,8 +293,9 @@ def _scalar(value: float) -> Tensor:
 
 
 def to_be_continued(update: ServerUpdate, context: RoundContext) -> ServerUpdate:
-    """The update, which does not end the strategy while clients may yet send."""
-    return replace(update, done=update.done and not (context.plan is not None and context.plan.more))
+    """The update, which goes down to all clients, but does not end the strategy while clients may yet send."""
+    more = context.plan is not None and context.plan.more
+    return replace(update, deliver=update.deliver or update.done, done=update.done and not more)
 
 
 def all_messages(

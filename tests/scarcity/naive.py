@@ -139,6 +139,7 @@ class Naive:
             heard.append(device)
         if end is None or len(heard) < needed:
             end = deadline if deadline < math.inf else max(ends)
+        end = max(int(end), self.clock + round_half_even(1e6 * answer.interval))
         if len(heard) < math.ceil(answer.minimum * count):
             heard = []
         for device in heard:

@@ -71,7 +71,7 @@ def a_world(rng: np.random.Generator) -> tuple[dict[str, Any], Answer, int]:
         if "energy" in spec:
             spec["budget"]["joules"] = 12.0
     deadline = float(rng.choice([0.5, 2.0])) if rng.random() < 0.5 else None
-    answer = Answer(float(rng.choice([1.0, 1.3, 2.0])), deadline, "drop", float(rng.choice([0.0, 0.6])))
+    answer = Answer(float(rng.choice([1.0, 1.3, 2.0])), float(rng.choice([0.0, 3.0])), deadline, "drop", float(rng.choice([0.0, 0.6])))
     return spec, answer, int(rng.integers(1, 8))
 
 
@@ -139,7 +139,7 @@ def test_no_budget_is_ever_exceeded_and_what_is_spent_is_what_rounds_say(
         "energy": {"idle": idle, "recharge": recharge, "battery": battery},
         "budget": budget,
     }
-    play = Play(spec, seed, Answer(1.5, deadline, late, 0.3, 10))
+    play = Play(spec, seed, Answer(1.5, 0.0, deadline, late, 0.3, 10))
     total = selected = 0.0
     for number in range(1, 9):
         before = play.simulation.ledger.clock
@@ -176,11 +176,11 @@ def test_a_checkpoint_continues_to_the_same_rounds() -> None:
 
 def test_late_clients_do_fewer_steps_or_come_rounds_later() -> None:
     spec = {"compute": {"speed": {"choices": [1.0, 0.25]}}}
-    partial = Play(spec, 1, Answer(1.0, 1.0, "partial")).round(1, CLIENTS).plan
+    partial = Play(spec, 1, Answer(deadline=1.0, late="partial")).round(1, CLIENTS).plan
     slow = World.of(Scarcity.model_validate(spec), Population(1, CLIENTS, None, {})).flops < 1e9
     assert partial.steps.tolist() == np.where(slow, 1, 4).tolist()  # a step takes 0.2 s, or 0.8
     assert not partial.lost.any()
-    play = Play(spec, 1, Answer(1.0, 1.0, "stale", stalest=10))
+    play = Play(spec, 1, Answer(deadline=1.0, late="stale", stalest=10))
     first = play.round(1, CLIENTS).plan
     assert np.array_equal(first.lost, slow)
     ages = {}

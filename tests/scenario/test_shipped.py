@@ -43,6 +43,7 @@ def test_which_are_shipped() -> None:
         "strangers",
         "ten_thousand",
         "thousand",
+        "villages",
     ]
     assert [file.stem for file in FILES] == names
 
