@@ -142,7 +142,9 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
                 "Other classes, not another relation of inputs and classes, may be all that sets these clients apart."
             )
         if harm := first.get("harm"):
-            who = ", ".join(map(str, harm[:_NAMED])) + (f" and {len(harm) - _NAMED:,} more" if len(harm) > _NAMED else "")
+            who = ", ".join(str(one.get("name", one["client"])) for one in harm[:_NAMED]) + (
+                f" and {len(harm) - _NAMED:,} more" if len(harm) > _NAMED else ""
+            )
             lines.append(f"{name}: surely worse for the others because of client {who} (contribution_high below 0 in the clients table).")
         found = [in_words(one) for one in first.get("screened", ())]
         lines += [f"{name}: {words}." for words in found[:_NAMED]]

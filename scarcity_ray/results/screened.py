@@ -1,4 +1,4 @@
-"""What screening has found of clients' messages, by their names and in words (see ensemble.screening)."""
+"""What is said of single clients' messages, by their names and in words: see ensemble.screening, ensemble.contribution."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 
 def named(learned: Mapping[str, Any], called: Callable[[int], str]) -> dict[str, Any]:
-    """What summary.json says of a round, with the names of the clients whose messages were found. called: the name of a client's id."""
-    if "screened" not in learned:
-        return dict(learned)
-    found = [
-        {**one, "name": called(one["client"]), "of_name": None if one["of"] is None else called(one["of"])} for one in learned["screened"]
-    ]
-    return {**learned, "screened": found}
+    """What summary.json says of a round, with the names of the clients of which it says something. called: the name of a client's id."""
+    changed: dict[str, Any] = {}
+    if "screened" in learned:
+        changed["screened"] = [
+            {**one, "name": called(one["client"]), "of_name": None if one["of"] is None else called(one["of"])}
+            for one in learned["screened"]
+        ]
+    if "harm" in learned:
+        changed["harm"] = [{**one, "name": called(one["client"])} for one in learned["harm"]]
+    return {**learned, **changed}
 
 
 def in_words(found: Mapping[str, Any]) -> str:

@@ -26,7 +26,12 @@ def summary(learned: Learned, ids: NDArray[np.int64], samples: NDArray[np.int64]
         }
         for k, group in enumerate(learned.groups)
     ]
-    harm = ids[learned.exact.high.numpy() < 0].tolist()
+    exact = (part.tolist() for part in (learned.exact.value, learned.exact.low, learned.exact.high))
+    harm = [
+        {"client": client, "contribution": value, "low": low, "high": high}
+        for client, value, low, high in zip(ids.tolist(), *exact, strict=True)
+        if high < 0
+    ]
     chosen: dict[str, Any] = {}
     if choice is not None:
         found = {"chosen": choice.name, "usual": choice.usual, "errors": dict(choice.errors), "gains": dict(choice.gains)}
