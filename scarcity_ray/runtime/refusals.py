@@ -46,6 +46,9 @@ def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
                 found.append(
                     SpecError((field,), value, "nothing is scarce, so it would do nothing: add a section `scarcity`, or leave it out")
                 )
+    if answer.concurrency is not None and scenario.scarcity is None:
+        message = f"{strategy.kind_title} needs a clock that says who is slow: add a section `scarcity`, as scarcity: {{compute: {{}}}}"
+        found.append(SpecError(("kind",), strategy.kind_title, message))
     default = type(strategy).model_fields.get("refresh")
     if (
         default is not None
@@ -54,7 +57,7 @@ def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
     ):
         why = "nothing is scarce" if scenario.scarcity is None else "its clients do not send one by one with these settings"
         found.append(SpecError(("refresh",), value, f"{why}, so it would do nothing: leave it out"))
-    if answer.late != "drop" and answer.deadline is None:
+    if answer.late != "drop" and answer.concurrency is None and answer.deadline is None:
         found.append(SpecError(("late",), answer.late, "without a round_deadline nobody is late: set one, or leave it out"))
     if answer.stalest and strategy.newest_only:
         message = f"clients of {strategy.title} start from the newest state, so no late work can count: drop, or partial"

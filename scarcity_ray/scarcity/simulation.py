@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scarcity_ray.core.schedule import RoundInput, RoundPlan, Schedule
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.availability import SECOND, Mask
+from scarcity_ray.scarcity.buffered import play
 from scarcity_ray.scarcity.draws import Floats, Ids
 from scarcity_ray.scarcity.ledger import REASONS, Ledger
 from scarcity_ray.scarcity.world import Turn, World
@@ -56,6 +57,8 @@ class Simulation:
         scarcity. The ledger is charged."""
         if answer.collects is not None:
             return self._collected(known, answer.collects, asked)
+        if answer.concurrency is not None:
+            return self._buffered(known, answer, asked)
         world, ledger = self.world, self.ledger
         ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
         candidates = self._wait(known, asked)
@@ -145,12 +148,48 @@ class Simulation:
         over = self._out_of_time() or (not len(ids) and not more)
         return Played(plan, self._columns({**columns, "wasted_bytes": waste}, known), over)
 
+    def _buffered(self, known: RoundInput, answer: Answer, asked: Asked) -> Played:
+        """A round whose clients work at their own pace, see scarcity.buffered."""
+        ledger = self.ledger
+        ledger.excluded[(ledger.excluded == 0) & (self.world.memory < asked.memory)] = REASONS.index("memory")
+        available = len(self.usable(known, asked))
+        version = play(self, known, answer, asked)
+        plan = version.plan(known, ledger.clock, asked.up)
+        ledger.joined[plan.ids[~plan.lost]] += 1
+        assert plan.wasted_up is not None
+        waste = int((asked.down[plan.ids] + plan.wasted_up)[plan.lost].sum())
+        counts = {"late": len(version.stale), "dropped": len(version.lost), "wasted_bytes": waste}
+        return Played(plan, self._columns({"available": available, "selected": len(plan.ids), **counts}, known), version.over)
+
+    def start(self, known: RoundInput, ids: Ids, asked: Asked) -> None:
+        """Starts clients `[n]`: their turns are charged, and end at `busy_until`, lost where the ledger says so."""
+        world, ledger = self.world, self.ledger
+        turn = world.turn(known.round, ids, asked.flops(ids, known.steps[ids]), asked.down[ids], asked.up[ids])
+        before, after = world.dropped(known.round, ids)
+        lost = before | after | ~world.presence.at(ids, ledger.clock + turn.total, known.round)
+        self._charge(ids, turn, asked, before, ~lost)
+        ledger.failing[ids], ledger.late_since[ids] = lost, known.round
+
+    def coming(self, known: RoundInput, asked: Asked, ended: Ids) -> int | None:
+        """When somebody may be there who neither works nor is among the clients `ended`; None if nobody will."""
+        idle = np.setdiff1d(known.clients[self.ledger.late_since[known.clients] == 0], ended)
+        return self._next(replace(known, clients=idle), asked)
+
+    def pass_to(self, time: int) -> bool:
+        """Moves the clock to a time, or to the run's deadline if that comes first; False then."""
+        deadline = self.world.deadline
+        if deadline is not None and time > deadline:
+            self.ledger.advance(deadline)
+            return False
+        self.ledger.advance(max(time, self.ledger.clock))
+        return True
+
     # -- who is there --------------------------------------------------------------------------------------------------
 
     def _wait(self, known: RoundInput, asked: Asked) -> Ids:
         """The clients that are there and can pay, after waiting for the first where there is none; empty if nobody came."""
         while True:
-            usable = self._usable(known, asked)
+            usable = self.usable(known, asked)
             if len(usable) or not self._somebody(known.clients):
                 return usable
             time = self._next(known, asked)
@@ -161,7 +200,8 @@ class Simulation:
                 return usable
             self.ledger.advance(time)
 
-    def _usable(self, known: RoundInput, asked: Asked) -> Ids:
+    def usable(self, known: RoundInput, asked: Asked) -> Ids:
+        """The clients that are there, have nothing else to do and can pay. Who never will is excluded."""
         ledger, world = self.ledger, self.world
         free, turn = self._free(known, asked)
         joules = _joules(turn, asked.down[free] + asked.up[free])

@@ -27,6 +27,7 @@ STRATEGIES: list[dict[str, Any]] = [
     {"kind": "fed_avg", "name": "stale", "clients_per_round": 6, "round_deadline": 0.02, "late": "stale"},
     {"kind": "fed_nova", "clients_per_round": 6, "round_deadline": 0.02, "late": "partial", "minimum_reports": 0.2},
     {"kind": "scaffold", "clients_per_round": 5},
+    {"kind": "fed_buff", "concurrency": 6, "buffer": 3},
     {"kind": "fed_avg", "name": "advised", "insights": True},
     {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 24}},
 ]
@@ -64,7 +65,7 @@ def test_the_tables_add_up(results: Results) -> None:
         assert (last["uplink_bytes"] <= 60_000).all()
         assert (np.diff(mine["clock_seconds"]) >= 0).all()
         assert (mine["selected"] >= mine["late"] + mine["dropped"]).all()
-        assert (mine["available"] >= mine["selected"]).all()
+        assert name == "fed_buff" or (mine["available"] >= mine["selected"]).all()  # there clients come while others work
         assert last["rounds_joined"].sum() == (mine["clients"] - mine["rejected"]).sum()
     assert rounds["late"].sum() > 0
     assert rounds["dropped"].sum() > 0

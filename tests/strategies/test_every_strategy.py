@@ -252,7 +252,8 @@ def test_own_models_are_the_clients_own_and_no_alias(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(set(STRATEGIES.classes) - {"pooled"}))
 def test_an_optimizer_that_does_not_suit_is_refused_when_the_scenario_is_read(kind: str, tmp_path: Path) -> None:
-    read = parse(scenario(strategies=[{"kind": kind}], local={"lr": 0.01, "optimizer": "adam"}))
+    scarce = {"scarcity": {}} if STRATEGIES.classes[kind]().answer.concurrency else {}
+    read = parse(scenario(strategies=[{"kind": kind}], local={"lr": 0.01, "optimizer": "adam"}, **scarce))
     if "adam" in STRATEGIES.classes[kind].optimizers:
         assert prepare(read, tmp_path).problems
         return
