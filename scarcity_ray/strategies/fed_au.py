@@ -43,7 +43,8 @@ class FedAu(SampledStrategy, OneModel):
         cut = ((gap - 1) / self.cutoff).floor()  # gaps that have ended before this round
         total, gaps = client["total"] + cut * self.cutoff, client["gaps"] + cut
         w = torch.where(gaps > 0, total / gaps.clamp(min=1), 1.0)
-        state = {"total": total + gap - cut * self.cutoff, "gaps": gaps + 1, "last": torch.full_like(gap, task.round)}
+        new = {"total": total + gap - cut * self.cutoff, "gaps": gaps + 1, "last": torch.full_like(gap, task.round)}
+        state = {name: torch.where(task.samples > 0, value, client[name]) for name, value in new.items()}
         move = (task.local_sgd(x) - x) * w.to(x.dtype)
         return ClientResult({"move": (move, self.weights(task))}, state)
 
