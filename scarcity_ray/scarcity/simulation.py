@@ -21,6 +21,10 @@ from scarcity_ray.scarcity.draws import Floats, Ids
 from scarcity_ray.scarcity.ledger import REASONS, Ledger
 from scarcity_ray.scarcity.world import Turn, World
 
+ATTEMPTS = 1000
+"""Times that a round which lasts until somebody is heard is tried."""
+_SUMMED = ("available", "selected", "late", "dropped", "wasted_bytes")
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -37,11 +41,23 @@ class Asked:
 @dataclass(frozen=True)
 class Played:
     """A planned round. plan: what clients are to do. columns: of the rounds table, but for energy. over: nothing can follow it: nobody is
-    left, or the run's time is up."""
+    left, or the run's time is up. attempts: at the round, of which this is the last."""
 
     plan: RoundPlan
     columns: dict[str, Any]
     over: bool = False
+    attempts: int = 1
+
+    def again(self, answer: Answer) -> bool:
+        """Whether another attempt at the round follows, as nobody was heard in this one."""
+        return answer.until_heard and not self.over and bool(self.plan.lost.all())
+
+    def after(self, before: Played) -> Played:
+        """The same as the last attempt at a round. before: those until now. After ATTEMPTS in vain it is over."""
+        sums = {name: self.columns[name] + before.columns[name] for name in _SUMMED}
+        attempts = before.attempts + 1
+        over = self.over or (attempts >= ATTEMPTS and bool(self.plan.lost.all()))
+        return replace(self, columns={**self.columns, **sums}, over=over, attempts=attempts)
 
 
 class Simulation:
@@ -51,9 +67,11 @@ class Simulation:
         self.world, self.ledger = world, Ledger(world, uplink, downlink)
         self._joules = 0.0
 
-    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked) -> Played:
+    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked, before: Played | None = None) -> Played:
         """What becomes of a round whose clients the schedule selects among those that are there and can pay. known: as without
-        scarcity. The ledger is charged."""
+        scarcity. before: attempts at the same round in which nobody was heard. The ledger is charged."""
+        if before is not None:  # by other draws
+            return self.plan(replace(known, round=known.round + (before.attempts << 32)), schedule, answer, asked).after(before)
         if answer.collects is not None:
             return self._collected(known, answer.collects, asked)
         world, ledger = self.world, self.ledger
@@ -270,7 +288,7 @@ class Simulation:
     def _nobody(self, known: RoundInput, over: bool) -> Played:
         nothing = np.zeros(0, dtype=np.int64)
         plan = RoundPlan(nothing, nothing, nothing.astype(np.bool_), nothing, self.ledger.clock, nothing)
-        columns = dict.fromkeys(("available", "selected", "late", "dropped", "wasted_bytes"), 0)
+        columns = dict.fromkeys(_SUMMED, 0)
         return Played(plan, self._columns(columns, known), over)
 
     def _columns(self, columns: dict[str, Any], known: RoundInput) -> dict[str, Any]:
