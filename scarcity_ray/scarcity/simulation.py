@@ -96,11 +96,11 @@ class Simulation:
         accepted = np.zeros(len(ids), dtype=np.bool_)
         accepted[[place for place in order.tolist() if not dropped[place] and not late[place]][:needed]] = True
         end = self._end(ids, finish, accepted, dropped, min(needed, len(ids)), late_at, before, turn)
-        end = max(end, ledger.clock + _micro(answer.interval))
-        if world.deadline is not None and end > world.deadline:
-            end, over, void = world.deadline, True, True
-        else:
-            over, void = False, int(accepted.sum()) < math.ceil(answer.minimum * known.count)
+        void = int(accepted.sum()) < math.ceil(answer.minimum * known.count)
+        void |= world.deadline is not None and end > world.deadline
+        end, over = max(end, ledger.clock + _micro(answer.interval)), False
+        if world.deadline is not None and end >= world.deadline:
+            end, over = world.deadline, True
         heard = accepted & (not void)
         uploads = ~dropped
         stale, age = self._arrived(known, answer, end, ids) if not void else (np.zeros(0, dtype=np.int64),) * 2
@@ -239,9 +239,10 @@ class Simulation:
         turn = self.world.turn(round, ids, asked.flops(ids, steps), asked.down[ids], asked.up[ids])
         if answer.late != "partial" or answer.deadline is None:
             return steps, turn
-        spare = _micro(answer.deadline) - turn.download - turn.upload
+        before = self.world.turn(round, ids, asked.flops(ids, np.zeros_like(steps)), asked.down[ids], asked.up[ids]).work
+        spare, work = _micro(answer.deadline) - turn.download - turn.upload - before, turn.work - before
         with np.errstate(divide="ignore", invalid="ignore"):
-            possible = np.where(turn.work > 0, np.floor(np.maximum(spare, 0) / (turn.work / np.maximum(steps, 1))), steps).astype(np.int64)
+            possible = np.where(work > 0, np.floor(np.maximum(spare, 0) / (work / np.maximum(steps, 1))), steps).astype(np.int64)
         fewer = np.where(possible >= 1, np.minimum(steps, possible), steps)
         turn = self.world.turn(round, ids, asked.flops(ids, fewer), asked.down[ids], asked.up[ids])
         # Minibatches differ in size: a client may need one step less than their mean says.
