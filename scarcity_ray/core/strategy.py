@@ -71,6 +71,9 @@ class Strategy(Part):
     newest_only: ClassVar[bool] = False
     """Whether what clients send is about the newest state alone, so that no schedule may start them from an older one."""
 
+    keeps_moves: ClassVar[bool] = False
+    """Whether the server keeps a sum of what clients keep, so that what they send must count in full."""
+
     # -- the server half ---------------------------------------------------------------------------------------------
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
