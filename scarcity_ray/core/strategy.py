@@ -276,10 +276,10 @@ class SampledStrategy(Strategy):
     ] = 1.0
     round_interval: Annotated[
         float,
-        Field(ge=0, description="with scarcity: seconds from the start of a round to that of the next, at least"),
+        Field(ge=0, le=1e9, description="with scarcity: seconds from the start of a round to that of the next, at least"),
     ] = 0.0
     round_deadline: Annotated[
-        float | None, Field(gt=0, description="with scarcity: seconds after which a round waits for nobody; null: for all")
+        float | None, Field(gt=0, le=1e9, description="with scarcity: seconds after which a round waits for nobody; null: for all")
     ] = None
     late: Annotated[
         Late,
