@@ -67,11 +67,11 @@ class Simulation:
         self.world, self.ledger = world, Ledger(world, uplink, downlink)
         self._joules = 0.0
 
-    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked, before: Played | None = None) -> Played:
+    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked, tried: Played | None = None) -> Played:
         """What becomes of a round whose clients the schedule selects among those that are there and can pay. known: as without
-        scarcity. before: attempts at the same round in which nobody was heard. The ledger is charged."""
-        if before is not None:  # by other draws
-            return self.plan(replace(known, round=known.round + (before.attempts << 32)), schedule, answer, asked).after(before)
+        scarcity. tried: attempts at the same round in which nobody was heard. The ledger is charged."""
+        if tried is not None:  # by other draws
+            return self.plan(replace(known, round=known.round + (tried.attempts << 32)), schedule, answer, asked).after(tried)
         if answer.collects is not None:
             return self._collected(known, answer.collects, asked)
         world, ledger = self.world, self.ledger
