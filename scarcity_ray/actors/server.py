@@ -279,10 +279,15 @@ class Server:
         known = RoundInput(self.problem.seed, self.round, clients, samples, steps, count, oldest=len(self._older))
         if self.simulation is None:
             return strategy.schedule.next(known)
-        due = self.traffic.due(self.problem, self.state, np.arange(self.problem.population))
-        asked = asked_of(strategy, self.problem, self.state, self.round, due)
-        self._played = self.simulation.plan(known, strategy.schedule, strategy.answer, asked)
-        return self._played.plan
+        played: Played | None = None
+        while played is None or played.again(strategy.answer):
+            if played is not None:
+                self.traffic.count_lost(strategy, self.problem, self.state, played.plan)
+            due = self.traffic.due(self.problem, self.state, np.arange(self.problem.population))
+            asked = asked_of(strategy, self.problem, self.state, self.round, due)
+            played = self.simulation.plan(known, strategy.schedule, strategy.answer, asked, played)
+        self._played = played
+        return played.plan
 
     def _local_work(self, plan: RoundPlan) -> tuple[list[Report], list[Sent]]:
         """The reports of the Client actors, and the insights in them, each with the clients whose they may be."""

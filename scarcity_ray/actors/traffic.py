@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.report import Ids, Report
+from scarcity_ray.actors.report import Ids, Report, report_of
 from scarcity_ray.core.exchange import ServerState
 from scarcity_ray.core.schedule import RoundPlan
 from scarcity_ray.core.strategy import Strategy
@@ -80,6 +80,10 @@ class Traffic:
             self.uplink[plan.ids] += plan.wasted_up
         now = _now(plan)
         self.downlink[plan.ids[now]] += down[now]
+
+    def count_lost(self, strategy: Strategy, problem: Problem, state: ServerState, plan: RoundPlan) -> None:
+        """Counts an attempt at a round in which nobody was heard, and another one follows."""
+        self.count(strategy, problem, plan, report_of([]), self.start_round(problem, state, plan))
 
     def of_round(self) -> dict[str, int]:
         """Bytes up and down of all clients since the last call."""

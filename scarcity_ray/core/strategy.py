@@ -71,6 +71,9 @@ class Strategy(Part):
     newest_only: ClassVar[bool] = False
     """Whether what clients send is about the newest state alone, so that no schedule may start them from an older one."""
 
+    keeps_moves: ClassVar[bool] = False
+    """Whether the server keeps a sum of what clients keep, so that what they send must count in full."""
+
     # -- the server half ---------------------------------------------------------------------------------------------
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
@@ -273,10 +276,10 @@ class SampledStrategy(Strategy):
     ] = 1.0
     round_interval: Annotated[
         float,
-        Field(ge=0, description="with scarcity: seconds from the start of a round to that of the next, at least"),
+        Field(ge=0, le=1e9, description="with scarcity: seconds from the start of a round to that of the next, at least"),
     ] = 0.0
     round_deadline: Annotated[
-        float | None, Field(gt=0, description="with scarcity: seconds after which a round waits for nobody; null: for all")
+        float | None, Field(gt=0, le=1e9, description="with scarcity: seconds after which a round waits for nobody; null: for all")
     ] = None
     late: Annotated[
         Late,

@@ -79,7 +79,17 @@ class RunPlan:
     def world(self) -> World | None:
         """What is scarce for the clients; None if nothing is. Raises SpecError for values that cannot be."""
         scarcity, federation = self.scenario.scarcity, self.federation
-        return None if scarcity is None else World.of(scarcity, _population(federation, self.seed))
+        if scarcity is None:
+            return None
+        world = World.of(scarcity, _population(federation, self.seed))
+        for strategy in self.scenario.strategies:
+            for name, spent in zip(("uplink_bytes", "downlink_bytes"), strategy.setup_traffic(federation), strict=True):
+                problem, limit = self.problems[strategy.title], world.budgets.get(name)
+                if limit is not None and problem.population == federation.clients and (spent > limit).any():
+                    lacking, most = int((spent > limit).sum()), int(spent.max())
+                    message = f"preparing the data takes {most:,} bytes of a client, and {lacking:,} clients have less: allow as much"
+                    raise SpecError(("scarcity", "budget", name), float(limit.min()), message)
+        return world
 
     @cached_property
     def baselines(self) -> dict[str, Baseline]:

@@ -59,6 +59,9 @@ def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
         found.append(SpecError(("refresh",), value, f"{why}, so it would do nothing: leave it out"))
     if answer.late != "drop" and answer.concurrency is None and answer.deadline is None:
         found.append(SpecError(("late",), answer.late, "without a round_deadline nobody is late: set one, or leave it out"))
+    if answer.stalest and strategy.keeps_moves:
+        message = f"the server of {strategy.title} adds up what clients keep, and a late part of it must not count less: drop, or partial"
+        found.append(SpecError(("late",), answer.late, message))
     if answer.stalest and strategy.newest_only:
         message = f"clients of {strategy.title} start from the newest state, so no late work can count: drop, or partial"
         found.append(SpecError(("late",), answer.late, message))

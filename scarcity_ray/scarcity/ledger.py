@@ -15,6 +15,8 @@ from scarcity_ray.scarcity.world import BUDGETS, World
 REASONS = ("", "memory", "battery", *BUDGETS)
 """Why a client takes part in no more rounds, by the number that `excluded` holds; 0 for clients that may."""
 
+_NEVER = 1e9  # seconds, 32 years: a battery that needs more never fills
+
 
 @dataclass
 class Ledger:
@@ -77,7 +79,8 @@ class Ledger:
     def exclude_who_stays_empty(self, ids: Ids, joules: Floats) -> None:
         """Ends the part of clients `[n]` whose battery has less than a turn takes, and never will have as much."""
         world = self.world
-        fills = (world.recharge[ids] > world.idle[ids]) & (joules <= world.battery[ids])
+        rate = world.recharge[ids] - world.idle[ids]
+        fills = (joules <= world.battery[ids]) & (joules - self.battery[ids] <= rate * _NEVER)
         empty = (joules > self.battery[ids]) & ~fills & (self.excluded[ids] == 0)
         self.excluded[ids[empty]] = REASONS.index("battery")
 

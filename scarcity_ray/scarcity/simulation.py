@@ -22,6 +22,10 @@ from scarcity_ray.scarcity.draws import Floats, Ids
 from scarcity_ray.scarcity.ledger import REASONS, Ledger
 from scarcity_ray.scarcity.world import Turn, World
 
+ATTEMPTS = 1000
+"""Times that a round which lasts until somebody is heard is tried."""
+_SUMMED = ("available", "selected", "late", "dropped", "wasted_bytes")
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -38,11 +42,23 @@ class Asked:
 @dataclass(frozen=True)
 class Played:
     """A planned round. plan: what clients are to do. columns: of the rounds table, but for energy. over: nothing can follow it: nobody is
-    left, or the run's time is up."""
+    left, or the run's time is up. attempts: at the round, of which this is the last."""
 
     plan: RoundPlan
     columns: dict[str, Any]
     over: bool = False
+    attempts: int = 1
+
+    def again(self, answer: Answer) -> bool:
+        """Whether another attempt at the round follows, as nobody was heard in this one."""
+        return answer.until_heard and not self.over and bool(self.plan.lost.all())
+
+    def after(self, before: Played) -> Played:
+        """The same as the last attempt at a round. before: those until now. After ATTEMPTS in vain it is over."""
+        sums = {name: self.columns[name] + before.columns[name] for name in _SUMMED}
+        attempts = before.attempts + 1
+        over = self.over or (attempts >= ATTEMPTS and bool(self.plan.lost.all()))
+        return replace(self, columns={**self.columns, **sums}, over=over, attempts=attempts)
 
 
 class Simulation:
@@ -52,9 +68,11 @@ class Simulation:
         self.world, self.ledger = world, Ledger(world, uplink, downlink)
         self._joules = 0.0
 
-    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked) -> Played:
+    def plan(self, known: RoundInput, schedule: Schedule, answer: Answer, asked: Asked, tried: Played | None = None) -> Played:
         """What becomes of a round whose clients the schedule selects among those that are there and can pay. known: as without
-        scarcity. The ledger is charged."""
+        scarcity. tried: attempts at the same round in which nobody was heard. The ledger is charged."""
+        if tried is not None:  # by other draws
+            return self.plan(replace(known, round=known.round + (tried.attempts << 32)), schedule, answer, asked).after(tried)
         if answer.collects is not None:
             return self._collected(known, answer.collects, asked)
         if answer.concurrency is not None:
@@ -81,11 +99,11 @@ class Simulation:
         accepted = np.zeros(len(ids), dtype=np.bool_)
         accepted[[place for place in order.tolist() if not dropped[place] and not late[place]][:needed]] = True
         end = self._end(ids, finish, accepted, dropped, min(needed, len(ids)), late_at, before, turn)
-        end = max(end, ledger.clock + _micro(answer.interval))
-        if world.deadline is not None and end > world.deadline:
-            end, over, void = world.deadline, True, True
-        else:
-            over, void = False, int(accepted.sum()) < math.ceil(answer.minimum * known.count)
+        void = int(accepted.sum()) < math.ceil(answer.minimum * known.count)
+        void |= world.deadline is not None and end > world.deadline
+        end, over = max(end, ledger.clock + _micro(answer.interval)), False
+        if world.deadline is not None and end >= world.deadline:
+            end, over = world.deadline, True
         heard = accepted & (not void)
         uploads = ~dropped
         stale, age = self._arrived(known, answer, end, ids) if not void else (np.zeros(0, dtype=np.int64),) * 2
@@ -261,9 +279,10 @@ class Simulation:
         turn = self.world.turn(round, ids, asked.flops(ids, steps), asked.down[ids], asked.up[ids])
         if answer.late != "partial" or answer.deadline is None:
             return steps, turn
-        spare = _micro(answer.deadline) - turn.download - turn.upload
+        before = self.world.turn(round, ids, asked.flops(ids, np.zeros_like(steps)), asked.down[ids], asked.up[ids]).work
+        spare, work = _micro(answer.deadline) - turn.download - turn.upload - before, turn.work - before
         with np.errstate(divide="ignore", invalid="ignore"):
-            possible = np.where(turn.work > 0, np.floor(np.maximum(spare, 0) / (turn.work / np.maximum(steps, 1))), steps).astype(np.int64)
+            possible = np.where(work > 0, np.floor(np.maximum(spare, 0) / (work / np.maximum(steps, 1))), steps).astype(np.int64)
         fewer = np.where(possible >= 1, np.minimum(steps, possible), steps)
         turn = self.world.turn(round, ids, asked.flops(ids, fewer), asked.down[ids], asked.up[ids])
         # Minibatches differ in size: a client may need one step less than their mean says.
@@ -310,7 +329,7 @@ class Simulation:
     def _nobody(self, known: RoundInput, over: bool) -> Played:
         nothing = np.zeros(0, dtype=np.int64)
         plan = RoundPlan(nothing, nothing, nothing.astype(np.bool_), nothing, self.ledger.clock, nothing)
-        columns = dict.fromkeys(("available", "selected", "late", "dropped", "wasted_bytes"), 0)
+        columns = dict.fromkeys(_SUMMED, 0)
         return Played(plan, self._columns(columns, known), over)
 
     def _columns(self, columns: dict[str, Any], known: RoundInput) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Energy(Spec):
     """
 
     power: Annotated[Draw, Field(description="watts while a client computes")] = 5.0
-    idle: Annotated[Draw, Field(description="watts all the other time")] = 0.0
+    idle: Annotated[Draw, Field(description="watts all the time, beside `power` while a client computes")] = 0.0
     per_byte: Annotated[Draw, Field(description="joules a byte, up and down")] = 1.04e-6
     battery: Annotated[Draw | None, Field(description="joules of a full battery, as it is at first; null: mains")] = None
     recharge: Annotated[Draw, Field(description="watts that fill the battery all the time")] = 0.0

@@ -13,6 +13,7 @@ from scarcity_ray.scarcity.spec import Budget, Dropout, Scarcity
 
 BUDGETS = tuple(Budget.model_fields)
 """The things that a client may run out of, as `budget` names them."""
+_LONGEST = 1e15  # microseconds, 32 years: a sum of many stays an int64
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class World:
 
     def turn(self, round: int, ids: Ids, flops: Floats, down: Ids, up: Ids) -> Turn:
         """What a round's turn takes of clients `[n]` with so many operations and bytes each: 2 latency + down / downlink + flops / speed +
-        up / uplink, each part rounded to microseconds."""
+        up / uplink, each part rounded to microseconds, and at most _LONGEST."""
         speed, link = (
             np.exp(sigma * normal(self.seed, purpose, ids, round)) if sigma else np.ones(len(ids))
             for sigma, purpose in zip(self.jitter, ("speed jitter", "link jitter"), strict=True)
@@ -118,7 +119,7 @@ class World:
             seconds,
             self.latency[ids] + up / (self.uplink[ids] * link),
         )
-        download, work, upload = (np.rint(part * SECOND).astype(np.int64) for part in parts)
+        download, work, upload = (np.rint(np.minimum(part * SECOND, _LONGEST)).astype(np.int64) for part in parts)
         return Turn(download, work, upload, self.power[ids] * seconds, self.per_byte[ids])
 
     def dropped(self, round: int, ids: Ids) -> tuple[Mask, Mask]:

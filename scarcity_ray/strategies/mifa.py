@@ -27,6 +27,7 @@ class KeepsMoves(SampledStrategy, OneModel):
     sends: ClassVar[str] = "the change of its move since it was last heard, as large as a model, each round"
     receives: ClassVar[str] = "the model, each round"
     exact_sums: ClassVar[bool] = True
+    keeps_moves: ClassVar[bool] = True
     server_lr: Annotated[float, Field(gt=0, description="the server's step size; 1: as the clients moved")] = 1.0
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

@@ -172,7 +172,7 @@ class Represented(Strategy):
     def answer(self) -> Answer:
         """It waits for clients that have not sent yet, where they send once."""
         whole = isinstance(self.representation, Automatic)  # features are chosen once, from the answers of all that came
-        return Answer(collects=(1.0 if whole else self.refresh) if self.ends_early else None)
+        return Answer(collects=(1.0 if whole else self.refresh) if self.ends_early else None, until_heard=True)
 
     def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
         """No training."""
@@ -237,7 +237,9 @@ class Represented(Strategy):
             who, surveyed, surveys = messages(history, context.round - 1, "survey")
             trusted = self.trusted(surveys, surveyed)
             heard = ~np.isin(ids, who[~trusted])
-            best = pilot.best(problem, bandwidth(surveys[trusted], surveyed[trusted]), rows[heard], samples[heard])
+            best = bandwidth(surveys[trusted], surveyed[trusted])
+            if heard.sum() > 1:  # one could not be left out
+                best = pilot.best(problem, best, rows[heard], samples[heard])
             return ServerUpdate(extended(state, {"bandwidth": _scalar(best)}, 4))
         return to_be_continued(self.learned(problem, state, ids, samples, rows), context)
 
@@ -301,9 +303,10 @@ def to_be_continued(update: ServerUpdate, context: RoundContext) -> ServerUpdate
 def all_messages(
     history: History | None, first: int, last: int, column: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """As `messages`, of all rounds from the first to the last, in which each client sends once at most."""
+    """As `messages`, of all rounds from the first to the last that have the column, in which each client sends once at most."""
     assert history is not None
-    parts = [messages(history, round, column) for round in history.rounds if first <= round <= last]
+    there = [round for round in history.rounds if first <= round <= last and column in history.query(rounds=round, clients=[]).column_names]
+    parts = [messages(history, round, column) for round in there]
     ids, samples, rows = (np.concatenate([part[place] for part in parts if len(part[0])]) for place in range(3))
     order = np.argsort(ids)
     return ids[order], samples[order], rows[order]

@@ -37,6 +37,7 @@ class Scaffold(SampledStrategy, OneModel):
     receives: ClassVar[str] = "the model and a control variate as large, each round"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
     exact_sums: ClassVar[bool] = True
+    keeps_moves: ClassVar[bool] = True
     option: Annotated[
         Literal[1, 2], Field(description="a client's new variate: 1, its gradient over all rows at x; 2, the mean gradient of its steps")
     ] = 2

@@ -129,3 +129,11 @@ def test_a_run_with_a_trace_is_resumed_from_another_folder(tmp_path: Path, monke
     interrupt_after(monkeypatch, 2, lambda: simulate(tmp_path / "scenario.yaml", out=tmp_path / "elsewhere" / "cut"))
     cut = resume(tmp_path / "elsewhere" / "cut")
     assert cut.summary["strategies"]["fed_avg"]["result_hash"] == whole.summary["strategies"]["fed_avg"]["result_hash"]
+
+
+def test_a_budget_below_what_preparing_the_data_takes_is_refused(tmp_path: Path) -> None:
+    table(tmp_path)
+    with pytest.raises(
+        SpecError, match=r"scarcity\.budget\.uplink_bytes is 1\.0: preparing the data takes .* bytes of a client, and 4 clients"
+    ):
+        planned(tmp_path, budget={"uplink_bytes": 1})

@@ -119,6 +119,7 @@ def test_the_run_ends_when_its_time_is_up(tmp_path: Path) -> None:
         ({"over_selection": 1.3}, None, r"strategies\.0\.over_selection is 1\.3: nothing is scarce"),
         ({"round_deadline": 3.0}, None, r"strategies\.0\.round_deadline is 3\.0: nothing is scarce"),
         ({"late": "partial"}, {}, r"strategies\.0\.late is 'partial': without a round_deadline nobody is late"),
+        ({"kind": "mifa", "late": "stale", "round_deadline": 3.0}, {}, r"late is 'stale': the server of mifa adds up what clients keep"),
         (
             {"kind": "q_ffl", "late": "stale", "round_deadline": 3.0},
             {},
@@ -170,3 +171,40 @@ def test_clients_that_never_come_are_strangers_and_no_round_is_waited_for(tmp_pa
 def test_a_refresh_that_would_do_nothing_is_refused(more: dict[str, Any], scarcity: Any, tmp_path: Path) -> None:
     with pytest.raises((SpecError, SpecErrors), match=r"strategies\.0\.refresh is 0\.5: .* it would do nothing"):
         simulate(scenario(strategies=[{"kind": "sf_hfe", **more}], scarcity=scarcity), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"representation": {"kind": "random_fourier", "features": 24}},
+        {"representation": {"kind": "random_fourier", "features": 24}, "forgetting": 0.5},
+        {"representation": {"kind": "random_fourier", "features": 24, "bandwidth": "evidence"}},
+        {"representation": {"kind": "auto", "features": 80}},
+    ],
+    ids=["survey", "forgetting", "pilot", "auto"],
+)
+def test_what_each_round_asks_for_is_waited_for_by_rounds_without_a_clock(strategy: dict[str, Any], tmp_path: Path) -> None:
+    world = {"compute": {}, "energy": {}, "availability": {"kind": "bernoulli", "p": 0.05}, "dropout": {"after": 0.4}}
+    run = simulate(scenario(rounds=5, strategies=[{"kind": "sf_hfe", **strategy}], scarcity=world), out=tmp_path / "run")
+    rounds, clients = run.frame("rounds"), run.frame("clients").query("strategy == 'sf_hfe'")
+    assert (rounds["clients"] > 0).all()
+    assert rounds["dropped"].sum() > 0
+    last = clients[clients["round"] == rounds["round"].max()]
+    for name in ("uplink_bytes", "downlink_bytes", "joules"):
+        assert rounds[name].sum() == pytest.approx(last[name].sum())
+
+
+def test_a_message_that_never_comes_ends_the_strategy(tmp_path: Path) -> None:
+    run = simulate(
+        scenario(strategies=[{"kind": "sf_hfe"}], scarcity={"availability": {"kind": "bernoulli", "p": 0}}), out=tmp_path / "run"
+    )
+    assert run.frame("rounds")["clients"].tolist() == [0]
+    assert run.summary["strategies"]["sf_hfe"]["status"] == "finished"
+
+
+def test_an_interval_that_passes_the_end_loses_no_work(tmp_path: Path) -> None:
+    world = {"compute": {}, "deadline": 25.0}
+    strategies = [{"kind": "fed_avg", "round_interval": 10.0}]
+    rounds = simulate(scenario(rounds=9, scarcity=world, strategies=strategies), out=tmp_path / "run").frame("rounds")
+    assert rounds["clock_seconds"].tolist() == [10, 20, 25]
+    assert rounds["clients"].tolist() == [12, 12, 12]

@@ -209,3 +209,12 @@ def test_messages_that_are_sent_once_are_collected_as_clients_come() -> None:
     assert number > 2
     assert play.simulation.ledger.clock > 60e6  # most were away at first
     assert play.simulation.ledger.joined.tolist() == [1] * CLIENTS
+
+
+def test_partial_work_leaves_time_for_what_is_no_step() -> None:
+    play = Play({"compute": {"speed": 1.0}}, 1, Answer(deadline=1.0, late="partial"))
+    ids, steps = np.arange(CLIENTS), np.full(CLIENTS, 10)
+    asked = Asked(lambda ids, steps: 0.5e9 + 0.2e9 * steps, np.zeros(CLIENTS, dtype=np.int64), np.zeros(CLIENTS, dtype=np.int64))
+    fewer, turn = play.simulation._fitted(1, ids, steps, Answer(deadline=1.0, late="partial"), asked)
+    assert (fewer == 2).all()
+    assert (turn.total == 900_000).all()

@@ -198,3 +198,9 @@ def test_the_next_time_somebody_is_there_is_the_first(spec: dict[str, Any]) -> N
     for second in range(0, 900, 31):
         first = next(t for t in range(second + 1, 20_000) if t % grid == 0 and made.presence.at(ids, t * SECOND, 0).any())
         assert made.presence.next(ids, second * SECOND) == first * SECOND
+
+
+def test_a_device_that_is_too_slow_for_the_clock_takes_years() -> None:
+    world = World.of(Scarcity.model_validate({"compute": {"speed": 1e-18}}), Population(1, 2, None, {}))
+    nothing = np.zeros(2, dtype=np.int64)
+    assert (world.turn(1, np.arange(2), np.full(2, 1e9), nothing, nothing).total == 10**15).all()
