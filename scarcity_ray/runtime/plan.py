@@ -284,6 +284,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
     if cluster:
         plan = RunPlan(scenario, seed, federation, problems, metrics, [], 0, slots=())
+        plan.world  # noqa: B018 - it refuses values that cannot be
         return plan.sized(plan.wanted)
     cpus = cores() if scenario.execution.cpus == "auto" else scenario.execution.cpus
     plan = RunPlan(scenario, seed, federation, problems, metrics, _blocks(scenario, federation, cpus), cpus)

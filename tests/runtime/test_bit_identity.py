@@ -39,7 +39,11 @@ EVERY_STRATEGY = [
     {"kind": "fed_rep", "fraction": 0.5},
     {"kind": "import", "name": "own", "path": "helpers.user_strategies:FedProx", "mu": 0.5, "fraction": 0.5},
 ]
-EVERY_STRATEGY += [{"kind": kind} for kind in STRATEGIES.classes if kind not in {one["kind"] for one in EVERY_STRATEGY}]
+EVERY_STRATEGY += [
+    {"kind": kind}
+    for kind, cls in STRATEGIES.classes.items()
+    if kind not in {one["kind"] for one in EVERY_STRATEGY} and cls().answer.concurrency is None  # tests/scarcity has those with a clock
+]
 FEW = [one for one in EVERY_STRATEGY if one["kind"] in ("fed_avg", "ifca", "gradient_exchange", "prototypes")]
 """Of each way to use the seed one at least: participation, order of rows, first weights, bases, features."""
 

@@ -57,6 +57,7 @@ def everyone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, list[pa
         data={"source": {"kind": "blobs", "shape": [4], "classes": 3, "separation": 2.0}, "clients": 4},
         evaluation={"predictions": True},
         strategies=strategies,
+        scarcity={},  # for those that need a clock
     )
     test = prepare(parse(content), folder).federation.test
     tables = [pa.table({f"x{i}": column for i, column in enumerate(test.x[test.rows(client)].T)}) for client in range(4)]

@@ -40,7 +40,7 @@ def user(name: str, **settings: Any) -> dict[str, Any]:
 # -- insights of any strategy --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", [kind for kind in TRAINED if STRATEGIES.classes[kind]().answer.concurrency is None])
 def test_any_strategy_that_trains_sends_insights_where_it_is_asked_to(kind: str, tmp_path: Path) -> None:
     strategies = [{"kind": kind}, {"kind": kind, "name": "telling", "insights": True}]
     results = simulate(scenario(strategies=strategies, evaluation={"every": 1}, local={"lr": 0.01}), out=tmp_path / "run")
