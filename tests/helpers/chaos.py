@@ -33,6 +33,7 @@ ROUNDS = {
     "reptile": 6,
     "insight_exchange": 12,
     "gradient_exchange": 8,
+    "fed_buff": 10,
     "trunk": 4,
     "follows": 5,
 }
@@ -70,11 +71,13 @@ def disturbed(**execution: Any) -> dict[str, Any]:
         {"kind": "reptile"},
         {"kind": "insight_exchange"},
         {"kind": "gradient_exchange", "dimensions": 20},
+        {"kind": "fed_buff", "concurrency": 5, "buffer": 2},
         {"kind": "sf_hfe", "name": "trunk", "experts": 1, "differences": "slopes", "representation": {"kind": "trunk", "rounds": 3}},
         {"kind": "sf_hfe", "name": "follows", "experts": 2, "forgetting": 0.5, "personal": False, "representation": features},
     ]
     played = [strategy | {"rounds": rounds} for strategy, rounds in zip(strategies, ROUNDS.values(), strict=True)]
-    return scenario(data=scenario()["data"] | turned, strategies=played, execution=execution)
+    paces = {"compute": {"jitter": 0.5}}  # no client is ever late but for fed_buff, whose clients go at their own pace
+    return scenario(data=scenario()["data"] | turned, strategies=played, scarcity=paces, execution=execution)
 
 
 @dataclass(frozen=True)
