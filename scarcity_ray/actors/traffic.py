@@ -62,7 +62,7 @@ class Traffic:
         return due
 
     def start_round(self, problem: Problem, state: ServerState, plan: RoundPlan) -> Ids:
-        """Bytes that go down to each client of a plan, `[n]`: all of them download, but for those whose messages were counted before."""
+        """Bytes that go down to each client of a plan, `[n]`: all of them download, except those whose messages were counted before."""
         down, now = np.zeros(len(plan.ids), dtype=np.int64), _now(plan)
         down[now] = self.receive(problem, state, plan.ids[now])
         return down

@@ -93,7 +93,7 @@ def exact_contributions(total: Moments, clients: list[Rows], left_out: LeftOut, 
     its squared change in units of the pooled gram (Cook, "Detection of Influential Observation in Linear Regression", Technometrics 1977):
     which way they move it does not matter, so the choice does not bias the interval. NaN for fewer than four clients.
     """
-    numbers = _in_order(clients, [part.numbers for part in clients])
+    numbers = in_order(clients, [part.numbers for part in clients])
     value = torch.full_like(numbers, torch.nan)
     count, inverse = len(numbers), _inverse(total, strength)
     if count < 4:
@@ -108,8 +108,8 @@ def exact_contributions(total: Moments, clients: list[Rows], left_out: LeftOut, 
         step = inverse @ f.mT @ e
         moves.append((step * (total.gram @ step)).sum((1, 2)))
         costs.append(torch.full_like(part.rest, float(f.shape[1]) * ranks * f.shape[2] + pairs))
-    order = _in_order(clients, moves).argsort(descending=True, stable=True)
-    affordable = _in_order(clients, costs)[order].cumsum(0) <= work
+    order = in_order(clients, moves).argsort(descending=True, stable=True)
+    affordable = in_order(clients, costs)[order].cumsum(0) <= work
     places = torch.empty(count, 2, dtype=torch.int64)
     for chunk, part in enumerate(clients):
         places[part.clients] = torch.stack([torch.full((len(part.rest),), chunk), torch.arange(len(part.rest))], dim=1)
@@ -131,7 +131,7 @@ def exact_contributions(total: Moments, clients: list[Rows], left_out: LeftOut, 
     return Exact(value, value - half, value + half)
 
 
-def _in_order(clients: list[Rows], values: list[Tensor]) -> Tensor:
+def in_order(clients: list[Rows], values: list[Tensor]) -> Tensor:
     """A value for each client of each chunk, in the order of the messages `[M]`."""
     found = torch.empty(sum(len(part.rest) for part in clients), dtype=torch.float64)
     found[torch.cat([part.clients for part in clients])] = torch.cat(values)

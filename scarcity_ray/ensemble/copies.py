@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from scarcity_ray.core.randomness import stream
+from scarcity_ray.ensemble.halves import ranks_of
 from scarcity_ray.ensemble.moments import Packing
 from scarcity_ray.ensemble.ridge import rows_of
 
@@ -88,8 +89,7 @@ def _rows_are_unique(packing: Packing, rows: NDArray[np.float32], samples: NDArr
 
 def _ranks(packing: Packing, rows: NDArray[np.float32], samples: NDArray[np.int64]) -> torch.Tensor:
     """The dimensions of each client's rows, `[k]`."""
-    parts = (rows_of(packing.unpack(rows[part], samples[part])).features for part in packing.chunks(len(rows)))
-    return torch.cat([(features.square().sum(2) > 0).sum(1) for features in parts])
+    return torch.cat([ranks_of(rows_of(packing.unpack(rows[part], samples[part]))) for part in packing.chunks(len(rows))])
 
 
 def _free(packing: Packing, message: NDArray[np.float32], count: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scarcity_ray.ensemble.calibration import own_residuals, temperature
-from scarcity_ray.ensemble.contribution import Exact, contributions, exact_contributions
+from scarcity_ray.ensemble.contribution import Exact, contributions, exact_contributions, in_order
 from scarcity_ray.ensemble.density import Densities
 from scarcity_ray.ensemble.differing import Personal, differing
 from scarcity_ray.ensemble.gate import Gate
@@ -142,6 +142,5 @@ def _group(
 
 def _contributions(total: Moments, clients: list[Rows], strength: float, left_out: LeftOut) -> NDArray[np.float64]:
     """Contributions in the order of the messages, `[M]`."""
-    values = np.empty(sum(len(part.rest) for part in clients))
-    values[np.concatenate([part.clients for part in clients])] = contributions(total, clients, left_out, strength).numpy()
+    values: NDArray[np.float64] = in_order(clients, [contributions(total, clients, left_out, strength)]).numpy()
     return values

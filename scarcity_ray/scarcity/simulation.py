@@ -41,7 +41,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Played:
-    """A planned round. plan: what clients are to do. columns: of the rounds table, but for energy. over: nothing can follow it: nobody is
+    """A planned round. plan: what clients are to do. columns: of the rounds table, without energy. over: nothing can follow it: nobody is
     left, or the run's time is up. attempts: at the round, of which this is the last."""
 
     plan: RoundPlan
@@ -73,12 +73,12 @@ class Simulation:
         scarcity. tried: attempts at the same round in which nobody was heard. The ledger is charged."""
         if tried is not None:  # by other draws
             return self.plan(replace(known, round=known.round + (tried.attempts << 32)), schedule, answer, asked).after(tried)
+        world, ledger = self.world, self.ledger
+        ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
         if answer.collects is not None:
             return self._collected(known, answer.collects, asked)
         if answer.concurrency is not None:
             return self._buffered(known, answer, asked)
-        world, ledger = self.world, self.ledger
-        ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
         candidates = self._wait(known, asked)
         if not len(candidates):
             over = self._out_of_time() or not self._somebody(known.clients) or self._next(known, asked) is None
@@ -132,7 +132,6 @@ class Simulation:
     def _collected(self, known: RoundInput, share: float, asked: Asked) -> Played:
         """A round that takes the message of each client that has not sent it, when it comes, until enough have, or nobody is left."""
         world, ledger = self.world, self.ledger
-        ledger.excluded[(ledger.excluded == 0) & (world.memory < asked.memory)] = REASONS.index("memory")
         sent = ledger.sent.setdefault(asked.message, np.zeros(world.clients, dtype=np.bool_))
         needed, end = max(1, math.ceil(share * len(known.clients))), ledger.clock
         left = known.clients[~sent[known.clients]]
@@ -141,11 +140,7 @@ class Simulation:
             ids = self._wait(replace(known, clients=left), asked)
             if not len(ids):
                 break
-            turn = world.turn(known.round, ids, asked.flops(ids, known.steps[ids]), asked.down[ids], asked.up[ids])
-            before, after = world.dropped(known.round, ids)
-            finish = ledger.clock + turn.total
-            lost = before | after | ~world.presence.at(ids, finish, known.round)
-            self._charge(ids, turn, asked, before, ~lost)
+            finish, lost = self._begin(known, ids, asked)
             late = finish > (np.inf if world.deadline is None else world.deadline)
             waves.append((ids, ~lost & ~late, ~lost))
             end, left = max(end, int(ledger.busy_until[ids].max())), np.setdiff1d(left, ids)
@@ -169,7 +164,6 @@ class Simulation:
     def _buffered(self, known: RoundInput, answer: Answer, asked: Asked) -> Played:
         """A round whose clients work at their own pace, see scarcity.buffered."""
         ledger = self.ledger
-        ledger.excluded[(ledger.excluded == 0) & (self.world.memory < asked.memory)] = REASONS.index("memory")
         available = len(self.usable(known, asked))
         version = play(self, known, answer, asked)
         plan = version.plan(known, ledger.clock, asked.up)
@@ -181,11 +175,8 @@ class Simulation:
 
     def start(self, known: RoundInput, ids: Ids, asked: Asked) -> None:
         """Starts clients `[n]`: their turns are charged, and end at `busy_until`, lost where the ledger says so."""
-        world, ledger = self.world, self.ledger
-        turn = world.turn(known.round, ids, asked.flops(ids, known.steps[ids]), asked.down[ids], asked.up[ids])
-        before, after = world.dropped(known.round, ids)
-        lost = before | after | ~world.presence.at(ids, ledger.clock + turn.total, known.round)
-        self._charge(ids, turn, asked, before, ~lost)
+        ledger = self.ledger
+        _, lost = self._begin(known, ids, asked)
         ledger.failing[ids], ledger.late_since[ids] = lost, known.round
 
     def coming(self, known: RoundInput, asked: Asked, ended: Ids) -> int | None:
@@ -239,8 +230,7 @@ class Simulation:
     def _free(self, known: RoundInput, asked: Asked) -> tuple[Ids, Turn]:
         """The clients that are not excluded, and what a turn of this round would be."""
         free = known.clients[self.ledger.excluded[known.clients] == 0]
-        flops = asked.flops(free, known.steps[free])
-        return free, self.world.turn(known.round, free, flops, asked.down[free], asked.up[free])
+        return free, self._turn(known.round, free, known.steps[free], asked)
 
     def _ready(self, ids: Ids, joules: Floats) -> Mask:
         """Which of clients `[n]` have nothing else to do, and enough in their battery."""
@@ -276,20 +266,20 @@ class Simulation:
 
     def _fitted(self, round: int, ids: Ids, steps: Ids, answer: Answer, asked: Asked) -> tuple[Ids, Turn]:
         """Steps and turn of each client; where late means partial, only the steps that it can do in time, if that is one at least."""
-        turn = self.world.turn(round, ids, asked.flops(ids, steps), asked.down[ids], asked.up[ids])
+        turn = self._turn(round, ids, steps, asked)
         if answer.late != "partial" or answer.deadline is None:
             return steps, turn
-        before = self.world.turn(round, ids, asked.flops(ids, np.zeros_like(steps)), asked.down[ids], asked.up[ids]).work
+        before = self._turn(round, ids, np.zeros_like(steps), asked).work
         spare, work = _micro(answer.deadline) - turn.download - turn.upload - before, turn.work - before
         with np.errstate(divide="ignore", invalid="ignore"):
             possible = np.where(work > 0, np.floor(np.maximum(spare, 0) / (work / np.maximum(steps, 1))), steps).astype(np.int64)
         fewer = np.where(possible >= 1, np.minimum(steps, possible), steps)
-        turn = self.world.turn(round, ids, asked.flops(ids, fewer), asked.down[ids], asked.up[ids])
+        turn = self._turn(round, ids, fewer, asked)
         # Minibatches differ in size: a client may need one step less than their mean says.
         over = (turn.total > _micro(answer.deadline)) & (fewer < steps) & (fewer > 1)
         if over.any():
             fewer = np.where(over, fewer - 1, fewer)
-            turn = self.world.turn(round, ids, asked.flops(ids, fewer), asked.down[ids], asked.up[ids])
+            turn = self._turn(round, ids, fewer, asked)
         return fewer, turn
 
     def _end(self, ids: Ids, finish: Ids, accepted: Mask, dropped: Mask, needed: int, late_at: float, before: Mask, turn: Turn) -> int:
@@ -310,6 +300,20 @@ class Simulation:
         ledger.late_since[came] = 0
         kept = (age <= min(answer.stalest, known.oldest)) & ~np.isin(came, ids)
         return came[kept], age[kept]
+
+    def _begin(self, known: RoundInput, ids: Ids, asked: Asked) -> tuple[Ids, Mask]:
+        """Charges clients `[n]` for turns that start now: when each would finish, and whether it is lost."""
+        world = self.world
+        turn = self._turn(known.round, ids, known.steps[ids], asked)
+        before, after = world.dropped(known.round, ids)
+        finish = self.ledger.clock + turn.total
+        lost: Mask = before | after | ~world.presence.at(ids, finish, known.round)
+        self._charge(ids, turn, asked, before, ~lost)
+        return finish, lost
+
+    def _turn(self, round: int, ids: Ids, steps: Ids, asked: Asked) -> Turn:
+        """What a round's turn with so many steps each `[n]` takes."""
+        return self.world.turn(round, ids, asked.flops(ids, steps), asked.down[ids], asked.up[ids])
 
     def _charge(self, ids: Ids, turn: Turn, asked: Asked, before: Mask, uploads: Mask) -> None:
         """A client that is lost before the work has downloaded; one that is lost after it has not sent. Nothing is given back."""

@@ -39,7 +39,7 @@ from scarcity_ray.ensemble.representation import (
 )
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.strategies.fed_avg import FedAvg
-from scarcity_ray.training.flops import forward_flops
+from scarcity_ray.training.flops import counts
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
 
@@ -50,8 +50,7 @@ class Represented(Strategy):
     """Each such strategy defines the message, its length, and what is learned from all messages.
 
     The broadcast by name, 4 bytes a number: bandwidth (after a survey, with the seed: 8 and 4 bytes), centre (where inputs lie far from 0),
-    or trunk (its weights, where
-    they are not the seed's); then what the strategy adds. What a client has received before is not sent again.
+    or trunk (its weights, where they are not the seed's); then what the strategy adds. What a client has received before is not sent again.
     """
 
     server_half: ClassVar[Literal["meta_learner"]] = "meta_learner"
@@ -144,8 +143,11 @@ class Represented(Strategy):
             return 2 * inputs * samples
         if column == "pilot":
             return len(pilot.MULTIPLES) * samples * (2 * inputs * pilot.FEATURES + of_moments(pilot.FEATURES + 1, problem.outputs))
-        assert problem.base is not None
-        return self.made_of(problem, samples) + samples * float(forward_flops(self.mapping(problem, state.broadcast), problem.shape))
+        return self.made_of(problem, samples) + self.feature_flops(problem, state, samples)
+
+    def feature_flops(self, problem: Problem, state: ServerState, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Operations from inputs to features, of clients with so many rows."""
+        return samples * float(counts(self.mapping(problem, state.broadcast), problem.shape)[0])
 
     def made_of(self, problem: Problem, samples: NDArray[np.float64]) -> NDArray[np.float64]:
         """Operations from features to the message, of clients with so many rows: a sum of features."""

@@ -32,7 +32,6 @@ from scarcity_ray.ensemble.screening import Screened, screen, screen_surveys
 from scarcity_ray.strategies.choosing import TRIAL, answers, blocks_of, heard, moments_round, offered, operations
 from scarcity_ray.strategies.represented import SendsMoments, all_messages, messages, to_be_continued
 from scarcity_ray.strategies.sf_hfe_report import client_columns, findings, summary
-from scarcity_ray.training.flops import forward_flops
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -159,7 +158,7 @@ class SfHfe(SendsMoments):
             return super().flops(problem, state, round, ids, steps)
         assert isinstance(spec, Automatic)
         samples = problem.samples[ids].astype(np.float64)
-        return operations(spec, problem, samples) + samples * float(forward_flops(self.mapping(problem, state.broadcast), problem.shape))
+        return operations(spec, problem, samples) + self.feature_flops(problem, state, samples)
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:
         """From surveys the representation; from moments the ensemble, and what each Expert is to fit."""

@@ -27,8 +27,8 @@ def activations(module: nn.Module, shape: tuple[int, ...]) -> int:
     return _counted(module, shape)[1]
 
 
-@lru_cache(_COUNTED)
-def _counted(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+def counts(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    """What `forward_flops` and `activations` return; nothing is remembered, as for a module that is made for one use."""
     kept, hooks = [math.prod(shape)], []
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -46,3 +46,6 @@ def _counted(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
         for hook in hooks:
             hook.remove()
     return int(counter.get_total_flops()), sum(kept)
+
+
+_counted = lru_cache(_COUNTED)(counts)

@@ -76,7 +76,7 @@ def disturbed(**execution: Any) -> dict[str, Any]:
         {"kind": "sf_hfe", "name": "follows", "experts": 2, "forgetting": 0.5, "personal": False, "representation": features},
     ]
     played = [strategy | {"rounds": rounds} for strategy, rounds in zip(strategies, ROUNDS.values(), strict=True)]
-    paces = {"compute": {"jitter": 0.5}}  # no client is ever late but for fed_buff, whose clients go at their own pace
+    paces = {"compute": {"jitter": 0.5}}  # matters for fed_buff alone, whose clients work at their own pace
     return scenario(data=scenario()["data"] | turned, strategies=played, scarcity=paces, execution=execution)
 
 
