@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from scarcity_ray.actors.report import Ids
 from scarcity_ray.actors.validation import rows_of
-from scarcity_ray.core import insights
 from scarcity_ray.core.exchange import ServerState, packed_bytes
+from scarcity_ray.core.schedule import RoundInput
+from scarcity_ray.core.selection import Costs
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.scarcity.simulation import Asked
 from scarcity_ray.training.problem import Problem
+
+Select = Callable[[RoundInput, Costs], RoundInput]
 
 
 def upload_bytes(strategy: Strategy, problem: Problem, state: ServerState) -> int:
@@ -19,11 +24,9 @@ def upload_bytes(strategy: Strategy, problem: Problem, state: ServerState) -> in
     return sum(packed_bytes(value, problem.layout) for value in uploads.values()) + 4 * len(rows_of(uploads, state))
 
 
-def asked_of(strategy: Strategy, problem: Problem, state: ServerState, round: int, due: Ids) -> Asked:
-    """What a round asks of each client. due: bytes that go down to each, `[clients]`."""
-    up = upload_bytes(strategy, problem, state)
-    if strategy.sends_insights:
-        up += insights.wire_bytes(strategy.payload(problem, round))
+def asked_of(strategy: Strategy, problem: Problem, state: ServerState, round: int, due: Ids, select: Select | None = None) -> Asked:
+    """What a round asks of each client. due: bytes that go down to each, `[clients]`. select: as Asked says."""
+    up = upload_bytes(strategy, problem, state) + strategy.said_bytes(problem, round)
     up_bytes, down_bytes = strategy.traffic(problem, np.full(len(due), up), due)
     return Asked(
         lambda ids, steps: strategy.flops(problem, state, round, ids, steps),
@@ -31,4 +34,5 @@ def asked_of(strategy: Strategy, problem: Problem, state: ServerState, round: in
         up_bytes,
         float(strategy.memory(problem)),
         ", ".join(strategy.payload(problem, round)),
+        select,
     )

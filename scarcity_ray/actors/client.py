@@ -133,9 +133,9 @@ class Client:
             totals = {name: float(strategy.weight_limit(name, counts[ids]).sum()) for name in uploads}
         parts: list[ChunkReport] = []
         sums, rows, batches, scale = Sums(), Rows(), [], self.federation.label_scale**2
-        insight_bytes = insights.wire_bytes(sizes) if strategy.sends_insights else 0
+        said = strategy.said_bytes(problem, round)
         train, validation = self.train, self.validation
-        if insight_bytes:
+        if strategy.sends_insights:
             train, validation = (strategy.view(problem, state, one) for one in (train, validation))
 
         def work(chunk: Ids, task: Task) -> None:
@@ -155,17 +155,20 @@ class Client:
                     sums.add(name, value[good], share, checked.largest[name][good], *((to[0][good], wanted.rows[name]) if to else ()))
                 else:
                     rows.add(name, chunk[checked.good], value[good], share, *(row[good] for row in to))
-            if insight_bytes:
+            if strategy.sends_insights:
                 models = result.models or task.models or self._compared(broadcast, old, {**old, **result.state})
                 seen = task if train is self.train else Task(problem, train, chunk, round, task.plan.steps, norms=True)
                 columns = scalar_columns(seen, *models, seconds, validation)
                 batch = insights.make(self.run, round, columns, {name: value.numpy() for name, value in result.payload.items()})
                 batches.append(batch.filter(pa.array(np.isin(batch["client_id"], chunk[checked.good]))))
             self._remember(chunk, kept, checked.good)
-            parts.append(ChunkReport(chunk, task.train_loss * scale, task.plan.steps, up_bytes + insight_bytes, checked.reasons))
+            parts.append(
+                ChunkReport(chunk, task.train_loss * scale, task.loss_norm * scale, task.plan.steps, up_bytes + said, checked.reasons)
+            )
 
         def malformed(client: int, planned: int, why: str) -> None:
-            parts.append(ChunkReport(np.array([client]), np.full(1, np.nan), np.array([planned]), np.full(1, insight_bytes), {client: why}))
+            nothing, size = np.full(1, np.nan), np.full(1, said)
+            parts.append(ChunkReport(np.array([client]), nothing, nothing, np.array([planned]), size, {client: why}))
 
         self._by_chunk(round, ids, steps, work, malformed, norms=strategy.sends_insights)
         return report_of(parts, sums=sums, rows=rows, insights=insights.merge(batches) if batches else None)

@@ -15,6 +15,7 @@ from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, Ser
 from scarcity_ray.core.history import History
 from scarcity_ray.core.insights import SCHEMA, Rejection, Sent, merge, validate_insights
 from scarcity_ray.core.schedule import RoundPlan
+from scarcity_ray.core.selection import Heard, State
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.training.problem import Problem
 
@@ -72,11 +73,25 @@ class MetaLearner:
             raise ValueError("a strategy learns for a problem: give the MetaLearner both")
         self.strategy, self.problem, self.run = strategy, problem, run
         self.insight_history = History(self._put, self._get)
+        self._selection = None if strategy is None or strategy.learns_for_selection != "insights" else strategy.selects
+        self._outlook: State = {} if self._selection is None or problem is None else self._selection.start(problem.population)
 
     def load_state_dict(self, history: dict[int, pa.RecordBatch]) -> None:
         """Takes the insights of earlier rounds, as it kept them then."""
-        for round, batch in history.items():
-            self.insight_history.add(round, batch)
+        for round, batch in sorted(history.items()):
+            self._add(round, batch)
+
+    def outlook(self) -> State:
+        """What the strategy's selection has learned of the clients from the history; empty where none learns from it."""
+        return self._outlook
+
+    def _add(self, round: int, batch: pa.RecordBatch) -> None:
+        """Adds a round's insights to the history, and learns for the selection from them."""
+        self.insight_history.add(round, batch)
+        if self._selection is not None:
+            ids, rows, loss = (batch[name].to_numpy() for name in ("client_id", "num_samples", "loss_before"))
+            heard = Heard(round, ids, rows, loss.astype(np.float64), np.full(len(ids), np.nan), batch)
+            self._outlook = self._selection.learned(self._outlook, heard)
 
     def aggregate(self, insights: pa.RecordBatch | Iterable[Any], round: int | None = None) -> ServerUpdate:
         """Validates a round's insights, keeps the good ones, and returns what is learned from the history with them.
@@ -116,7 +131,7 @@ class MetaLearner:
         if round is None:
             place = good.schema.get_field_index("round")
             good = good.set_column(place, good.schema.field(place), pa.array(np.full(len(good), number, dtype=np.int32)))
-        history.add(number, good)
+        self._add(number, good)
 
         summary: dict[str, Any] = {"round": number, "insights": len(good), "rejected": len(rejections), "rejections": rejections}
         summary |= {name: describe(good["client_id"].to_numpy(), good[name].to_numpy()) for name in DESCRIBED}

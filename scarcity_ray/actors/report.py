@@ -26,6 +26,7 @@ class ChunkReport:
 
     ids: Ids
     loss: NDArray[np.float64]
+    loss_norm: NDArray[np.float64]
     steps: NDArray[np.int64]
     up_bytes: NDArray[np.int64]
     rejected: Mapping[int, str]
@@ -36,12 +37,14 @@ class Report:
     """What one actor says after a round: sums over its clients, and some numbers of each.
 
     ids: int64 `[n]`, the clients that worked. loss: float64 `[n]`, the mean loss of each in local training, in the user's unit.
+    loss_norm: root of the mean square of its rows' losses there.
     up_bytes: what each sent; the uploads of a malformed message do not count. rejected: why a client's update or insight did not
     enter, by client id. rows: the single values, where an aggregator needs them. insights: of its clients, where they are sent.
     """
 
     ids: Ids
     loss: NDArray[np.float64]
+    loss_norm: NDArray[np.float64]
     steps: NDArray[np.int64]
     up_bytes: NDArray[np.int64]
     rejected: dict[int, str]
@@ -117,9 +120,9 @@ def report_of(parts: Sequence[ChunkReport | Report], **rest: Any) -> Report:
     """One report of all parts, by rising client id. rest: its sums, rows and insights."""
     ids = _joined(parts, "ids", np.int64)
     order = np.argsort(ids)
-    loss, steps = _joined(parts, "loss", np.float64)[order], _joined(parts, "steps", np.int64)[order]
+    loss, norm, steps = (_joined(parts, name, kind)[order] for name, kind in (("loss", float), ("loss_norm", float), ("steps", np.int64)))
     rejected = dict(sorted((client, why) for part in parts for client, why in part.rejected.items()))
-    return Report(ids[order], loss, steps, _joined(parts, "up_bytes", np.int64)[order], rejected, **rest)
+    return Report(ids[order], loss, norm, steps, _joined(parts, "up_bytes", np.int64)[order], rejected, **rest)
 
 
 def _joined(parts: Sequence[ChunkReport | Report], name: str, kind: type) -> NDArray[Any]:

@@ -12,22 +12,22 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.asked import asked_of
 from scarcity_ray.actors.by_hand import problem_by_hand
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.expert import Expert
 from scarcity_ray.actors.gathering import aggregate
 from scarcity_ray.actors.meta_learner import MetaLearner, updated
+from scarcity_ray.actors.planning import Planner
 from scarcity_ray.actors.report import Ids, Measured, Report, RoundResult, report_of
 from scarcity_ray.actors.traffic import Traffic
 from scarcity_ray.core import metrics
 from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, ServerUpdate
 from scarcity_ray.core.insights import Rejection, Sent
-from scarcity_ray.core.schedule import RoundInput, RoundPlan
+from scarcity_ray.core.schedule import RoundPlan
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
-from scarcity_ray.scarcity.simulation import Played, Simulation
+from scarcity_ray.scarcity.simulation import Simulation
 from scarcity_ray.scarcity.world import World
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
@@ -109,7 +109,6 @@ class Server:
         self.traffic = Traffic(*(setup or (np.zeros(len(self.actor_of), dtype=np.int64),) * 2))
         scarce = world is not None and problem.population == len(self.actor_of)
         self.simulation = Simulation(world, self.traffic.uplink, self.traffic.downlink) if scarce and world is not None else None
-        self._played: Played | None = None
         preparation = strategy.preparation(problem)
         self._next = None if preparation is None else (strategy, problem, preparation[2])
         self._start(*(preparation[:2] if preparation else (strategy, problem)))
@@ -130,6 +129,7 @@ class Server:
             if self.meta is None:
                 raise ValueError(f"clients of {strategy.title} send insights: the server needs a MetaLearner")
             self.meta.map(MetaLearner.set_strategy, {0: (strategy, problem, self.run)})
+        self._planner = Planner(strategy, problem, self.simulation, self.traffic, self.meta)
 
     def _start_next(self) -> None:
         """Starts the strategy that the one until now has prepared."""
@@ -149,6 +149,7 @@ class Server:
             "state": self.state.as_arrays(),
             "older": [state.as_arrays() for state in self._older],
             "simulation": None if self.simulation is None else self.simulation.state_dict(),
+            "planner": self._planner.state_dict(),
         }
 
     def current_state(self) -> ServerState:
@@ -168,6 +169,7 @@ class Server:
         self.traffic.load_state_dict(server["traffic"])
         if self.simulation is not None:
             self.simulation.load_state_dict(server["simulation"])
+        self._planner.load_state_dict(server["planner"])
         if self.strategy.sends_insights and self.meta is not None:
             self.meta.map(MetaLearner.load_state_dict, {0: (dict(history),)})
         if self._drift is not None and self.round >= self._drift:
@@ -216,7 +218,7 @@ class Server:
         in_meta = self.strategy.server_half == "meta_learner"
         update, rejections = ServerUpdate(self.state), list[Rejection]()
         accepted: pa.RecordBatch | None = None
-        void = self._played is not None and not len(report.ids)
+        void = self._planner.played is not None and not len(report.ids)
         if self.strategy.sends_insights and not void:
             assert self.meta is not None
             half = (self.state, self._aggregate(reports), plan) if in_meta else ()
@@ -226,6 +228,7 @@ class Server:
         if accepted is not None and in_meta:
             heard = np.isin(report.ids, accepted["client_id"].to_numpy())
         diverged = len(report.ids) > 0 and not heard.any()
+        self._planner.learn(self.round, report, heard)
         if in_meta or diverged or void:
             self._set_state(update)
         else:
@@ -234,7 +237,8 @@ class Server:
         if update.done or update.deliver:  # to all clients, whether in this round or not
             self._deliver()
         result = self._result(report, heard, [*report.rejected.items(), *rejections])
-        done = update.done or (self._played is not None and self._played.over)
+        played = self._planner.played
+        done = update.done or (played is not None and played.over)
         if test or done:
             self._evaluate(result, self._clients() if evaluated is None else evaluated, update.clients, last or done or diverged)
         result.learned, result.diverged, result.done = update.learned, diverged, done
@@ -274,20 +278,7 @@ class Server:
 
     def plan_round(self) -> RoundPlan:
         """What the round is to be, by the strategy's schedule: before any work, from what the server holds."""
-        samples, strategy, clients = self.problem.samples, self.strategy, self._clients()
-        steps, count = strategy.planned_steps(self.problem, self.state), strategy.sampled(len(clients))
-        known = RoundInput(self.problem.seed, self.round, clients, samples, steps, count, oldest=len(self._older))
-        if self.simulation is None:
-            return strategy.schedule.next(known)
-        played: Played | None = None
-        while played is None or played.again(strategy.answer):
-            if played is not None:
-                self.traffic.count_lost(strategy, self.problem, self.state, played.plan)
-            due = self.traffic.due(self.problem, self.state, np.arange(self.problem.population))
-            asked = asked_of(strategy, self.problem, self.state, self.round, due)
-            played = self.simulation.plan(known, strategy.schedule, strategy.answer, asked, played)
-        self._played = played
-        return played.plan
+        return self._planner.plan(self.round, self.state, self._clients(), len(self._older))
 
     def _local_work(self, plan: RoundPlan) -> tuple[list[Report], list[Sent]]:
         """The reports of the Client actors, and the insights in them, each with the clients whose they may be."""
@@ -373,8 +364,8 @@ class Server:
             "train_loss": report.mean_loss(heard, self.problem.samples),
             **self.traffic.of_round(),
         }
-        if self.simulation is not None and self._played is not None:
-            row |= {**self._played.columns, "joules": self.simulation.joules()}
+        if self.simulation is not None and self._planner.played is not None:
+            row |= {**self._planner.played.columns, "joules": self.simulation.joules()}
         return RoundResult(row, int(report.steps.sum()), rejected=rejected)
 
     def _evaluate(self, result: RoundResult, ids: Ids, more: Mapping[str, NDArray[Any]], last: bool) -> None:

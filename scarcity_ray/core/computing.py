@@ -32,6 +32,7 @@ _FOLDERS = (
     "models",
     "scarcity",
     "schedules",
+    "selection",
     "strategies",
     "training",
     "uplink",

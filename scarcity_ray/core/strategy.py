@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scarcity_ray.aggregation import AnyAggregator
+from scarcity_ray.core import insights as core_insights
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.federation import Federation, Shards
 from scarcity_ray.core.registry import Part, Registry
@@ -20,6 +21,7 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.models import AnyModel
 from scarcity_ray.scarcity.answer import Answer, Late
 from scarcity_ray.schedules import AnySchedule, Uniform
+from scarcity_ray.selection import AnySelection, Selection, named
 from scarcity_ray.training.flops import TRAINED, activations, forward_flops
 from scarcity_ray.training.local import Local, LocalOverrides
 from scarcity_ray.training.problem import Problem
@@ -169,7 +171,22 @@ class Strategy(Part):
     @property
     def sends_insights(self) -> bool:
         """Whether clients send insights: it needs a MetaLearner, and leaves rows in the insight table."""
-        return self.insights or self.server_half == "meta_learner"
+        return self.insights or self.server_half == "meta_learner" or self.learns_for_selection == "insights"
+
+    @property
+    def selects(self) -> Selection | None:
+        """The rule that selects clients by what the server knows of them; None where its schedule draws them."""
+        return None
+
+    @property
+    def learns_for_selection(self) -> str:
+        """What clients send for it: loss, insights, or nothing."""
+        return "" if self.selects is None else self.selects.learns
+
+    def said_bytes(self, problem: Problem, round: int) -> int:
+        """Bytes of what a client says beside its uploads in a round: its insight, and its loss where clients are selected by it."""
+        insight = core_insights.wire_bytes(self.payload(problem, round)) if self.sends_insights else 0
+        return insight + 4 * (self.learns_for_selection == "loss")
 
     @property
     def ends_early(self) -> bool:
@@ -271,6 +288,9 @@ class SampledStrategy(Strategy):
     fraction: Annotated[float | None, Field(gt=0, le=1, description="share of the clients sampled a round; 1 if left out")] = None
     clients_per_round: Annotated[int | None, Field(ge=1, description="clients sampled a round, in place of a fraction")] = None
     weighted: Annotated[bool, Field(description="average by training samples; false: each client counts the same")] = True
+    selection: Annotated[
+        AnySelection, Field(description="which of the clients that are there take part, by what the server knows of them")
+    ] = "uniform"
     over_selection: Annotated[
         float, Field(ge=1, le=10, description="with scarcity: clients selected for each one needed; the first to come are taken")
     ] = 1.0
@@ -297,6 +317,11 @@ class SampledStrategy(Strategy):
         """As its settings say."""
         stalest = STALEST if self.late == "stale" else 0
         return Answer(self.over_selection, self.round_interval, self.round_deadline, self.late, self.minimum_reports, stalest)
+
+    @property
+    def selects(self) -> Selection | None:
+        """As `selection` says."""
+        return named(self.selection)
 
     def sampled(self, population: int) -> int:
         """`clients_per_round`, or max(1, round(fraction x population)), halves up."""

@@ -69,6 +69,12 @@ class Ledger:
             "rounds": self.turns[ids],
         }
 
+    def joules_left(self, ids: Ids) -> Floats:
+        """What the batteries of clients `[n]` and their budgets of joules still hold; infinite without a limit."""
+        limit = self.world.budgets.get("joules")
+        left: Floats = self.battery[ids] if limit is None else np.minimum(self.battery[ids], limit[ids] - self.joules[ids])
+        return left
+
     def exclude_who_cannot_pay(self, ids: Ids, charge: dict[str, NDArray[Any] | int]) -> None:
         """Ends the part of clients `[n]` whose next charge would pass one of their budgets: they draw nothing from now on."""
         spent = self.spent(ids)

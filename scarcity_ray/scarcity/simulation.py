@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scarcity_ray.core.schedule import RoundInput, RoundPlan, Schedule
+from scarcity_ray.core.selection import Costs
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.availability import SECOND, Mask
 from scarcity_ray.scarcity.buffered import play
@@ -30,13 +31,15 @@ _SUMMED = ("available", "selected", "late", "dropped", "wasted_bytes")
 @dataclass(frozen=True)
 class Asked:
     """What a round asks of clients, values `[clients]`. flops: of so many local steps `(ids [n], steps [n]) -> [n]`. down, up: bytes.
-    memory: bytes that its work needs. message: what they send, by name, where rounds collect it."""
+    memory: bytes that its work needs. message: what they send, by name, where rounds collect it. select: narrows a round to the clients
+    selected, with their steps; None: its schedule draws them."""
 
     flops: Callable[[Ids, Ids], Floats]
     down: Ids
     up: Ids
     memory: float = 0.0
     message: str = ""
+    select: Callable[[RoundInput, Costs], RoundInput] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Simulation:
             return self._nobody(known, over)
         needed = min(known.count, len(candidates))
         wanted = min(math.ceil(answer.over_selection * needed), len(candidates))
-        plan = schedule.next(replace(known, clients=candidates, count=wanted))
+        plan = schedule.next(self._selected(replace(known, clients=candidates, count=wanted), asked))
         ids = plan.ids
         steps, turn = self._fitted(known.round, ids, plan.steps, answer, asked)
         late_at = math.inf if answer.deadline is None else ledger.clock + round(answer.deadline * SECOND)
@@ -262,6 +265,22 @@ class Simulation:
     def _out_of_time(self) -> bool:
         return self.world.deadline is not None and self.ledger.clock >= self.world.deadline
 
+    def _selected(self, known: RoundInput, asked: Asked) -> RoundInput:
+        """What is known to the schedule, once clients are selected by what they are expected to cost."""
+        if asked.select is None:
+            return known
+        ids, steps = known.clients, known.steps[known.clients]
+        none, all = (self._turn(None, ids, part, asked) for part in (np.zeros_like(steps), steps))
+        each, moved = np.maximum(steps, 1), asked.down[ids] + asked.up[ids]
+        costs = Costs(
+            none.total / SECOND,
+            (all.work - none.work) / SECOND / each,
+            _joules(none, moved),
+            (all.work_joules - none.work_joules) / each,
+            self.ledger.joules_left(ids),
+        )
+        return asked.select(known, costs)
+
     # -- what becomes of them ------------------------------------------------------------------------------------------
 
     def _fitted(self, round: int, ids: Ids, steps: Ids, answer: Answer, asked: Asked) -> tuple[Ids, Turn]:
@@ -311,7 +330,7 @@ class Simulation:
         self._charge(ids, turn, asked, before, ~lost)
         return finish, lost
 
-    def _turn(self, round: int, ids: Ids, steps: Ids, asked: Asked) -> Turn:
+    def _turn(self, round: int | None, ids: Ids, steps: Ids, asked: Asked) -> Turn:
         """What a round's turn with so many steps each `[n]` takes."""
         return self.world.turn(round, ids, asked.flops(ids, steps), asked.down[ids], asked.up[ids])
 

@@ -106,11 +106,11 @@ class World:
         """Number of clients."""
         return len(self.flops)
 
-    def turn(self, round: int, ids: Ids, flops: Floats, down: Ids, up: Ids) -> Turn:
+    def turn(self, round: int | None, ids: Ids, flops: Floats, down: Ids, up: Ids) -> Turn:
         """What a round's turn takes of clients `[n]` with so many operations and bytes each: 2 latency + down / downlink + flops / speed +
-        up / uplink, each part rounded to microseconds, and at most _LONGEST."""
+        up / uplink, each part rounded to microseconds, and at most _LONGEST. round: None for one as they usually are, without jitter."""
         speed, link = (
-            np.exp(sigma * normal(self.seed, purpose, ids, round)) if sigma else np.ones(len(ids))
+            np.exp(sigma * normal(self.seed, purpose, ids, round)) if sigma and round is not None else np.ones(len(ids))
             for sigma, purpose in zip(self.jitter, ("speed jitter", "link jitter"), strict=True)
         )
         seconds = flops / (self.flops[ids] * speed)

@@ -131,10 +131,10 @@ class Partial(SampledStrategy):
             part, order = task.again(steps)
             back = torch.argsort(order)
             y = part.local_sgd(y[order], free=free)[back]
-            losses.append(part.train_loss[back.numpy()])
+            losses.append([values[back.numpy()] for values in (part.train_loss, part.loss_norm)])
             norms.append([values[back.numpy()] for values in part.grad_norms])
         last = task.plan.steps > first
-        task.train_loss = np.where(last, losses[1], losses[0])
+        task.train_loss, task.loss_norm = (np.where(last, two, one) for one, two in zip(*losses, strict=True))
         mean, std = (np.where(last, two, one) for one, two in zip(*norms, strict=True))
         task.grad_norms, task.models = (mean, std), (start, y)
         return y

@@ -64,7 +64,8 @@ class PerFedAvg(OuterStep):
             optimizer.step(batch, ahead.grad_inputs(batch, optimizer.scale), outputs)
             loss.add(batch, outputs)
         optimizer.finish(x, task.steps)
-        task.train_loss, task.grad_norms, task.models = loss.mean(), optimizer.norms(k), (x, y)
+        task.train_loss, task.loss_norm = loss.mean(), loss.norm()
+        task.grad_norms, task.models = optimizer.norms(k), (x, y)
         return y
 
     def adaptation(self, local: Local, samples: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -68,7 +68,8 @@ class PFedMe(OwnModel, SampledStrategy, OneModel):
                 if i == 0:
                     loss.add(batch, outputs)
             w[:a].lerp_(theta[:a], problem.local.lr * self.lam)
-        task.train_loss, task.grad_norms, task.models = loss.mean(), descent.norms(task.k), (x, theta)
+        task.train_loss, task.loss_norm = loss.mean(), loss.norm()
+        task.grad_norms, task.models = descent.norms(task.k), (x, theta)
         return ClientResult({"x": (w, self.weights(task))}, self.kept(task, client, theta))
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:

@@ -28,6 +28,7 @@ class Task:
     samples, steps, lr: `[k, 1]`, training rows, local steps and step size of each client.
     train_loss: float64 `[k]`, mean loss over all rows of the last local training, each at the step that used it. NaN
     for a client without steps.
+    loss_norm: float64 `[k]`, root of the mean square of the same rows' losses.
     grad_norms: mean and standard deviation, float64 `[k]` each, of the gradient's norm over the local steps. NaN for a
     client without steps, or if `norms` is false.
     models: the rows that the last local training started from, and those that it returned; None without one.
@@ -57,7 +58,7 @@ class Task:
         self.lr = torch.full((self.k, 1), problem.local.lr, dtype=dtype)
         width = int(widths[0]) if self.k else 1
         self.plan = BatchPlan(problem.seed, round, self.ids, starts, counts, taken, problem.local.batch_size, width)
-        self.train_loss = np.full(self.k, np.nan)
+        self.train_loss, self.loss_norm = np.full(self.k, np.nan), np.full(self.k, np.nan)
         self.grad_norms = (np.full(self.k, np.nan), np.full(self.k, np.nan))
         self.models: tuple[Tensor, Tensor] | None = None
 
@@ -131,7 +132,7 @@ class Task:
         learner, local, num_outputs = self.problem.learner, self.problem.local, self.problem.outputs
         y = torch.empty(self.k, x.shape[1], dtype=x.dtype).copy_(x)
         optimizer = optimizer_for(local, learner, y, Affine.of(grad_offset, prox_weight, prox_center), self.norms, free)
-        losses, rows = np.zeros(self.k), np.zeros(self.k, dtype=np.int64)
+        losses, squares, rows = np.zeros(self.k), np.zeros(self.k), np.zeros(self.k, dtype=np.int64)
         for block in self.plan.blocks(self.shards, y.dtype):
             grad_inputs = learner.objective.grad_inputs(block.y, block.weight * optimizer.scale, num_outputs)
             outputs = torch.empty(len(block.y), num_outputs, dtype=y.dtype)
@@ -142,10 +143,12 @@ class Task:
                 optimizer.step(batch, tuple(part.view(shape) for part in own), step_outputs.view(shape))
                 optimizer.keep_frozen(batch.active)
             row_losses = learner.objective.losses(outputs, block.y).double().numpy()
-            np.add.at(losses, block.client, row_losses[block.real])  # each client's losses are added in the order of its own steps
+            real = row_losses[block.real]
+            np.add.at(losses, block.client, real)  # each client's losses are added in the order of its own steps
+            np.add.at(squares, block.client, real * real)
             rows += np.bincount(block.client, minlength=self.k)
         optimizer.finish(x, self.steps)
         optimizer.keep_frozen(self.k)
-        self.train_loss = mean_over_rows(losses, rows)
+        self.train_loss, self.loss_norm = mean_over_rows(losses, rows), np.sqrt(mean_over_rows(squares, rows))
         self.grad_norms, self.models = optimizer.norms(self.k), (x, y)
         return y
