@@ -50,6 +50,8 @@ class Planner:
             asked = asked_of(strategy, problem, state, round, due, select)
             played = self.simulation.plan(known, strategy.schedule, strategy.answer, asked, played)
         self.played = played
+        heard, steps = (part[~played.plan.lost] for part in (played.plan.ids, played.plan.steps))
+        self.simulation.ledger.work[heard] += asked.flops(heard, steps)
         return played.plan
 
     def learn(self, round: int, report: Report, heard: NDArray[np.bool_]) -> None:

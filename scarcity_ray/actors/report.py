@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scarcity_ray.core.insights import Rejection
 from scarcity_ray.metrics.predictions import PredictionStat
 from scarcity_ray.metrics.tested_rows import RowNumbers, tested_rows
+from scarcity_ray.scarcity.taking_part import TakingPart
 from scarcity_ray.training.evaluate import Stats, gathered, merge_metrics
 from scarcity_ray.training.rows import Rows
 from scarcity_ray.training.sums import Sums
@@ -87,6 +88,7 @@ class RoundResult:
 
     row: the round's columns of the rounds table (all but strategy, seed and seconds). steps: local steps of all clients
     together. clients: columns of the clients table, by rising client id; None where the round was not evaluated.
+    taking_part: what all clients have done so far, where something is scarce and the round was evaluated.
     tested_rows: what the metric that decides takes from each test row, after the last round.
     predictions: columns of the predictions table (metrics.predictions), after the last round where they are asked for.
     insights: the accepted insights. learned: what summary.json says of the round. rejected: whose update or
@@ -98,6 +100,7 @@ class RoundResult:
     row: dict[str, Any]
     steps: int
     clients: dict[str, NDArray[Any]] | None = None
+    taking_part: TakingPart | None = None
     tested_rows: RowNumbers | None = None
     predictions: dict[str, NDArray[Any]] | None = None
     insights: pa.RecordBatch | None = None

@@ -28,6 +28,7 @@ from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.scarcity.simulation import Simulation
+from scarcity_ray.scarcity.taking_part import TakingPart
 from scarcity_ray.scarcity.world import World
 from scarcity_ray.strategies.fed_avg import FedAvg
 from scarcity_ray.strategies.insight_exchange import InsightExchange
@@ -384,6 +385,7 @@ class Server:
         )
         if self.simulation is not None:
             columns |= self.simulation.client_columns(ids)
+            result.taking_part = TakingPart.of(self.simulation.ledger)
         result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
         result.row |= metrics.round_columns(found.stats, columns["num_test"])
         result.keep_rows(found)

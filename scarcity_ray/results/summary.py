@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default
 from scarcity_ray.metrics import METRICS
 from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best, interval, largest
 from scarcity_ray.results.learning import not_learned, still_falling
+from scarcity_ray.results.never_joined import NEVER_JOINED, describe_metric
+from scarcity_ray.results.never_joined import over_seeds as never_joined_over_seeds
 from scarcity_ray.results.target import Target
 
 Task = Literal["classification", "regression"]
@@ -32,8 +34,9 @@ _GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
 
 @dataclass
 class _Run:
-    """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id and value
-    of the metric that decides. losses, tested: the mean loss in training, and on test rows, of each round that has one."""
+    """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id, value of the
+    metric that decides, and rounds joined where something is scarce. losses, tested: the mean loss in training, and on test rows, of each
+    round that has one."""
 
     status: Status = "interrupted"
     result_hash: str | None = None
@@ -119,6 +122,8 @@ class Tally:
             run.metrics = {name: row.get(name) for name in self._columns}
         value = np.broadcast_to(np.asarray(columns[self._shown.metric.column], dtype=np.float64), size)
         run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
+        if "rounds_joined" in columns:
+            run.clients["joined"] = np.array(columns["rounds_joined"])
         if "gain" in columns:
             run.gains = SeedGains.of(columns, self._shown)
 
@@ -174,7 +179,8 @@ class Tally:
         """The content of summary.json; values that do not exist (accuracy of a regression) are None.
 
         With repeats a strategy's entry holds the mean over seeds, `std` (n - 1) and `half_width` (of the 95 % t-interval
-        of the mean) by key, and each seed's own entry under `seeds`.
+        of the mean) by key, and each seed's own entry under `seeds`. Where something is scarce, `never_joined` and `top_30_work_share` say
+        who took no part and how the work is spread, see results.never_joined; `never_joined.metric` compares clients of all seeds.
         """
         candidates = self._candidates()
         return {
@@ -197,7 +203,17 @@ class Tally:
         entries = {seed: self._entry(name, seed, run) for seed, run in runs.items()}
         first = {"kind": self._kinds[name], **next(iter(entries.values()))}
         learning = {"not_learned": self._not_learned(name), "still_falling": any(_still_falling(run) for run in runs.values())}
-        return {**(first if len(entries) == 1 else {**first, **over_seeds(entries)}), **learning, **self._gain(name)}
+        never = {} if len(entries) == 1 else self._never_joined(entries, runs.values())
+        return {**(first if len(entries) == 1 else {**first, **over_seeds(entries)}), **never, **learning, **self._gain(name)}
+
+    def _never_joined(self, entries: Mapping[int, Mapping[str, Any]], runs: Iterable[_Run]) -> dict[str, Any]:
+        """Who joined no round, over all seeds; nothing where nothing is scarce."""
+        known = [entry[NEVER_JOINED] for entry in entries.values() if NEVER_JOINED in entry]
+        return {NEVER_JOINED: {**never_joined_over_seeds(known), "metric": self._metric_of_never(runs)}} if known else {}
+
+    def _metric_of_never(self, runs: Iterable[_Run]) -> dict[str, float | None] | None:
+        seeds = [run.clients for run in runs if "joined" in run.clients]
+        return describe_metric(seeds, self._shown, self._repeats == "splits", largest(self._shown)) if seeds else None
 
     def _not_learned(self, name: str) -> bool:
         own, guess = self._gains(name), self._gains(GUESS)
@@ -246,6 +262,7 @@ class Tally:
             "result_hash": run.result_hash,
             **({} if self._target is None or not run.points else {"target": self._target.needed(run.points, self._clients)}),
             **run.learned,
+            **({NEVER_JOINED: {**never, "metric": self._metric_of_never([run])}} if (never := run.learned.get(NEVER_JOINED)) else {}),
         }
 
     def _metrics(self, row: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -299,8 +316,10 @@ def over_seeds(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry with the numbers of its groups (`strangers`: unseen clients) by dotted keys beside its own."""
-    inner = {f"{key}.{name}": value for key, group in entry.items() if isinstance(group, Mapping) for name, value in group.items()}
+    """An entry with the numbers of its groups (`strangers`: unseen clients) by dotted keys beside its own. Who never joined is told of all
+    seeds together."""
+    groups = {key: group for key, group in entry.items() if isinstance(group, Mapping) and key != NEVER_JOINED}
+    inner = {f"{key}.{name}": value for key, group in groups.items() for name, value in group.items()}
     return {**entry, **inner}
 
 

@@ -91,6 +91,13 @@ class RunPlan:
                     raise SpecError(("scarcity", "budget", name), float(limit.min()), message)
         return world
 
+    def groups(self, round: int) -> NDArray[np.int64] | None:
+        """The group of each client in a round, `[clients]`: of the data, or else of those that come and go together; None without any."""
+        group = self.federation.at(round).group
+        if (group != group[0]).any():
+            return group
+        return None if self.world is None else self.world.presence.group
+
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
         """What the strategies are compared with, on the clients' data of the last round."""

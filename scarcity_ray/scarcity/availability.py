@@ -134,7 +134,10 @@ Availability = Annotated[Always | Bernoulli | Markov | Diurnal | Trace, Field(di
 
 
 class Presence:
-    """Who is present when. This one: everybody, always."""
+    """Who is present when. This one: everybody, always. group: `[clients]`, of those that come and go together; None where each does by
+    itself."""
+
+    group: Ids | None = None
 
     def __init__(self, clients: int) -> None:
         self.clients = clients
@@ -194,6 +197,7 @@ class _Chains(_Slots):
         self.seed, self.spec = population.seed, spec
         ids = np.arange(population.clients)
         self.chain = ids if spec.groups is None else (unit(self.seed, "presence group", ids) * spec.groups).astype(np.int64)
+        self.group = None if spec.groups is None else self.chain
         self.epoch = max(1, round(_EPOCH * (spec.on + spec.off)))
 
     def at(self, ids: Ids, time: Ids | int, round: int) -> Mask:

@@ -25,7 +25,8 @@ class Ledger:
     clock: microseconds. uplink, downlink: bytes. joules: all energy. busy: microseconds of its own in turns. turns: rounds that it was
     selected for. joined: those in which it was heard. battery: joules left. busy_until: the clock at which its turn ends. excluded: a
     place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one. sent: by message, who has
-    sent it, where rounds collect it. failing: whose turn, which has not ended yet, will be lost.
+    sent it, where rounds collect it. failing: whose turn, which has not ended yet, will be lost. met: who could have been selected once.
+    work: floating-point operations of turns that were heard.
     """
 
     world: World
@@ -41,6 +42,8 @@ class Ledger:
     late_since: Ids = field(init=False)
     excluded: Ids = field(init=False)
     failing: Mask = field(init=False)
+    met: Mask = field(init=False)
+    work: Floats = field(init=False)
     sent: dict[str, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,7 +51,7 @@ class Ledger:
         self.joules, self.battery = np.zeros(clients), self.world.battery.copy()
         for name in ("busy", "turns", "joined", "busy_until", "late_since", "excluded"):
             setattr(self, name, np.zeros(clients, dtype=np.int64))
-        self.failing = np.zeros(clients, dtype=np.bool_)
+        self.failing, self.met, self.work = np.zeros(clients, dtype=np.bool_), np.zeros(clients, dtype=np.bool_), np.zeros(clients)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, but the world and the bytes, which the Server keeps."""

@@ -228,6 +228,7 @@ class Simulation:
         ledger.exclude_who_stays_empty(free, joules)
         ready = (ledger.excluded[free] == 0) & self._ready(free, joules) & world.presence.at(free, ledger.clock, known.round)
         usable: Ids = free[ready]
+        ledger.met[usable] = True
         return usable
 
     def _free(self, known: RoundInput, asked: Asked) -> tuple[Ids, Turn]:

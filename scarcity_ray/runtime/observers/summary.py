@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow.compute as pc
 
 from scarcity_ray.results.checkpoints import Checkpoint
+from scarcity_ray.results.never_joined import describe_seed
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Status, Tally
 from scarcity_ray.runtime.failure_policy import Decision, Failure
@@ -40,6 +41,8 @@ class SummaryWriter(Observer):
         self.tally.round(round.row, round.result.steps)
         if round.clients is not None:
             self.tally.evaluated(round.row, round.clients)
+        if (part := round.result.taking_part) is not None:
+            self.tally.learned(run.name, run.seed, describe_seed(part, run.plan.federation.at(round.number), run.plan.groups(round.number)))
         if round.learned:
             self.tally.learned(run.name, run.seed, round.learned)
 
