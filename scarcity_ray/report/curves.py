@@ -1,7 +1,8 @@
-"""curves.png: what the strategies reached by round and by bytes, and how it is spread over the clients, a line a metric."""
+"""curves.png: what the strategies reached by round and by what they cost, and how it is spread over the clients, a line a metric."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from scarcity_ray.baselines import ALONE
 from scarcity_ray.core.metrics import WORST, Shown, further, headline
-from scarcity_ray.report.units import number, size
+from scarcity_ray.report.units import duration, number, short_number, size
 from scarcity_ray.results.results import Results
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F")
@@ -29,15 +30,37 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a strategy spends. column: of the data frame of rounds, so far. title, label: of its panel. none: said of who spends none of
+    it. words: an amount of it."""
+
+    column: str
+    title: str
+    label: str
+    none: str
+    words: Callable[[float], str]
+
+
+BYTES = Cost("kilobytes", "By bytes", "KB sent up and down, a client", "0 bytes", lambda kilobytes: size(1024 * kilobytes))
+COSTS = (
+    BYTES,
+    Cost("hours", "By time", "hours of the simulated clock", "no clock", lambda hours: duration(3600 * hours)),
+    Cost("joules_each", "By energy", "joules, a client", "no energy", lambda joules: f"{short_number(joules)} J"),
+)
+"""The last two where something is scarce and costs them."""
+
+
+@dataclass(frozen=True)
 class Curve:
-    """One strategy. round, kilobytes `[evaluated rounds]`; centre, tail `[seeds, evaluated rounds]`; final `[clients]`, all seeds'."""
+    """One strategy. round `[evaluated rounds]`; spent, of each cost, the same; centre, tail `[seeds, evaluated rounds]`; final `[clients]`,
+    all seeds'. A seed that ended earlier keeps its last values."""
 
     name: str
     pooled: bool
     colour: str
     marker: str
     round: NDArray[Any]
-    kilobytes: NDArray[Any]
+    spent: Mapping[str, NDArray[Any]]
     centre: NDArray[Any]
     tail: NDArray[Any]
     final: NDArray[Any]
@@ -46,7 +69,7 @@ class Curve:
 def draw_curves(results: Results, path: Path) -> None:
     """Draws the run's curves into a PNG at `path`; with repeats means over seeds, and a band from lowest to highest.
 
-    The metric that decides comes first, then each further one that has a value.
+    The metric that decides comes first, then each further one that has a value. Time and energy have panels where the run counted some.
     """
     summary, rounds = results.summary, results.rounds.to_pandas()
     lines = {
@@ -54,17 +77,19 @@ def draw_curves(results: Results, path: Path) -> None:
         for shown in (headline(summary["task"], summary.get("metric")), *further())
     }
     drawn = [(shown, curves) for shown, curves in lines.values() if curves]
-    figure = Figure(figsize=(15, 5 * max(len(drawn), 1)), dpi=110, layout="constrained")
+    costs = [cost for cost in COSTS if cost is BYTES or any(_pays(curve, cost) for _, curves in drawn for curve in curves)]
+    figure = Figure(figsize=(5 * (2 + len(costs)), 5 * max(len(drawn), 1)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(max(len(drawn), 1), 3, squeeze=False)
+    panels = figure.subplots(max(len(drawn), 1), 2 + len(costs), squeeze=False)
     figure.suptitle(summary["question"] or summary["scenario"], fontsize=13, x=0.01, ha="left")
-    for (shown, curves), (by_round, by_bytes, over_clients) in zip(drawn, panels, strict=False):
+    for (shown, curves), (by_round, *by_cost, over_clients) in zip(drawn, panels, strict=False):
         alone = _alone(results, summary, shown)
         _by_round(by_round, curves, shown)
-        _by_bytes(by_bytes, curves, shown)
-        for axes in (by_round, by_bytes) if alone else ():
+        for axes in (by_round, *by_cost) if alone else ():
             axes.axhline(_mean(alone[0].centre)[-1], color=_GREY, lw=1.5, ls="-.", zorder=1)
-        by_bytes.set(yscale=by_round.get_yscale(), ylim=by_round.get_ylim())
+        for axes, cost in zip(by_cost, costs, strict=True):
+            axes.set(yscale=by_round.get_yscale(), ylim=by_round.get_ylim())
+            _by_cost(axes, curves, shown, cost)
         _over_clients(over_clients, [*alone, *curves], shown)
         over_clients.set_yscale(by_round.get_yscale())
         _label_ends(by_round, [*alone, *curves])
@@ -89,11 +114,11 @@ def _curves(results: Results, summary: dict[str, Any], rounds: Any, shown: Shown
     mean, tail = shown.metric.column, f"{shown.metric.column}{WORST}"
     if mean not in rounds:  # a run of before the metric
         return []
-    traffic = rounds["uplink_bytes"] + rounds["downlink_bytes"]
-    rounds["kilobytes"] = traffic.groupby([rounds["strategy"], rounds["seed"]]).cumsum() / summary["clients"] / 1024
+    _add_costs(rounds, summary["clients"])
     curves: list[Curve] = []
     for name, rows in rounds.dropna(subset=[mean]).groupby("strategy", sort=False):
-        table = {column: rows.pivot(index="round", columns="seed", values=column) for column in (mean, tail, "kilobytes")}
+        columns = (mean, tail, *(cost.column for cost in COSTS))
+        table = {column: rows.pivot(index="round", columns="seed", values=column).ffill() for column in columns}
         curves.append(
             Curve(
                 name=str(name),
@@ -101,13 +126,21 @@ def _curves(results: Results, summary: dict[str, Any], rounds: Any, shown: Shown
                 colour=COLOURS[len(curves) % len(COLOURS)],
                 marker=MARKERS[len(curves) % len(MARKERS)],
                 round=table[mean].index.to_numpy(),
-                kilobytes=table["kilobytes"].mean(axis=1).to_numpy(),
+                spent={cost.column: table[cost.column].mean(axis=1).to_numpy() for cost in COSTS},
                 centre=shown.shape(table[mean].to_numpy().T),
                 tail=shown.shape(table[tail].to_numpy().T),
                 final=shown.shape(_final(results, str(name), rows, mean)),
             )
         )
     return curves
+
+
+def _add_costs(rounds: Any, clients: int) -> None:
+    """Adds the columns of COSTS to the table, as a data frame: sums so far, 0 where the run did not count them."""
+    who, nothing = [rounds["strategy"], rounds["seed"]], 0.0 * rounds["uplink_bytes"]
+    rounds["kilobytes"] = (rounds["uplink_bytes"] + rounds["downlink_bytes"]).groupby(who).cumsum() / clients / 1024
+    rounds["hours"] = rounds.get("clock_seconds", nothing).fillna(0.0) / 3600  # the clock is that of the end of the round
+    rounds["joules_each"] = rounds.get("joules", nothing).fillna(0.0).groupby(who).cumsum() / clients
 
 
 def _alone(results: Results, summary: dict[str, Any], shown: Shown) -> list[Curve]:
@@ -118,7 +151,7 @@ def _alone(results: Results, summary: dict[str, Any], shown: Shown) -> list[Curv
         return []
     reached, nothing = shown.shape(np.array([[entry[column]]])), np.zeros(1)
     rows = results.table("clients", ["seed", "round"], [("strategy", "=", ALONE)]).to_pandas()
-    return [Curve(ALONE, False, _GREY, "o", nothing, nothing, reached, reached, shown.shape(_final(results, ALONE, rows, column)))]
+    return [Curve(ALONE, False, _GREY, "o", nothing, {}, reached, reached, shown.shape(_final(results, ALONE, rows, column)))]
 
 
 def _final(results: Results, strategy: str, rows: Any, column: str) -> NDArray[Any]:
@@ -162,13 +195,20 @@ def _by_round(axes: Axes, curves: list[Curve], shown: Shown) -> None:
 
 def _label_ends(axes: Axes, curves: list[Curve]) -> None:
     """Names at the right edge, each at the end of its curve, moved apart where they would overlap."""
+    for curve, height in zip(*_heights(axes, curves), strict=True):
+        text = f"{curve.name} {number(float(_mean(curve.centre)[-1]))}"
+        axes.text(1.015, height, text, transform=axes.transAxes, color=curve.colour, va="center", fontsize=10, fontweight="bold")
+
+
+def _heights(axes: Axes, curves: list[Curve]) -> tuple[list[Curve], list[float]]:
+    """The curves by what they reached, and where a text beside the end of each stands, as shares of the height."""
+    if not curves:
+        return [], []
     low, high = axes.get_ylim()
     place = axes.transData + axes.transAxes.inverted()
     last = np.nan_to_num([_mean(curve.centre)[-1] for curve in curves], nan=high)
     ends = [float(place.transform((1, value))[1]) for value in np.clip(last, low, high)]
-    for index, height in zip(np.argsort(ends), _apart(np.sort(ends), 0.055), strict=True):
-        text = f"{curves[index].name} {number(float(_mean(curves[index].centre)[-1]))}"
-        axes.text(1.015, height, text, transform=axes.transAxes, color=curves[index].colour, va="center", fontsize=10, fontweight="bold")
+    return [curves[index] for index in np.argsort(ends)], _apart(np.sort(ends), 0.055).tolist()
 
 
 def _apart(heights: NDArray[Any], least: float) -> NDArray[Any]:
@@ -183,36 +223,34 @@ def _apart(heights: NDArray[Any], least: float) -> NDArray[Any]:
     return np.concatenate([middle + least * (np.arange(count) - (count - 1) / 2) for middle, count in merged])
 
 
-def _by_bytes(axes: Axes, curves: list[Curve], shown: Shown) -> None:
-    paying = [curve for curve in curves if curve.kilobytes[-1] > 0]
+def _pays(curve: Curve, cost: Cost) -> bool:
+    return bool(curve.spent[cost.column][-1] > 0)
+
+
+def _by_cost(axes: Axes, curves: list[Curve], shown: Shown, cost: Cost) -> None:
+    paying = [curve for curve in curves if _pays(curve, cost)]
     for curve in curves:
-        reached = _mean(curve.centre)[-1]
-        if curve.kilobytes[-1] > 0:
-            _line(axes, np.where(curve.kilobytes > 0, curve.kilobytes, np.nan), curve)
-            axes.plot(curve.kilobytes[-1], reached, color=curve.colour, marker=curve.marker, ms=9, zorder=4)
-            if len(paying) <= 4:
-                _note(axes, size(1024 * curve.kilobytes[-1]), curve, (curve.kilobytes[-1], reached), "data", (9, -3), "left")
+        reached, spent = _mean(curve.centre)[-1], curve.spent[cost.column]
+        if _pays(curve, cost):
+            _line(axes, np.where(spent > 0, spent, np.nan), curve)
+            axes.plot(spent[-1], reached, color=curve.colour, marker=curve.marker, ms=9, zorder=4)
         else:
             axes.axhline(reached, color=curve.colour, lw=2)
             axes.axhline(_mean(curve.tail)[-1], color=curve.colour, lw=1, ls="--")
-            _note(
-                axes,
-                f"{curve.name}: {'all rows in one place' if curve.pooled else '0 bytes'}",
-                curve,
-                (0.01, reached),
-                "axes fraction",
-                (0, -11),
-                "left",
-            )
+            words = f"{curve.name}: {'all rows in one place' if curve.pooled else cost.none}"
+            _note(axes, words, curve, (0.01, reached), ("axes fraction", "data"), (0, -11))
+    for curve, height in zip(*_heights(axes, paying), strict=True) if len(paying) <= 4 else ():
+        end = float(curve.spent[cost.column][-1])
+        _note(axes, cost.words(end), curve, (end, height), ("data", "axes fraction"), (9, -3))
     if paying:
-        sent = np.concatenate([curve.kilobytes[curve.kilobytes > 0] for curve in paying])
+        spent = np.concatenate([curve.spent[cost.column][curve.spent[cost.column] > 0] for curve in paying])
         axes.set_xscale("log")
-        axes.set_xlim(10 ** np.floor(np.log10(sent.min() * 0.9)), 10 ** np.ceil(np.log10(sent.max() * 1.8)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda kilobytes, _: f"{kilobytes:,.10g}"))
+        axes.set_xlim(10 ** np.floor(np.log10(spent.min() * 0.9)), 10 ** np.ceil(np.log10(spent.max() * 1.8)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:,.10g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade their labels would run into each other
     else:
         axes.set_xticks([])
-    axes.set(xlabel="KB sent up and down, a client", ylabel=_axis(shown), title="By bytes")
+    axes.set(xlabel=cost.label, ylabel=_axis(shown), title=cost.title)
     tidy(axes)
 
 
@@ -228,10 +266,10 @@ def _over_clients(axes: Axes, curves: list[Curve], shown: Shown) -> None:
     tidy(axes)
 
 
-def _note(axes: Axes, text: str, curve: Curve, at: tuple[float, float], across: str, offset: tuple[int, int], align: str) -> None:
-    """Text beside a point. across: the unit of its first coordinate; the second is a value of the metric."""
-    style: dict[str, Any] = {"color": curve.colour, "ha": align, "fontsize": 9, "zorder": 5}
-    axes.annotate(text, at, xycoords=(across, "data"), xytext=offset, textcoords="offset points", **style)
+def _note(axes: Axes, text: str, curve: Curve, at: tuple[float, float], units: tuple[str, str], offset: tuple[int, int]) -> None:
+    """Text beside a point. units: of its two coordinates. offset: points."""
+    style: dict[str, Any] = {"color": curve.colour, "ha": "left", "fontsize": 9, "zorder": 5}
+    axes.annotate(text, at, xycoords=units, xytext=offset, textcoords="offset points", **style)
 
 
 def tidy(axes: Axes) -> None:

@@ -17,7 +17,9 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Seconds: `0.0083 s`, `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if 0 < seconds < 0.1:
+        return f"{seconds:.2g} s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

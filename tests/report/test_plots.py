@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.scenarios import scenario
+from matplotlib.figure import Figure
 
 from scarcity_ray import Results, simulate
+from scarcity_ray.core.metrics import headline
 from scarcity_ray.report import curves
 
 ENSEMBLE = {"kind": "sf_hfe", "representation": {"kind": "identity"}}
@@ -44,3 +47,25 @@ def test_a_plot_that_fails_is_told_and_fails_no_run(
     assert f"{tmp_path}/run/curves.png could not be drawn: ValueError: no ink" in capsys.readouterr().out.replace("\n", "")
     assert Results.load(results.directory).summary["strategies"]["fed_avg"]["status"] == "finished"
     assert not (tmp_path / "run/experts.png").exists()  # without an ensemble there are none
+
+
+def test_costs_are_means_over_seeds_also_where_one_ended_earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batteries run out in another round under each seed; what was spent until then stays spent."""
+    world = {"compute": {}, "energy": {"battery": {"lognormal": {"median": 0.01, "sigma": 1.0}}}}
+    strategies = [{"kind": "fed_avg", "clients_per_round": 4}, {"kind": "pooled"}]
+    results = simulate(scenario(rounds=10, repeats=2, scarcity=world, strategies=strategies), out=tmp_path / "run")
+    rounds = results.frame("rounds").query("strategy == 'fed_avg'")
+    last = rounds.groupby("seed").agg({"round": "max", "clock_seconds": "last", "joules": "sum"})
+    assert last["round"].nunique() > 1
+    one, pooled = curves._curves(results, results.summary, results.frame("rounds"), headline("classification"))
+    assert one.spent["hours"][-1] == pytest.approx(last["clock_seconds"].mean() / 3600)
+    assert one.spent["joules_each"][-1] == pytest.approx(last["joules"].mean() / 12)
+    for spent in one.spent.values():
+        assert (np.diff(spent) >= 0).all()
+    assert np.isfinite(one.centre).all()
+    assert pooled.spent["hours"][-1] == pooled.spent["joules_each"][-1] == 0
+
+    titles: list[list[str]] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _: titles.append([axes.get_title() for axes in figure.axes]))
+    curves.draw_curves(results, tmp_path / "curves.png")
+    assert titles == [["By round", "By bytes", "By time", "By energy", "Client by client, at the end"]]
