@@ -13,6 +13,7 @@ from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
 from scarcity_ray.report.coefficients import show_coefficients
+from scarcity_ray.report.never_joined import never_joined_in_words
 from scarcity_ray.report.units import duration, number, short_number, size
 from scarcity_ray.report.verdict import nothing_learned, verdict
 from scarcity_ray.results.screened import in_words
@@ -102,9 +103,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     console.print(verdict(summary), highlight=False, markup=False)
-    for line in target_in_words(summary):
-        console.print(line, highlight=False, markup=False)
-    for line in experts_in_words(summary):
+    for line in (*target_in_words(summary), *never_joined_in_words(summary), *experts_in_words(summary)):
         console.print(line, highlight=False, markup=False)
     if any("strangers" in entry for entry in summary["strategies"].values()):
         console.print()
