@@ -385,7 +385,7 @@ class Server:
         )
         if self.simulation is not None:
             columns |= self.simulation.client_columns(ids)
-            result.taking_part = TakingPart.of(self.simulation.ledger)
+            result.taking_part = TakingPart.of(self.simulation.ledger, self.strategy.answer.message)
         result.clients = columns | {name: values[columns["client_id"]] for name, values in more.items()}
         result.row |= metrics.round_columns(found.stats, columns["num_test"])
         result.keep_rows(found)

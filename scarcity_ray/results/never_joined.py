@@ -26,11 +26,12 @@ Floats = NDArray[np.float64]
 def describe_seed(part: TakingPart, federation: Federation, group: NDArray[np.int64] | None) -> dict[str, Any]:
     """What summary.json says of a strategy under one seed, but for the metric, in plain values.
 
-    never_joined: clients, how many joined no round, and clients_share, of all; rows, their training rows, and rows_share, of all; by: how
-    many clients for each reason (scarcity.taking_part), the most frequent first; groups: of each group the share of its clients; classes:
-    of each class the share of its training rows that are theirs, by the class's name. None of these two where there is one group, and for
-    a regression. top_30_work_share: the share of the operations in rounds joined of the 30 % of the clients that did most, between whole
-    clients by straight lines (Lorenz's curve); None where nobody joined.
+    never_joined: clients, how many joined no round (where each message is sent once: have not sent the one that is learned from), and
+    clients_share, of all; rows, their training rows, and rows_share, of all; by: how many clients for each reason (scarcity.taking_part),
+    the most frequent first; groups: of each group the share of its clients; classes: of each class the share of its training rows that
+    are theirs, by the class's name. None of these two where there is one group, and for a regression. top_30_work_share: the share of the
+    operations in rounds joined of the 30 % of the clients that did most, between whole clients by straight lines (Lorenz's curve); None
+    where nobody joined.
 
     group: `[clients]`, None where there are none.
     """
@@ -70,16 +71,16 @@ def describe_metric(
     means over clients; difference, joined less never; low and high, its 90 % interval, None where one of the two kinds is one client
     (inference.unpaired). None where no seed has both.
 
-    seeds: of each seed `client_id`, `value` (of the metric) and `joined` (in how many rounds), `[k]`. keeps_clients: whether a client has
-    the same rows under all of them. bound: no difference is larger.
+    seeds: of each seed `client_id`, `value` (of the metric) and `never` (whether it joined no round), `[k]`. keeps_clients: whether a
+    client has the same rows under all of them. bound: no difference is larger.
     """
     parts = list(seeds)
     ids = np.unique(np.concatenate([part["client_id"] for part in parts]))
-    values, joined = np.full((len(parts), len(ids)), np.nan), np.zeros((len(parts), len(ids)), dtype=np.bool_)
+    values, never = np.full((len(parts), len(ids)), np.nan), np.zeros((len(parts), len(ids)), dtype=np.bool_)
     for place, part in enumerate(parts):
         there = np.searchsorted(ids, part["client_id"])
-        values[place, there], joined[place, there] = part["value"], part["joined"] > 0
-    found = unpaired(values, joined, keep_rows=keeps_clients, root=shown.root)
+        values[place, there], never[place, there] = part["value"], part["never"]
+    found = unpaired(values, ~never, keep_rows=keeps_clients, root=shown.root)
     if math.isnan(found.difference):
         return None
     ends = {name: float(np.clip(getattr(found, name), -bound, bound)) for name in ("low", "high")}

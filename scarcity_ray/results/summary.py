@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core import statistics
+from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import POOLED, WORST, Metric, columns_of, default_headline, headline
 from scarcity_ray.metrics import METRICS
 from scarcity_ray.results.gains import Gains, SeedGains, compared, describe_best, interval, largest
 from scarcity_ray.results.learning import not_learned, still_falling
-from scarcity_ray.results.never_joined import NEVER_JOINED, describe_metric
+from scarcity_ray.results.never_joined import NEVER_JOINED, describe_metric, describe_seed
 from scarcity_ray.results.never_joined import over_seeds as never_joined_over_seeds
 from scarcity_ray.results.target import Target
+from scarcity_ray.scarcity.taking_part import TakingPart
 
 Task = Literal["classification", "regression"]
 Repeats = Literal["splits", "deals", "draws"]
@@ -34,9 +36,9 @@ _GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
 
 @dataclass
 class _Run:
-    """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id, value of the
-    metric that decides, and rounds joined where something is scarce. losses, tested: the mean loss in training, and on test rows, of each
-    round that has one."""
+    """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id and value
+    of the metric that decides. never: the ids of those that joined no round, None where nothing is scarce. losses, tested: the mean
+    loss in training, and on test rows, of each round that has one."""
 
     status: Status = "interrupted"
     result_hash: str | None = None
@@ -56,6 +58,7 @@ class _Run:
     tested: list[float] = field(default_factory=list)
     joules: float | None = None
     points: list[dict[str, Any]] = field(default_factory=list)
+    never: list[int] | None = None
 
 
 class Tally:
@@ -122,14 +125,17 @@ class Tally:
             run.metrics = {name: row.get(name) for name in self._columns}
         value = np.broadcast_to(np.asarray(columns[self._shown.metric.column], dtype=np.float64), size)
         run.clients = {"client_id": np.array(columns["client_id"]), "value": value.copy()}
-        if "rounds_joined" in columns:
-            run.clients["joined"] = np.array(columns["rounds_joined"])
         if "gain" in columns:
             run.gains = SeedGains.of(columns, self._shown)
 
     def learned(self, strategy: str, seed: int, entries: Mapping[str, Any]) -> None:
         """Takes what is known beyond metrics, of a strategy's experts or of unseen clients, by its key in the summary."""
         self._runs[strategy][seed].learned |= entries
+
+    def took_part(self, strategy: str, seed: int, part: TakingPart, federation: Federation, group: NDArray[np.int64] | None) -> None:
+        """Takes what clients have done so far where something is scarce. federation, group: see results.never_joined."""
+        self.learned(strategy, seed, describe_seed(part, federation, group))
+        self._runs[strategy][seed].never = np.flatnonzero(~part.joined).tolist()
 
     def traffic(self, strategy: str, seed: int, uplink: int, downlink: int) -> None:
         """Takes the bytes of all clients together, where there are no rounds that tell them."""
@@ -162,6 +168,7 @@ class Tally:
                         "result_hash": run.result_hash,
                         "steps": run.steps,
                         "learned": dict(run.learned),
+                        "never": run.never,
                         **({} if run.rounds else {"metrics": dict(run.metrics), "uplink": run.uplink, "downlink": run.downlink}),
                     }
                     for seed, run in runs.items()
@@ -212,7 +219,8 @@ class Tally:
         return {NEVER_JOINED: {**never_joined_over_seeds(known), "metric": self._metric_of_never(runs)}} if known else {}
 
     def _metric_of_never(self, runs: Iterable[_Run]) -> dict[str, float | None] | None:
-        seeds = [run.clients for run in runs if "joined" in run.clients]
+        tested = [run for run in runs if run.clients and run.never is not None]
+        seeds = [run.clients | {"never": np.isin(run.clients["client_id"], run.never or [])} for run in tested]
         return describe_metric(seeds, self._shown, self._repeats == "splits", largest(self._shown)) if seeds else None
 
     def _not_learned(self, name: str) -> bool:

@@ -16,7 +16,8 @@ class Answer:
     deadline: seconds of a round, None without. late: what becomes of clients
     that would come later. minimum: share of the clients needed without whom a round is void. stalest: rounds after which a late update
     counts no more. collects: where each client sends a message once, the share of all clients whose new messages a round waits for, however
-    long that takes; None: a round has those that are there when it begins. until_heard: a round lasts until somebody is heard, as each asks
+    long that takes; None: a round has those that are there when it begins. message: the name of the one that is learned from, "" where all
+    are. until_heard: a round lasts until somebody is heard, as each asks
     for something that the next one needs. concurrency: clients that work at the same time, each from the model that was newest when it
     started; a round ends with the updates that it needs; None: a round's clients start together.
     """
@@ -28,5 +29,6 @@ class Answer:
     minimum: float = 0.0
     stalest: int = 0
     collects: float | None = None
+    message: str = ""
     until_heard: bool = False
     concurrency: int | None = None

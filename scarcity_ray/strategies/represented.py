@@ -174,7 +174,7 @@ class Represented(Strategy):
     def answer(self) -> Answer:
         """It waits for clients that have not sent yet, where they send once."""
         whole = isinstance(self.representation, Automatic)  # features are chosen once, from the answers of all that came
-        return Answer(collects=(1.0 if whole else self.refresh) if self.ends_early else None, until_heard=True)
+        return Answer(collects=(1.0 if whole else self.refresh) if self.ends_early else None, message=self.column, until_heard=True)
 
     def planned_steps(self, problem: Problem, state: ServerState) -> NDArray[np.int64]:
         """No training."""

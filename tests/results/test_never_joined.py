@@ -108,6 +108,15 @@ def test_a_run_that_was_cut_short_counts_the_same(results: Results, tmp_path: Pa
         assert _without_seconds(resumed[name]) == _without_seconds(whole[name])
 
 
+def test_who_has_sent_a_survey_alone_is_left_out(tmp_path: Path) -> None:
+    """The budget has room for the survey, and for nobody's moments."""
+    strategies = [{"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 24}}]
+    run = simulate(scenario(strategies=strategies, scarcity={"budget": {"uplink_bytes": 1000}}), out=tmp_path / "run")
+    assert (run.frame("clients").query("strategy == 'sf_hfe'")["rounds_joined"] == 1).all()
+    found = run.summary["strategies"]["sf_hfe"]["never_joined"]
+    assert (found["clients"], found["by"], found["metric"]) == (12, {"uplink_bytes": 12}, None)
+
+
 def test_where_nothing_is_scarce_nothing_is_said(tmp_path: Path) -> None:
     summary = simulate(scenario(rounds=1), out=tmp_path / "run").summary
     assert not {"never_joined", "top_30_work_share"} & set(summary["strategies"]["fed_avg"])

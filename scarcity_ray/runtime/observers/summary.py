@@ -5,7 +5,6 @@ from __future__ import annotations
 import pyarrow.compute as pc
 
 from scarcity_ray.results.checkpoints import Checkpoint
-from scarcity_ray.results.never_joined import describe_seed
 from scarcity_ray.results.recorder import Recorder
 from scarcity_ray.results.summary import Status, Tally
 from scarcity_ray.runtime.failure_policy import Decision, Failure
@@ -42,7 +41,7 @@ class SummaryWriter(Observer):
         if round.clients is not None:
             self.tally.evaluated(round.row, round.clients)
         if (part := round.result.taking_part) is not None:
-            self.tally.learned(run.name, run.seed, describe_seed(part, run.plan.federation.at(round.number), run.plan.groups(round.number)))
+            self.tally.took_part(run.name, run.seed, part, run.plan.federation.at(round.number), run.plan.groups(round.number))
         if round.learned:
             self.tally.learned(run.name, run.seed, round.learned)
 
