@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.registry import Part, Registry
 from scarcity_ray.core.schedule import Ids
+from scarcity_ray.core.spec import SpecError
 
 Floats = NDArray[np.float64]
 State = Mapping[str, NDArray[np.float64]]
@@ -103,6 +104,10 @@ class Selection(Part):
 
     learns: ClassVar[str] = ""
     """What clients send for it: loss (4 bytes), insights (52 bytes), or nothing."""
+
+    def refused(self, count: int) -> SpecError | None:
+        """What of its settings cannot work where a round wants so many clients."""
+        return None
 
     def start(self, clients: int) -> State:
         """What is known of so many clients before round 1."""

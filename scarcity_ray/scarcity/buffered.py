@@ -11,9 +11,10 @@ from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.schedule import RoundInput, RoundPlan
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.draws import Ids
+from scarcity_ray.scarcity.played import Asked, Played
 
 if TYPE_CHECKING:
-    from scarcity_ray.scarcity.simulation import Asked, Simulation
+    from scarcity_ray.scarcity.simulation import Simulation
 
 
 @dataclass
@@ -40,7 +41,20 @@ class Version:
         return RoundPlan(ids, known.steps[ids], lost, age, time, np.where(vain, up[ids], 0))
 
 
-def play(simulation: Simulation, known: RoundInput, answer: Answer, asked: Asked) -> Version:
+def plan(simulation: Simulation, known: RoundInput, answer: Answer, asked: Asked) -> Played:
+    """A round whose clients work at their own pace."""
+    ledger = simulation.ledger
+    available = len(simulation.usable(known, asked))
+    version = _play(simulation, known, answer, asked)
+    made = version.plan(known, ledger.clock, asked.up)
+    ledger.joined[made.ids[~made.lost]] += 1
+    assert made.wasted_up is not None
+    waste = int((asked.down[made.ids] + made.wasted_up)[made.lost].sum())
+    counts = {"late": len(version.stale), "dropped": len(version.lost), "wasted_bytes": waste}
+    return Played(made, simulation.columns({"available": available, "selected": len(made.ids), **counts}, known), version.over)
+
+
+def _play(simulation: Simulation, known: RoundInput, answer: Answer, asked: Asked) -> Version:
     """Plays events until `known.count` updates are in time, or nothing more can happen.
 
     Whenever fewer than `answer.concurrency` clients work, the next ones start that are there and can pay, by a hash of the version and

@@ -24,8 +24,8 @@ class Ledger:
 
     clock: microseconds. uplink, downlink: bytes. joules: all energy. busy: microseconds of its own in turns. turns: rounds that it was
     selected for. joined: those in which it was heard. battery: joules left. busy_until: the clock at which its turn ends. excluded: a
-    place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one. sent: by message, who has
-    sent it, where rounds collect it. failing: whose turn, which has not ended yet, will be lost.
+    place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one. late_steps:
+    its steps. sent: by message, who has sent it, where rounds collect it. failing: whose turn, which has not ended yet, will be lost.
     """
 
     world: World
@@ -39,6 +39,7 @@ class Ledger:
     joined: Ids = field(init=False)
     busy_until: Ids = field(init=False)
     late_since: Ids = field(init=False)
+    late_steps: Ids = field(init=False)
     excluded: Ids = field(init=False)
     failing: Mask = field(init=False)
     sent: dict[str, Mask] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Ledger:
     def __post_init__(self) -> None:
         clients = self.world.clients
         self.joules, self.battery = np.zeros(clients), self.world.battery.copy()
-        for name in ("busy", "turns", "joined", "busy_until", "late_since", "excluded"):
+        for name in ("busy", "turns", "joined", "busy_until", "late_since", "late_steps", "excluded"):
             setattr(self, name, np.zeros(clients, dtype=np.int64))
         self.failing = np.zeros(clients, dtype=np.bool_)
 

@@ -16,8 +16,9 @@ from pydantic import Field
 from scarcity_ray.core.schedule import Ids
 from scarcity_ray.core.selection import SELECTIONS, Candidates, Floats, Heard, Selection, State
 
-_LENGTHS = 16
+_LENGTHS = 12
 """Lengths of a round that are compared."""
+_ITERATIONS = 3
 
 
 @SELECTIONS.register
@@ -29,8 +30,7 @@ class Insight(Selection):
 
     The noise of an observation is that of `noise`, times the client's uncertainty over that of the round. A turn of a share x of the
     planned steps is expected to bring `weight (mean + bonus sqrt(variance)) sqrt(x)`: more steps bring less each. Places and steps go
-    where the sum of this is highest a unit of what is scarce: a second of the round, which lasts as long as its slowest turn, a joule, or
-    a turn.
+    where the sum of this is highest for what the round costs: its seconds, which are those of its slowest turn, its joules, or both.
     One round in `floor` takes the clients not heard for longest, so that nobody is left out.
     """
 
@@ -38,11 +38,14 @@ class Insight(Selection):
     learns: ClassVar[str] = "insights"
     unit: Annotated[
         Literal["auto", "seconds", "joules", "turns"],
-        Field(description="what is scarce; auto: joules where batteries or budgets limit them, else seconds where turns take time"),
+        Field(description="what is scarce; auto: seconds where turns take time, and joules where batteries or budgets limit them"),
     ] = "auto"
     bonus: Annotated[float, Field(ge=0, le=10, description="standard deviations above the mean that a client is ranked by")] = 1.0
     drift: Annotated[float, Field(ge=0, le=1, description="growth of a gain's variance in a round")] = 0.02
     noise: Annotated[float, Field(gt=0, le=10, description="variance of an observed gain of mean uncertainty")] = 0.25
+    weight: Annotated[float, Field(ge=0, le=1, description="power of a client's weight in the average that its gain is multiplied by")] = (
+        1.0
+    )
     floor: Annotated[int, Field(ge=2, description="one round in so many takes the clients not heard for longest")] = 5
     least_steps: Annotated[float, Field(gt=0, le=1, description="share of the planned steps that a client does at least")] = 0.25
 
@@ -75,46 +78,48 @@ class Insight(Selection):
             waited = candidates.best(-state["heard"][ids])
             return waited, steps[waited]
         bound = state["mean"][ids] + self.bonus * np.sqrt(self._variance(state, ids, candidates.round))
-        worth, unit = candidates.weights * bound, self._unit(candidates)
-        share = np.ones(len(ids))
-        if unit == "joules":
-            worth, share = self._a_joule(candidates, worth)
-        elif unit == "seconds":
-            worth, share = self._a_second(candidates, worth)
-        chosen = candidates.best(worth)
-        return chosen, np.maximum(np.floor(share[chosen] * steps[chosen]), np.minimum(steps[chosen], 1)).astype(np.int64)
+        places, share = self._allocated(candidates, candidates.weights**self.weight * bound)
+        return places, np.maximum(np.floor(share * steps[places] + 1e-9), np.minimum(steps[places], 1)).astype(np.int64)
 
     def _variance(self, state: State, ids: Ids, round: int) -> Floats:
         """Of the gains of clients `[n]` in a round."""
         grown: Floats = np.minimum(state["variance"][ids] + self.drift * (round - state["heard"][ids]), 1.0)
         return grown
 
-    def _unit(self, candidates: Candidates) -> str:
-        if self.unit != "auto":
-            return self.unit
-        if np.isfinite(candidates.costs.joules_left).any():
-            return "joules"
-        return "seconds" if candidates.seconds.any() else "turns"
+    def _prices(self, candidates: Candidates) -> tuple[float, float]:
+        """What a second of the round and a joule cost, so that a usual round costs 1 of each that is scarce."""
+        seconds, joules = candidates.seconds, candidates.joules
+        scarce = self.unit == "seconds", self.unit == "joules"
+        if self.unit == "auto":
+            scarce = bool(seconds.any()), bool(np.isfinite(candidates.costs.joules_left).any() and joules.any())
+        usual = float(np.median(seconds)), float(np.mean(joules)) * candidates.count
+        price_second, price_joule = (1 / one if wanted and one > 0 else 0.0 for wanted, one in zip(scarce, usual, strict=True))
+        return price_second, price_joule
 
-    def _a_joule(self, candidates: Candidates, worth: Floats) -> tuple[Floats, Floats]:
-        """Worth a joule at the share of steps where that is highest: where all steps done cost as much as the messages."""
-        fixed, work = candidates.costs.joules, candidates.steps * candidates.costs.step_joules
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.clip(np.where(work > 0, fixed / work, 1.0), self.least_steps, 1.0)
-            spent = fixed + share * work
-            return worth * np.sqrt(share) / np.where(spent > 0, spent, np.inf if (spent > 0).any() else 1.0), share
+    def _allocated(self, candidates: Candidates, worth: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """The places of those whose turns bring the most in sum for what the round costs, and each one's share of its planned steps.
 
-    def _a_second(self, candidates: Candidates, worth: Floats) -> tuple[Floats, Floats]:
-        """Worth of what each client can do in a round of the length for which the sum of those selected is highest a second."""
+        For each of some lengths of a round a client can do so much of its work; the best ratio of sums is found by Dinkelbach's iteration
+        ("On Nonlinear Fractional Programming", Management Science 1967), which takes the highest `worth - ratio * cost` each time.
+        """
+        price_second, price_joule = self._prices(candidates)
         fixed, work, count = candidates.costs.seconds, candidates.steps * candidates.costs.step_seconds, candidates.count
-        shortest = np.sort(fixed + self.least_steps * work)
-        lengths = np.quantile(np.concatenate([shortest[count - 1 :], fixed + work]), np.linspace(0, 1, _LENGTHS))
-        best: tuple[float, Floats, Floats] = (-np.inf, worth, np.ones(len(worth)))
-        for length in np.unique(np.maximum(lengths, shortest[count - 1])):
+        shortest = np.sort(fixed + self.least_steps * work)[count - 1]
+        lengths = np.array([(fixed + work).max()])
+        if price_second:
+            lengths = np.maximum(np.quantile(fixed + work, np.linspace(0, 1, _LENGTHS), method="higher"), shortest)
+        best: tuple[float, NDArray[np.int64], Floats] = (-np.inf, np.arange(count), np.ones(count))
+        for length in np.unique(lengths):
             with np.errstate(divide="ignore", invalid="ignore"):
                 share = np.clip(np.where(work > 0, (length - fixed) / work, np.where(fixed <= length, 1.0, 0.0)), 0.0, 1.0)
-            able = np.where(share >= self.least_steps * (1 - 1e-9), worth * np.sqrt(share), -1.0)
-            rate = float(np.partition(able, len(able) - count)[len(able) - count :].sum()) / max(length, 1e-9)
-            if rate > best[0]:
-                best = rate, able, share
+            able = share >= self.least_steps * (1 - 1e-9)
+            gain = np.where(able, worth * np.sqrt(share), 0.0)
+            cost = price_joule * (candidates.costs.joules + share * candidates.steps * candidates.costs.step_joules)
+            ratio = 0.0
+            for _ in range(_ITERATIONS):
+                places = candidates.best(np.where(able, gain - ratio * cost, -np.inf))
+                spent = price_second * length + float(cost[places].sum())
+                ratio = float(gain[places].sum()) / (spent or 1.0)
+            if ratio > best[0]:
+                best = ratio, places, share[places]
         return best[1:]
