@@ -71,6 +71,12 @@ class Candidates:
         """Expected joules of each turn."""
         return self.costs.joules + self.steps * self.costs.step_joules
 
+    def only(self, places: NDArray[np.int64]) -> Candidates:
+        """The candidates at some places."""
+        costs = Costs(*(part[places] for part in vars(self.costs).values()))
+        parts = (part[places] for part in (self.rows, self.weights, self.steps))
+        return Candidates(self.seed, self.round, self.ids[places], self.count, *parts, costs)
+
     def best(self, *scores: Floats, count: int | None = None) -> NDArray[np.int64]:
         """The places of the `count` candidates (those wanted, if left out) with the highest scores, `[count]`; ties go by the next
         score, then by the round's hash of the ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -76,7 +77,7 @@ class Ledger:
         left: Floats = self.battery[ids] if limit is None else np.minimum(self.battery[ids], limit[ids] - self.joules[ids])
         return left
 
-    def exclude_who_cannot_pay(self, ids: Ids, charge: dict[str, NDArray[Any] | int]) -> None:
+    def exclude_who_cannot_pay(self, ids: Ids, charge: Mapping[str, NDArray[Any]]) -> None:
         """Ends the part of clients `[n]` whose next charge would pass one of their budgets: they draw nothing from now on."""
         spent = self.spent(ids)
         for name, limit in self.world.budgets.items():

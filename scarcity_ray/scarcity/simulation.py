@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scarcity_ray.core.schedule import RoundInput, Schedule
 from scarcity_ray.core.selection import Costs
 from scarcity_ray.scarcity import buffered, collecting, synchronous
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.availability import SECOND, Mask
-from scarcity_ray.scarcity.draws import Floats, Ids
+from scarcity_ray.scarcity.draws import Ids
 from scarcity_ray.scarcity.ledger import REASONS, Ledger
+from scarcity_ray.scarcity.offer import Offer
 from scarcity_ray.scarcity.played import Asked, Played
 from scarcity_ray.scarcity.world import Turn, World
 
@@ -43,17 +43,6 @@ class Simulation:
             return buffered.plan(self, known, answer, asked)
         return synchronous.plan(self, known, schedule, answer, asked)
 
-    def start(self, known: RoundInput, ids: Ids, asked: Asked) -> None:
-        """Starts clients `[n]`: their turns are charged, and end at `busy_until`, lost where the ledger says so."""
-        ledger = self.ledger
-        _, lost = self.begin(known, ids, asked)
-        ledger.failing[ids], ledger.late_since[ids] = lost, known.round
-
-    def coming(self, known: RoundInput, asked: Asked, ended: Ids) -> int | None:
-        """When somebody may be there who neither works nor is among the clients `ended`; None if nobody will."""
-        idle = np.setdiff1d(known.clients[self.ledger.late_since[known.clients] == 0], ended)
-        return self.next_time(replace(known, clients=idle), asked)
-
     def pass_to(self, time: int) -> bool:
         """Moves the clock to a time, or to the run's deadline if that comes first; False then."""
         deadline = self.world.deadline
@@ -67,64 +56,22 @@ class Simulation:
 
     def wait(self, known: RoundInput, asked: Asked) -> Ids:
         """The clients that are there and can pay, after waiting for the first where there is none; empty if nobody came."""
+        offer, nobody = Offer.of(self.ledger, known, asked), np.zeros(0, dtype=np.int64)
         while True:
-            usable = self.usable(known, asked)
+            usable = offer.ids[offer.usable()]
             if len(usable) or not self.somebody(known.clients):
                 return usable
-            time = self.next_time(known, asked)
+            time = offer.next_time()
             if time is None or time <= self.ledger.clock:
-                return usable
+                return nobody
             if self.world.deadline is not None and time >= self.world.deadline:
                 self.ledger.advance(self.world.deadline)
-                return usable
+                return nobody
             self.ledger.advance(time)
 
-    def usable(self, known: RoundInput, asked: Asked) -> Ids:
-        """The clients that are there, have nothing else to do and can pay. Who never will is excluded."""
-        ledger, world = self.ledger, self.world
-        free, turn = self._free(known, asked)
-        joules = _joules(turn, asked.down[free] + asked.up[free])
-        charge: dict[str, NDArray[Any] | int] = {
-            "uplink_bytes": asked.up[free],
-            "downlink_bytes": asked.down[free],
-            "joules": joules,
-            "seconds": turn.total / SECOND,
-            "rounds": 1,
-        }
-        ledger.exclude_who_cannot_pay(free, charge)
-        ledger.exclude_who_stays_empty(free, joules)
-        ready = (ledger.excluded[free] == 0) & self._ready(free, joules) & world.presence.at(free, ledger.clock, known.round)
-        usable: Ids = free[ready]
-        return usable
-
-    def _free(self, known: RoundInput, asked: Asked) -> tuple[Ids, Turn]:
-        """The clients that are not excluded, and what a turn of this round would be."""
-        free = known.clients[self.ledger.excluded[known.clients] == 0]
-        return free, self.turn(known.round, free, known.steps[free], asked)
-
-    def _ready(self, ids: Ids, joules: Floats) -> Mask:
-        """Which of clients `[n]` have nothing else to do, and enough in their battery."""
-        ledger = self.ledger
-        free = (ledger.busy_until[ids] <= ledger.clock) & (ledger.late_since[ids] == 0)
-        ready: Mask = free & (joules <= ledger.battery[ids])
-        return ready
-
     def next_time(self, known: RoundInput, asked: Asked) -> int | None:
-        """A later time at which somebody may be usable; the clock itself where only another round helps; None if nobody ever will."""
-        ledger, world = self.ledger, self.world
-        free, turn = self._free(known, asked)
-        joules = _joules(turn, asked.down[free] + asked.up[free])
-        coming = world.presence.next(free[self._ready(free, joules)], ledger.clock)
-        busy = ledger.busy_until[free]
-        times = [] if coming is None else [coming]
-        times += busy[busy > ledger.clock].tolist()
-        empty = joules > ledger.battery[free]
-        rate = world.recharge[free] - world.idle[free]
-        filling = empty & (rate > 0)
-        missing = joules[filling] - ledger.battery[free][filling]
-        times += (ledger.clock + np.ceil(missing / rate[filling] * SECOND) + 1).astype(np.int64).tolist()
-        later = [time for time in times if time > ledger.clock]
-        return min(later) if later else min(times, default=None)
+        """As Offer.next_time, of this round's."""
+        return Offer.of(self.ledger, known, asked).next_time()
 
     def somebody(self, ids: Ids) -> bool:
         """Whether any of clients `[n]` is not excluded."""
@@ -144,7 +91,7 @@ class Simulation:
         costs = Costs(
             none.total / SECOND,
             (all.work - none.work) / SECOND / each,
-            _joules(none, moved),
+            none.joules(moved),
             (all.work_joules - none.work_joules) / each,
             self.ledger.joules_left(ids),
         )
@@ -152,13 +99,12 @@ class Simulation:
 
     # -- what becomes of them ------------------------------------------------------------------------------------------
 
-    def begin(self, known: RoundInput, ids: Ids, asked: Asked) -> tuple[Ids, Mask]:
-        """Charges clients `[n]` for turns that start now: when each would finish, and whether it is lost."""
-        world = self.world
-        turn = self.turn(known.round, ids, known.steps[ids], asked)
-        before, after = world.dropped(known.round, ids)
+    def begin(self, known: RoundInput, ids: Ids, asked: Asked, turn: Turn | None = None) -> tuple[Ids, Mask]:
+        """Charges clients `[n]` for turns that start now: when each would finish, and whether it is lost. turn: theirs, if it is known."""
+        turn = turn or self.turn(known.round, ids, known.steps[ids], asked)
+        before, after = self.world.dropped(known.round, ids)
         finish = self.ledger.clock + turn.total
-        lost: Mask = before | after | ~world.presence.at(ids, finish, known.round)
+        lost: Mask = before | after | ~self.world.presence.at(ids, finish, known.round)
         self.charge(ids, turn, asked, before, ~lost)
         return finish, lost
 
@@ -210,8 +156,3 @@ class Simulation:
         """Continues from what `state_dict` returned."""
         self.ledger.load_state_dict(state["ledger"])
         self._joules = state["joules"]
-
-
-def _joules(turn: Turn, moved: Ids) -> Floats:
-    joules: Floats = turn.work_joules + turn.per_byte * moved
-    return joules

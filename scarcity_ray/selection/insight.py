@@ -7,6 +7,7 @@ bounds (Auer, Cesa-Bianchi and Fischer, "Finite-time Analysis of the Multiarmed 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -43,9 +44,7 @@ class Insight(Selection):
     bonus: Annotated[float, Field(ge=0, le=10, description="standard deviations above the mean that a client is ranked by")] = 1.0
     drift: Annotated[float, Field(ge=0, le=1, description="growth of a gain's variance in a round")] = 0.02
     noise: Annotated[float, Field(gt=0, le=10, description="variance of an observed gain of mean uncertainty")] = 0.25
-    weight: Annotated[float, Field(ge=0, le=1, description="power of a client's weight in the average that its gain is multiplied by")] = (
-        1.0
-    )
+    among: Annotated[float | None, Field(ge=1, description="clients drawn first for each one selected; null: all")] = None
     floor: Annotated[int, Field(ge=2, description="one round in so many takes the clients not heard for longest")] = 5
     least_steps: Annotated[float, Field(gt=0, le=1, description="share of the planned steps that a client does at least")] = 0.25
 
@@ -77,8 +76,12 @@ class Insight(Selection):
         if candidates.round % self.floor == 0:
             waited = candidates.best(-state["heard"][ids])
             return waited, steps[waited]
+        if self.among is not None:
+            drawn = np.sort(candidates.best(count=math.ceil(self.among * candidates.count)))
+            places, taken = self.model_copy(update={"among": None}).select(state, candidates.only(drawn)) if candidates.count < len(drawn) else (np.arange(len(drawn)), steps[drawn])
+            return drawn[places], taken
         bound = state["mean"][ids] + self.bonus * np.sqrt(self._variance(state, ids, candidates.round))
-        places, share = self._allocated(candidates, candidates.weights**self.weight * bound)
+        places, share = self._allocated(candidates, candidates.weights * bound)
         return places, np.maximum(np.floor(share * steps[places] + 1e-9), np.minimum(steps[places], 1)).astype(np.int64)
 
     def _variance(self, state: State, ids: Ids, round: int) -> Floats:
