@@ -4,7 +4,7 @@ Each world and seed is played once with every selection. Accuracy (mean over cli
 joules and bytes that uniform selection has spent at a third of its rounds, so that others may play up to three times as many. An entry is
 the difference to uniform, paired by seed, with half the width of its 95 % interval.
 
-python benchmarks/selection.py            # half an hour on a quiet core
+python benchmarks/selection.py            # a quarter of an hour on a quiet core
 python benchmarks/selection.py --quick    # two minutes: two seeds, fewer rounds
 """
 
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="writes the figures there")
     options = parser.parse_args()
-    seeds, rounds, every = (2, 60, 3) if options.quick else (10, 240, 4)
+    seeds, rounds, every = (2, 60, 3) if options.quick else (10, 150, 3)
     entries: list[Entry] = []
     for world in options.worlds:
         part = compare(world, range(options.first_seed, options.first_seed + seeds), rounds, every)

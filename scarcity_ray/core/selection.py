@@ -7,7 +7,7 @@ or a device does in this very round it cannot know.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -74,8 +74,8 @@ class Candidates:
     def only(self, places: NDArray[np.int64]) -> Candidates:
         """The candidates at some places."""
         costs = Costs(*(part[places] for part in vars(self.costs).values()))
-        parts = (part[places] for part in (self.rows, self.weights, self.steps))
-        return Candidates(self.seed, self.round, self.ids[places], self.count, *parts, costs)
+        parts = {name: getattr(self, name)[places] for name in ("ids", "rows", "weights", "steps")}
+        return replace(self, costs=costs, **parts)
 
     def best(self, *scores: Floats, count: int | None = None) -> NDArray[np.int64]:
         """The places of the `count` candidates (those wanted, if left out) with the highest scores, `[count]`; ties go by the next

@@ -32,7 +32,8 @@ class Insight(Selection):
     The noise of an observation is that of `noise`, times the client's uncertainty over that of the round. A turn of a share x of the
     planned steps is expected to bring `weight (mean + bonus sqrt(variance)) sqrt(x)`: more steps bring less each. Places and steps go
     where the sum of this is highest for what the round costs: its seconds, which are those of its slowest turn, its joules, or both.
-    One round in `floor` takes the clients not heard for longest, so that nobody is left out.
+    Only some clients, drawn first, are compared, as the best of all would be much alike. One round in `floor` takes the clients not heard
+    for longest, so that nobody is left out.
     """
 
     kind: Literal["insight"] = "insight"
@@ -41,10 +42,10 @@ class Insight(Selection):
         Literal["auto", "seconds", "joules", "turns"],
         Field(description="what is scarce; auto: seconds where turns take time, and joules where batteries or budgets limit them"),
     ] = "auto"
-    bonus: Annotated[float, Field(ge=0, le=10, description="standard deviations above the mean that a client is ranked by")] = 1.0
-    drift: Annotated[float, Field(ge=0, le=1, description="growth of a gain's variance in a round")] = 0.02
+    bonus: Annotated[float, Field(ge=0, le=10, description="standard deviations above the mean that a client is ranked by")] = 2.0
+    drift: Annotated[float, Field(ge=0, le=1, description="growth of a gain's variance in a round")] = 0.1
     noise: Annotated[float, Field(gt=0, le=10, description="variance of an observed gain of mean uncertainty")] = 0.25
-    among: Annotated[float | None, Field(ge=1, description="clients drawn first for each one selected; null: all")] = None
+    among: Annotated[float, Field(ge=1, le=1e6, description="clients drawn first for each one selected, of which the best are taken")] = 2.0
     floor: Annotated[int, Field(ge=2, description="one round in so many takes the clients not heard for longest")] = 5
     least_steps: Annotated[float, Field(gt=0, le=1, description="share of the planned steps that a client does at least")] = 0.25
 
@@ -72,17 +73,15 @@ class Insight(Selection):
 
     def select(self, state: State, candidates: Candidates) -> tuple[NDArray[np.int64], Ids]:
         """By worth a unit, or by rounds waited."""
-        ids, steps = candidates.ids, candidates.steps
         if candidates.round % self.floor == 0:
-            waited = candidates.best(-state["heard"][ids])
-            return waited, steps[waited]
-        if self.among is not None:
-            drawn = np.sort(candidates.best(count=math.ceil(self.among * candidates.count)))
-            places, taken = self.model_copy(update={"among": None}).select(state, candidates.only(drawn)) if candidates.count < len(drawn) else (np.arange(len(drawn)), steps[drawn])
-            return drawn[places], taken
-        bound = state["mean"][ids] + self.bonus * np.sqrt(self._variance(state, ids, candidates.round))
-        places, share = self._allocated(candidates, candidates.weights * bound)
-        return places, np.maximum(np.floor(share * steps[places] + 1e-9), np.minimum(steps[places], 1)).astype(np.int64)
+            waited = candidates.best(-state["heard"][candidates.ids])
+            return waited, candidates.steps[waited]
+        drawn = np.sort(candidates.best(count=math.ceil(self.among * candidates.count)))
+        some = candidates.only(drawn)
+        bound = state["mean"][some.ids] + self.bonus * np.sqrt(self._variance(state, some.ids, some.round))
+        places, share = self._allocated(some, some.weights * bound)
+        planned = some.steps[places]
+        return drawn[places], np.maximum(np.floor(share * planned + 1e-9), np.minimum(planned, 1)).astype(np.int64)
 
     def _variance(self, state: State, ids: Ids, round: int) -> Floats:
         """Of the gains of clients `[n]` in a round."""

@@ -159,7 +159,7 @@ def test_insight_follows_gains_as_a_kalman_filter_does() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("unit", ["seconds", "joules", "auto"])
 def test_insight_finds_the_best_round_of_all(seed: int, unit: Any) -> None:
-    rule, given = Insight(unit=unit, bonus=0.0, floor=1000, least_steps=1.0), offered(seed, count=3, n=8)
+    rule, given = Insight(unit=unit, bonus=0.0, floor=1000, least_steps=1.0, among=10), offered(seed, count=3, n=8)
     state = {**rule.start(30), "mean": np.random.default_rng(seed).uniform(0, 2, 30)}
     worth = given.weights * state["mean"][given.ids]
     seconds, joules = given.seconds, given.joules
@@ -177,7 +177,7 @@ def test_insight_finds_the_best_round_of_all(seed: int, unit: Any) -> None:
 
 
 def test_insight_gives_slow_clients_fewer_steps_and_now_and_then_takes_those_that_waited() -> None:
-    rule, given = Insight(floor=4, least_steps=0.25), offered(round=101, count=6)
+    rule, given = Insight(floor=4, least_steps=0.25, among=10), offered(round=101, count=6)
     state = {**rule.start(60), "heard": np.arange(60.0)[::-1].copy()}
     places, steps = rule.select(state, given)
     assert ((steps >= np.floor(0.25 * given.steps[places])) & (steps >= 1) & (steps <= given.steps[places])).all()
