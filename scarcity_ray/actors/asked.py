@@ -12,7 +12,7 @@ from scarcity_ray.core.exchange import ServerState, packed_bytes
 from scarcity_ray.core.schedule import RoundInput
 from scarcity_ray.core.selection import Costs
 from scarcity_ray.core.strategy import Strategy
-from scarcity_ray.scarcity.simulation import Asked
+from scarcity_ray.scarcity.played import Asked
 from scarcity_ray.training.problem import Problem
 
 Select = Callable[[RoundInput, Costs], RoundInput]

@@ -17,7 +17,8 @@ from scarcity_ray.core.schedule import RoundInput, RoundPlan
 from scarcity_ray.core.selection import Costs
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.runtime.fleet import Fleet
-from scarcity_ray.scarcity.simulation import Played, Simulation
+from scarcity_ray.scarcity.played import Played
+from scarcity_ray.scarcity.simulation import Simulation
 from scarcity_ray.training.problem import Problem
 
 

@@ -7,7 +7,7 @@ or a device does in this very round it cannot know.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.registry import Part, Registry
 from scarcity_ray.core.schedule import Ids
+from scarcity_ray.core.spec import SpecError
 
 Floats = NDArray[np.float64]
 State = Mapping[str, NDArray[np.float64]]
@@ -70,6 +71,12 @@ class Candidates:
         """Expected joules of each turn."""
         return self.costs.joules + self.steps * self.costs.step_joules
 
+    def only(self, places: NDArray[np.int64]) -> Candidates:
+        """The candidates at some places."""
+        costs = Costs(*(part[places] for part in vars(self.costs).values()))
+        parts = {name: getattr(self, name)[places] for name in ("ids", "rows", "weights", "steps")}
+        return replace(self, costs=costs, **parts)
+
     def best(self, *scores: Floats, count: int | None = None) -> NDArray[np.int64]:
         """The places of the `count` candidates (those wanted, if left out) with the highest scores, `[count]`; ties go by the next
         score, then by the round's hash of the ids."""
@@ -103,6 +110,10 @@ class Selection(Part):
 
     learns: ClassVar[str] = ""
     """What clients send for it: loss (4 bytes), insights (52 bytes), or nothing."""
+
+    def refused(self, count: int) -> SpecError | None:
+        """What of its settings cannot work where a round wants so many clients."""
+        return None
 
     def start(self, clients: int) -> State:
         """What is known of so many clients before round 1."""

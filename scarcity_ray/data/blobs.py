@@ -18,7 +18,8 @@ _BLOCK = 16  # clients whose class means are added in one call: they still fit i
 
 
 class Blobs(Spec):
-    """Each row is its class's mean plus normal noise of standard deviation 1 in every input; classes are equally likely.
+    """Each row is its class's mean plus normal noise of standard deviation 1 in every input; classes are equally likely, or with `alpha`
+    by a mix of each client's own, drawn from a symmetric Dirichlet law.
 
     The means lie `separation / sqrt(2)` from the origin in seeded random directions, so two of them are `separation`
     apart in the root mean square (nearly all pairs within a few hundredths of it where inputs are many).
@@ -32,6 +33,9 @@ class Blobs(Spec):
     ] = (784,)
     classes: Annotated[int, Field(ge=2, description="number of classes")] = 62
     samples_per_client: Annotated[Sizes, Field(description="rows of each client: a number, or {lognormal: {...}}")] = 100
+    alpha: Annotated[
+        float | None, Field(ge=1e-3, description="Dirichlet concentration of a client's classes: small for few classes; null: all alike")
+    ] = None
     separation: Annotated[float, Field(ge=0, description="distance between two class means, in standard deviations of the noise")] = 7.0
 
     def load(self, clients: int | None, seed: int, base_dir: Path) -> Pool:
@@ -50,6 +54,12 @@ class Blobs(Spec):
         owner = np.repeat(np.arange(clients), counts)
         place = np.arange(rows) - np.repeat(ends - counts, counts)
         y = (hash64(seed, "blobs class", owner, place) % np.uint64(self.classes)).astype(np.int64)
+        if self.alpha is not None:
+            u = (hash64(seed, "blobs own class", owner, place) >> np.uint64(11)) * 2.0**-53
+            for client in range(clients):
+                mix = stream(seed, "blobs mix", client).dirichlet(np.full(self.classes, self.alpha))
+                rows_here = slice(ends[client] - counts[client], ends[client])
+                y[rows_here] = np.minimum(np.searchsorted(np.cumsum(mix), u[rows_here], side="right"), self.classes - 1)
         x = np.empty((rows, width), dtype=np.float32)
         keys, starts = hash64(seed, "blobs noise", np.arange(clients)).tolist(), [0, *ends.tolist()]
         for block in range(0, clients, _BLOCK):

@@ -26,7 +26,7 @@ def impossible(scenario: Scenario, federation: Federation, problems: Mapping[str
             found.append(
                 SpecError(("strategies", place, "clients_per_round"), sampled, f"there are {clients:,} clients; at most that many")
             )
-        for error in _unanswered(scenario, strategy):
+        for error in [*_unanswered(scenario, strategy), *_unselected(scenario, strategy, clients)]:
             found.append(SpecError(("strategies", place, *error.field), error.value, error.message))
     sample, actors = scenario.evaluation.clients, scenario.execution.actors
     if sample != "all" and sample > clients:
@@ -65,6 +65,26 @@ def _unanswered(scenario: Scenario, strategy: Strategy) -> list[SpecError]:
     if answer.stalest and strategy.newest_only:
         message = f"clients of {strategy.title} start from the newest state, so no late work can count: drop, or partial"
         found.append(SpecError(("late",), answer.late, message))
+    return found
+
+
+def _unselected(scenario: Scenario, strategy: Strategy, clients: int) -> list[SpecError]:
+    """A selection that has nothing to choose by, or nobody to choose from."""
+    rule, world = strategy.selects, scenario.scarcity
+    if rule is None:
+        return []
+    count, found = strategy.sampled(clients), []
+    if count >= clients:
+        message = f"all {clients:,} clients take part in each round, so there is nobody to select: set clients_per_round or fraction"
+        found.append(SpecError(("selection",), rule.kind_title, message))
+    if rule.needs == "time" and (world is None or (world.compute is None and world.network is None)):
+        message = "no turn takes time, so nobody is faster than another: add compute or network to a section `scarcity`"
+        found.append(SpecError(("selection",), rule.kind_title, message))
+    if rule.needs == "energy" and (world is None or world.energy is None):
+        message = "no energy is counted: add energy to a section `scarcity`"
+        found.append(SpecError(("selection",), rule.kind_title, message))
+    if (error := rule.refused(count)) is not None:
+        found.append(SpecError(("selection", *error.field), error.value, error.message))
     return found
 
 

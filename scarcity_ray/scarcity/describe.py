@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scarcity_ray.scarcity.draws import Floats, Ids
-from scarcity_ray.scarcity.simulation import Asked
+from scarcity_ray.scarcity.played import Asked
 from scarcity_ray.scarcity.spec import Scarcity
 from scarcity_ray.scarcity.world import World
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -24,9 +25,9 @@ class Ledger:
 
     clock: microseconds. uplink, downlink: bytes. joules: all energy. busy: microseconds of its own in turns. turns: rounds that it was
     selected for. joined: those in which it was heard. battery: joules left. busy_until: the clock at which its turn ends. excluded: a
-    place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one. sent: by message, who has
-    sent it, where rounds collect it. failing: whose turn, which has not ended yet, will be lost. met: who could have been selected once.
-    work: floating-point operations of turns that were heard.
+    place in REASONS. late_since: the round that it started an update in which has not arrived yet, 0 without one. late_steps:
+    its steps. sent: by message, who has sent it, where rounds collect it. failing: whose turn, which has not ended yet, will be lost.
+    met: who could have been selected once. work: floating-point operations of turns that were heard.
     """
 
     world: World
@@ -40,6 +41,7 @@ class Ledger:
     joined: Ids = field(init=False)
     busy_until: Ids = field(init=False)
     late_since: Ids = field(init=False)
+    late_steps: Ids = field(init=False)
     excluded: Ids = field(init=False)
     failing: Mask = field(init=False)
     met: Mask = field(init=False)
@@ -49,7 +51,7 @@ class Ledger:
     def __post_init__(self) -> None:
         clients = self.world.clients
         self.joules, self.battery = np.zeros(clients), self.world.battery.copy()
-        for name in ("busy", "turns", "joined", "busy_until", "late_since", "excluded"):
+        for name in ("busy", "turns", "joined", "busy_until", "late_since", "late_steps", "excluded"):
             setattr(self, name, np.zeros(clients, dtype=np.int64))
         self.failing, self.met, self.work = np.zeros(clients, dtype=np.bool_), np.zeros(clients, dtype=np.bool_), np.zeros(clients)
 
@@ -78,7 +80,7 @@ class Ledger:
         left: Floats = self.battery[ids] if limit is None else np.minimum(self.battery[ids], limit[ids] - self.joules[ids])
         return left
 
-    def exclude_who_cannot_pay(self, ids: Ids, charge: dict[str, NDArray[Any] | int]) -> None:
+    def exclude_who_cannot_pay(self, ids: Ids, charge: Mapping[str, NDArray[Any]]) -> None:
         """Ends the part of clients `[n]` whose next charge would pass one of their budgets: they draw nothing from now on."""
         spent = self.spent(ids)
         for name, limit in self.world.budgets.items():

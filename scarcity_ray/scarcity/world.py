@@ -32,6 +32,11 @@ class Turn:
         """Microseconds from its start to the arrival of what it sends."""
         return self.download + self.work + self.upload
 
+    def joules(self, moved: Ids) -> Floats:
+        """Joules of the work and of so many bytes, `[n]`."""
+        joules: Floats = self.work_joules + self.per_byte * moved
+        return joules
+
 
 @dataclass(frozen=True)
 class World:
@@ -124,6 +129,8 @@ class World:
 
     def dropped(self, round: int, ids: Ids) -> tuple[Mask, Mask]:
         """Which of the clients `[n]` are lost before the work, and which of the others after it."""
-        before = unit(self.seed, "dropout before", ids, round) < self.dropout.before
-        after = ~before & (unit(self.seed, "dropout after", ids, round) < self.dropout.after)
-        return before, after
+        shares = (("dropout before", self.dropout.before), ("dropout after", self.dropout.after))
+        before, after = (
+            unit(self.seed, purpose, ids, round) < share if share else np.zeros(len(ids), dtype=np.bool_) for purpose, share in shares
+        )
+        return before, ~before & after

@@ -7,6 +7,7 @@ bounds (Auer, Cesa-Bianchi and Fischer, "Finite-time Analysis of the Multiarmed 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -16,8 +17,9 @@ from pydantic import Field
 from scarcity_ray.core.schedule import Ids
 from scarcity_ray.core.selection import SELECTIONS, Candidates, Floats, Heard, Selection, State
 
-_LENGTHS = 16
+_LENGTHS = 12
 """Lengths of a round that are compared."""
+_ITERATIONS = 3
 
 
 @SELECTIONS.register
@@ -29,20 +31,21 @@ class Insight(Selection):
 
     The noise of an observation is that of `noise`, times the client's uncertainty over that of the round. A turn of a share x of the
     planned steps is expected to bring `weight (mean + bonus sqrt(variance)) sqrt(x)`: more steps bring less each. Places and steps go
-    where the sum of this is highest a unit of what is scarce: a second of the round, which lasts as long as its slowest turn, a joule, or
-    a turn.
-    One round in `floor` takes the clients not heard for longest, so that nobody is left out.
+    where the sum of this is highest for what the round costs: its seconds, which are those of its slowest turn, its joules, or both.
+    Only some clients, drawn first, are compared, as the best of all would be much alike. One round in `floor` takes the clients not heard
+    for longest, so that nobody is left out.
     """
 
     kind: Literal["insight"] = "insight"
     learns: ClassVar[str] = "insights"
     unit: Annotated[
         Literal["auto", "seconds", "joules", "turns"],
-        Field(description="what is scarce; auto: joules where batteries or budgets limit them, else seconds where turns take time"),
+        Field(description="what is scarce; auto: seconds where turns take time, and joules where batteries or budgets limit them"),
     ] = "auto"
-    bonus: Annotated[float, Field(ge=0, le=10, description="standard deviations above the mean that a client is ranked by")] = 1.0
-    drift: Annotated[float, Field(ge=0, le=1, description="growth of a gain's variance in a round")] = 0.02
+    bonus: Annotated[float, Field(ge=0, le=10, description="standard deviations above the mean that a client is ranked by")] = 2.0
+    drift: Annotated[float, Field(ge=0, le=1, description="growth of a gain's variance in a round")] = 0.1
     noise: Annotated[float, Field(gt=0, le=10, description="variance of an observed gain of mean uncertainty")] = 0.25
+    among: Annotated[float, Field(ge=1, le=1e6, description="clients drawn first for each one selected, of which the best are taken")] = 2.0
     floor: Annotated[int, Field(ge=2, description="one round in so many takes the clients not heard for longest")] = 5
     least_steps: Annotated[float, Field(gt=0, le=1, description="share of the planned steps that a client does at least")] = 0.25
 
@@ -70,51 +73,55 @@ class Insight(Selection):
 
     def select(self, state: State, candidates: Candidates) -> tuple[NDArray[np.int64], Ids]:
         """By worth a unit, or by rounds waited."""
-        ids, steps = candidates.ids, candidates.steps
         if candidates.round % self.floor == 0:
-            waited = candidates.best(-state["heard"][ids])
-            return waited, steps[waited]
-        bound = state["mean"][ids] + self.bonus * np.sqrt(self._variance(state, ids, candidates.round))
-        worth, unit = candidates.weights * bound, self._unit(candidates)
-        share = np.ones(len(ids))
-        if unit == "joules":
-            worth, share = self._a_joule(candidates, worth)
-        elif unit == "seconds":
-            worth, share = self._a_second(candidates, worth)
-        chosen = candidates.best(worth)
-        return chosen, np.maximum(np.floor(share[chosen] * steps[chosen]), np.minimum(steps[chosen], 1)).astype(np.int64)
+            waited = candidates.best(-state["heard"][candidates.ids])
+            return waited, candidates.steps[waited]
+        drawn = np.sort(candidates.best(count=math.ceil(self.among * candidates.count)))
+        some = candidates.only(drawn)
+        bound = state["mean"][some.ids] + self.bonus * np.sqrt(self._variance(state, some.ids, some.round))
+        places, share = self._allocated(some, some.weights * bound)
+        planned = some.steps[places]
+        return drawn[places], np.maximum(np.floor(share * planned + 1e-9), np.minimum(planned, 1)).astype(np.int64)
 
     def _variance(self, state: State, ids: Ids, round: int) -> Floats:
         """Of the gains of clients `[n]` in a round."""
         grown: Floats = np.minimum(state["variance"][ids] + self.drift * (round - state["heard"][ids]), 1.0)
         return grown
 
-    def _unit(self, candidates: Candidates) -> str:
-        if self.unit != "auto":
-            return self.unit
-        if np.isfinite(candidates.costs.joules_left).any():
-            return "joules"
-        return "seconds" if candidates.seconds.any() else "turns"
+    def _prices(self, candidates: Candidates) -> tuple[float, float]:
+        """What a second of the round and a joule cost, so that a usual round costs 1 of each that is scarce."""
+        seconds, joules = candidates.seconds, candidates.joules
+        scarce = self.unit == "seconds", self.unit == "joules"
+        if self.unit == "auto":
+            scarce = bool(seconds.any()), bool(np.isfinite(candidates.costs.joules_left).any() and joules.any())
+        usual = float(np.median(seconds)), float(np.mean(joules)) * candidates.count
+        price_second, price_joule = (1 / one if wanted and one > 0 else 0.0 for wanted, one in zip(scarce, usual, strict=True))
+        return price_second, price_joule
 
-    def _a_joule(self, candidates: Candidates, worth: Floats) -> tuple[Floats, Floats]:
-        """Worth a joule at the share of steps where that is highest: where all steps done cost as much as the messages."""
-        fixed, work = candidates.costs.joules, candidates.steps * candidates.costs.step_joules
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.clip(np.where(work > 0, fixed / work, 1.0), self.least_steps, 1.0)
-            spent = fixed + share * work
-            return worth * np.sqrt(share) / np.where(spent > 0, spent, np.inf if (spent > 0).any() else 1.0), share
+    def _allocated(self, candidates: Candidates, worth: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """The places of those whose turns bring the most in sum for what the round costs, and each one's share of its planned steps.
 
-    def _a_second(self, candidates: Candidates, worth: Floats) -> tuple[Floats, Floats]:
-        """Worth of what each client can do in a round of the length for which the sum of those selected is highest a second."""
+        For each of some lengths of a round a client can do so much of its work; the best ratio of sums is found by Dinkelbach's iteration
+        ("On Nonlinear Fractional Programming", Management Science 1967), which takes the highest `worth - ratio * cost` each time.
+        """
+        price_second, price_joule = self._prices(candidates)
         fixed, work, count = candidates.costs.seconds, candidates.steps * candidates.costs.step_seconds, candidates.count
-        shortest = np.sort(fixed + self.least_steps * work)
-        lengths = np.quantile(np.concatenate([shortest[count - 1 :], fixed + work]), np.linspace(0, 1, _LENGTHS))
-        best: tuple[float, Floats, Floats] = (-np.inf, worth, np.ones(len(worth)))
-        for length in np.unique(np.maximum(lengths, shortest[count - 1])):
+        shortest = np.sort(fixed + self.least_steps * work)[count - 1]
+        lengths = np.array([(fixed + work).max()])
+        if price_second:
+            lengths = np.maximum(np.quantile(fixed + work, np.linspace(0, 1, _LENGTHS), method="higher"), shortest)
+        best: tuple[float, NDArray[np.int64], Floats] = (-np.inf, np.arange(count), np.ones(count))
+        for length in np.unique(lengths):
             with np.errstate(divide="ignore", invalid="ignore"):
                 share = np.clip(np.where(work > 0, (length - fixed) / work, np.where(fixed <= length, 1.0, 0.0)), 0.0, 1.0)
-            able = np.where(share >= self.least_steps * (1 - 1e-9), worth * np.sqrt(share), -1.0)
-            rate = float(np.partition(able, len(able) - count)[len(able) - count :].sum()) / max(length, 1e-9)
-            if rate > best[0]:
-                best = rate, able, share
+            able = share >= self.least_steps * (1 - 1e-9)
+            gain = np.where(able, worth * np.sqrt(share), 0.0)
+            cost = price_joule * (candidates.costs.joules + share * candidates.steps * candidates.costs.step_joules)
+            ratio = 0.0
+            for _ in range(_ITERATIONS):
+                places = candidates.best(np.where(able, gain - ratio * cost, -np.inf))
+                spent = price_second * length + float(cost[places].sum())
+                ratio = float(gain[places].sum()) / (spent or 1.0)
+            if ratio > best[0]:
+                best = ratio, places, share[places]
         return best[1:]

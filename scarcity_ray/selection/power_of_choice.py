@@ -13,6 +13,7 @@ from pydantic import Field
 
 from scarcity_ray.core.schedule import Ids
 from scarcity_ray.core.selection import SELECTIONS, Candidates, Heard, Selection, State
+from scarcity_ray.core.spec import SpecError
 from scarcity_ray.selection.draws import drawn_by
 
 
@@ -27,6 +28,12 @@ class PowerOfChoice(Selection):
     kind: Literal["power_of_choice"] = "power_of_choice"
     learns: ClassVar[str] = "loss"
     candidates: Annotated[int | None, Field(ge=1, description="d, clients drawn first; null: twice as many as are selected")] = None
+
+    def refused(self, count: int) -> SpecError | None:
+        """Fewer candidates than are selected."""
+        if self.candidates is None or self.candidates >= count:
+            return None
+        return SpecError(("candidates",), self.candidates, f"a round takes {count} of them: draw at least as many")
 
     def start(self, clients: int) -> State:
         """Nobody known."""

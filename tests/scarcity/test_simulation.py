@@ -14,8 +14,10 @@ from scarcity_ray.core.schedule import RoundInput
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.availability import Population
 from scarcity_ray.scarcity.ledger import REASONS
-from scarcity_ray.scarcity.simulation import Asked, Played, Simulation
+from scarcity_ray.scarcity.played import Asked, Played
+from scarcity_ray.scarcity.simulation import Simulation
 from scarcity_ray.scarcity.spec import Scarcity
+from scarcity_ray.scarcity.synchronous import fitted
 from scarcity_ray.scarcity.world import World
 from scarcity_ray.schedules import Uniform
 
@@ -215,6 +217,6 @@ def test_partial_work_leaves_time_for_what_is_no_step() -> None:
     play = Play({"compute": {"speed": 1.0}}, 1, Answer(deadline=1.0, late="partial"))
     ids, steps = np.arange(CLIENTS), np.full(CLIENTS, 10)
     asked = Asked(lambda ids, steps: 0.5e9 + 0.2e9 * steps, np.zeros(CLIENTS, dtype=np.int64), np.zeros(CLIENTS, dtype=np.int64))
-    fewer, turn = play.simulation._fitted(1, ids, steps, Answer(deadline=1.0, late="partial"), asked)
+    fewer, turn = fitted(play.simulation, 1, ids, steps, Answer(deadline=1.0, late="partial"), asked)
     assert (fewer == 2).all()
     assert (turn.total == 900_000).all()
