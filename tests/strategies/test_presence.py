@@ -31,7 +31,7 @@ class Present(Uniform):
 
 def made(strategy: Any, p: list[float] = P) -> Server:
     server = WORLD.server(strategy)
-    server.strategy = server.strategy.model_copy(update={"schedule": Present(p=p)})
+    server.set_strategy(server.strategy.model_copy(update={"schedule": Present(p=p)}), server.problem)
     return server
 
 
