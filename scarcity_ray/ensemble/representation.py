@@ -24,6 +24,9 @@ INPUTS = 0.5
 """Inputs beside waves are multiplied by this over sqrt(d). If they are standardised their squares then sum to 0.25 in the mean, and those
 of waves to 1, so that one ridge strength fits both. Their kernel is the Gaussian one plus `0.25 x . x' / d`."""
 
+_FEWER = 4
+"""Automatic tries the first `1 / _FEWER` of the waves too."""
+
 _AUTO = 8
 """Features for each input, at least, for `auto` to have inputs among them. At four (digits) they cost more waves than they are worth."""
 
@@ -182,12 +185,19 @@ class RandomFourier(Spec):
 
 
 class Automatic(Spec):
-    """The inputs, random Fourier features, or both: whichever predicts clients' left-out rows best, see ensemble.choice.
+    """The inputs, random Fourier features (waves), both, or the inputs and a quarter of the waves: whichever predicts clients' left-out
+    rows best, see ensemble.choice.
 
-    A client sends the moments of both, once, and in a further round three numbers. Waves alone are those that are beside the inputs,
-    so they are fewer than the features. The usual block, which another must clearly beat, is that of random_fourier.
+    A client sends the moments of all features, once, and in a further round four numbers. So `features` bounds the bytes up, and the
+    choice what is learned from them. Waves alone are those that are beside the inputs, so they are fewer than the features. The
+    usual block, which another must clearly beat, is that of random_fourier.
 
-    Privacy: as of random_fourier with inputs, whatever is chosen.
+    Fewer waves help where clients' slopes differ: the variance that slopes need is that of each wave's coefficient too. With a slope of
+    each client's own and one slow wave (2 inputs, 256 features, 6 seeds) a quarter of them is chosen in all, and the error is 0.78 +-
+    0.03 times that of all waves (30 clients of 8 rows), and 0.90 +- 0.02 (40 of 15). For a fast wave all are kept where rows suffice to
+    learn it. On ten real federations the choice of fewer changed the error by less than 0.1 % in the mean.
+
+    Privacy: as of random_fourier with inputs, whatever is chosen; and the four numbers say how well a client's rows can be predicted.
     """
 
     kind: Literal["auto"] = "auto"
@@ -222,8 +232,9 @@ class Automatic(Spec):
         """What may be chosen: by name, the places of its features; and the name of the usual block."""
         inputs, places = math.prod(problem.shape), np.arange(self.features)
         waves, beside = np.split(places, [self.features - inputs])
+        fewer = -(-len(waves) // _FEWER)
         usual = "both" if RandomFourier(features=self.features).beside(inputs) else "waves"
-        return {"identity": beside, "waves": waves, "both": places}, usual
+        return {"identity": beside, "waves": waves, "both": places, f"both_{fewer}": np.append(waves[:fewer], beside)}, usual
 
 
 class Trunk(Spec):

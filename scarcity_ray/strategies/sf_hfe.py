@@ -62,7 +62,7 @@ class SfHfe(SendsMoments):
     The broadcast by name, 4 bytes a number, of which a client counts those of its own expert alone: bandwidth (after a survey, with
     the seed: 8 and 4 bytes), or trunk (its weights, where they are not the seed's); heads float32 `[experts, width, outputs]`,
     scale float64 `[experts]` (4 bytes, for classes), `scatter.k` of each expert k (for personal heads: see RandomCoefficients.pack),
-    of kept features alone; kept bool `[width]` where a block of features was chosen (which of the three: 1 byte). In a trial each client
+    of kept features alone; kept bool `[width]` where a block of features was chosen (which one: 1 byte). In a trial each client
     gets a head for each block, and `trial.BLOCK`, the covariance of clients' heads.
     Each client gets the number of its expert (1 byte, where there are several). What a client has received is not sent again.
     """

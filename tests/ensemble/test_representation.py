@@ -20,6 +20,7 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.ensemble import pilot
 from scarcity_ray.ensemble.moments import Moments, Packing, with_constant
 from scarcity_ray.ensemble.representation import (
+    Automatic,
     CentredInputs,
     FourierFeatures,
     Identity,
@@ -108,6 +109,19 @@ def test_inputs_take_the_place_of_waves_where_they_are_few(features: int, inputs
     assert module(torch.zeros(2, 1, 4, 5)).shape == (2, features)
     assert module.get_buffer("frequencies").shape == (waves, 20)
     assert isinstance(module, WavesAndInputs) == (waves < features)
+
+
+@pytest.mark.parametrize(("features", "fewer", "usual"), [(256, 59, "both"), (44, 6, "waves"), (25, 2, "waves"), (21, 1, "waves")])
+def test_what_is_tried_are_the_inputs_all_waves_and_the_first_quarter(features: int, fewer: int, usual: str) -> None:
+    waves, inputs = list(range(features - 20)), list(range(features - 20, features))
+    blocks, first = Automatic(features=features).blocks(of_images())
+    assert first == usual
+    assert {name: columns.tolist() for name, columns in blocks.items()} == {
+        "identity": inputs,
+        "waves": waves,
+        "both": waves + inputs,
+        f"both_{fewer}": waves[:fewer] + inputs,
+    }
 
 
 @pytest.mark.parametrize("features", [19, 20])

@@ -264,10 +264,10 @@ def test_what_is_learned_is_what_the_chosen_features_alone_give(
         down.append(end.traffic[1])
         if representation is AUTO:
             assert end.summary["representation"]["chosen"] == chosen
-            assert end.traffic[0] == 52 + 4 * 3 + 52 + 4 * (25 * 26 // 2 - 1 + 25 + 1) + 52 + 4 * 3
+            assert end.traffic[0] == 52 + 4 * 3 + 52 + 4 * (25 * 26 // 2 - 1 + 25 + 1) + 52 + 4 * 4
             assert int((end.state.broadcast["heads"] != 0).sum()) == kept + 1
     assert torch.allclose(scores[0], scores[1], rtol=1e-4, atol=1e-4)
-    trial = 4 * (3 + 23 + 25) + 3 * 8 * personal
+    trial = 4 * (3 + 23 + 25 + 9) + 4 * 8 * personal  # the last block has 6 of the 22 waves
     assert down[0] == 12 + trial + 4 * (kept + 1) + 8 * personal + 1
     assert down[1] == down[0] - trial - 1 - 12 * (chosen == "identity")
 

@@ -88,7 +88,7 @@ def test_a_trial_costs_its_features_and_an_own_head_for_each_block() -> None:
     made, problem = problem_of({"kind": "sf_hfe", "representation": {"kind": "auto", "features": 72, "bandwidth": 2.0}})
     ids, n = np.arange(12), problem.samples.astype(float)
     expected = 2 * 8 * 64 * n  # eight waves of 64 inputs
-    for width in (65, 9, 73):
+    for width in (65, 9, 73, 67):
         rank = np.minimum(n, width)
         expected += 2 * (2 * rank**2 * width + rank**3 / 3) + 2 * rank * width**2 + 2 * n * width**2
     assert made.flops(problem, ServerState(), 2, ids, ids * 0) == pytest.approx(expected)
