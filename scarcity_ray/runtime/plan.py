@@ -258,11 +258,12 @@ class RunPlan:
         state = strategy.init_server(problem)
         packed = np.array([upload_bytes(strategy, problem, state)]), np.array([state.down_bytes(problem.layout)])
         up, down = (int(part[0]) for part in strategy.traffic(problem, *packed))
-        up += insight * strategy.insights
+        up += strategy.said_bytes(problem, rounds)
         each = ((up + down) * rounds * sampled + before) / self.federation.clients
         model = f"a model of {problem.layout.num_parameters:,} parameters"
         most = "at most " if strategy.uplink else ""
-        return f"{rounds} rounds of {sampled:,} of {population:,} clients, {model}; {most}{each / 1024:,.1f} KiB a client in all"
+        by = "" if strategy.selects is None else f" selected by {strategy.selects.kind_title}"
+        return f"{rounds} rounds of {sampled:,} of {population:,} clients{by}, {model}; {most}{each / 1024:,.1f} KiB a client in all"
 
 
 def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunPlan:

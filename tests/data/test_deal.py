@@ -60,7 +60,10 @@ def test_bundled_tables_are_standardised_by_the_clients(kind, shape, outputs):
         assert federation.label_scale == pytest.approx(77, abs=5)  # the disease score's standard deviation
 
 
-@pytest.mark.parametrize("source", [{"kind": "blobs", "shape": [8], "classes": 3}, {"kind": "shifted_regression"}])
+OWN_CLASSES = {"kind": "blobs", "shape": [8], "classes": 3, "alpha": 0.3}
+
+
+@pytest.mark.parametrize("source", [{"kind": "blobs", "shape": [8], "classes": 3}, OWN_CLASSES, {"kind": "shifted_regression"}])
 @pytest.mark.parametrize("size", [30, {"lognormal": {"mean": 3, "sigma": 1, "minimum": 5, "maximum": 100}}])
 def test_a_made_client_does_not_depend_on_how_many_there_are(source, size):
     few, many = (make(source={**source, "samples_per_client": size}, clients=clients, validation_fraction=0.2) for clients in (5, 40))
@@ -93,6 +96,15 @@ def test_blobs_lie_as_far_apart_as_they_say():
     residual = data.x.reshape(-1, 400) - means[data.y]
     assert residual.std() == pytest.approx(1.0, abs=0.01)
     assert data.x.shape == (4000, 2, 200)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 5.0])
+def test_classes_of_each_clients_own_are_mixed_as_dirichlet_says(alpha: float) -> None:
+    data = make(source={**OWN_CLASSES, "alpha": alpha, "samples_per_client": 200}, clients=400, test_fraction=0).train
+    shares = np.stack([np.bincount(data.y[data.rows(client)], minlength=3) / 200 for client in range(400)])
+    assert shares.mean(axis=0) == pytest.approx(np.full(3, 1 / 3), abs=4 * np.sqrt(2 / 9 / (3 * alpha + 1) / 400))
+    variance = 2 / 9 / (3 * alpha + 1)  # of a symmetric Dirichlet law of three; the multinomial draw of 200 rows adds its own
+    assert shares.var(axis=0).mean() == pytest.approx(variance + (2 / 9 - variance) / 200, rel=0.15)
 
 
 def test_shifted_regression_starts_in_the_tens_and_is_linear():
