@@ -95,12 +95,16 @@ def _costs_table(found: Mapping[str, Any]) -> Table:
 
 def _more_table(found: Mapping[str, Any]) -> Table:
     shown = shown_of(found)
-    table = _table(f"what 25 % more of each budget is worth beside all else, {unit(shown)} (above 0: better)")
-    table.add_column("strategy", overflow="fold")
-    for budget in found["budgets"]:
-        table.add_column(budget.replace("_", "\n"), justify="right", overflow="fold")
+    table = _table(f"what 25 % more of a budget is worth beside all else, {unit(shown)} (above 0: better)")
+    for head in ("strategy", "budget"):
+        table.add_column(head, overflow="fold")
+    table.add_column("worth", justify="right", no_wrap=True)
     for strategy, costs in found["costs"].items():
-        table.add_row(Text(strategy), *(_cell(costs["worth_of_more"][budget], shown, "\n") for budget in found["budgets"]))
+        name = Text(strategy)
+        for budget, worth in costs["worth_of_more"].items():
+            table.add_row(name, budget.replace("_", " "), _cell(worth, shown))
+            name = Text("")
+        table.add_section()
     return table
 
 
@@ -126,15 +130,15 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
-def _cell(cost: Mapping[str, Any], shown: Shown, between: str = " ") -> Text:
+def _cell(cost: Mapping[str, Any], shown: Shown) -> Text:
     """A cost and its interval, bold where that leaves 0 out."""
     sure = cost["low"] is not None and (cost["low"] > 0 or cost["high"] < 0)
-    words = "-" if cost["mean"] is None else f"{amount(cost['mean'], shown)}{_interval(cost, shown, between)}"
+    words = "-" if cost["mean"] is None else f"{amount(cost['mean'], shown)}{_interval(cost, shown)}"
     return Text(words, style="bold" if sure else "")
 
 
-def _interval(cost: Mapping[str, Any], shown: Shown, between: str = " ") -> str:
-    return "" if cost["low"] is None else f"{between}({amount(cost['low'], shown)} to {amount(cost['high'], shown)})"
+def _interval(cost: Mapping[str, Any], shown: Shown) -> str:
+    return "" if cost["low"] is None else f" ({amount(cost['low'], shown)} to {amount(cost['high'], shown)})"
 
 
 def _most(found: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ def budgets(spec: Scarcity) -> tuple[str, ...]:
 
 def _without(spec: Scarcity, names: Collection[str]) -> Scarcity:
     """The world in which these are not scarce."""
-    changes = {name: _NOTHING.get(name) for name in names}
+    changes: dict[str, Spec | None] = {name: Always() if name == "availability" else None for name in names}
     if "energy" in names and spec.energy is not None:
         changes["energy"] = spec.energy.model_copy(update={"battery": None, "recharge": 0.0})
     return spec.model_copy(update=changes)
