@@ -43,7 +43,7 @@ def amount(value: float, shown: Shown) -> str:
 
 def unit(shown: Shown) -> str:
     """What costs are counted in."""
-    return f"points of {shown.short}" if shown.metric.bounded else f"of {shown.short}"
+    return f"points of {shown.short}" if shown.metric.bounded else f"in {shown.short}"
 
 
 def in_words(found: Mapping[str, Any]) -> str:
@@ -57,6 +57,8 @@ def show_scarcity(console: Console, found: Mapping[str, Any], directory: Path) -
     console.print(_costs_table(found), highlight=False)
     notes = ["alone: nothing scarce - only this", "beside the others: all but this - all (its shadow price)", "90 % intervals"]
     notes.append("interaction: above 0 the scarcities make each other worse, below 0 they overlap")
+    if any(run["status"] == "diverged" for row in found["runs"].values() for run in row["strategies"].values()):
+        notes.append("-: the strategy diverged in one of the two runs")
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     if found["budgets"]:

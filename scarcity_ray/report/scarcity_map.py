@@ -16,7 +16,7 @@ from scarcity_ray.core.metrics import Shown
 from scarcity_ray.report.scarcity_in_words import amount, in_words, shown_of, unit
 from scarcity_ray.scenario.what_if import ALL, all_but, only
 
-_DARK = 0.55  # share of the scale from which numbers are white
+_DARK = 0.68  # share of the scale from which numbers are white
 
 
 def draw_scarcity(found: Mapping[str, Any], path: Path) -> None:

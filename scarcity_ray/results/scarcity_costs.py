@@ -123,11 +123,14 @@ class _Costs:
         """See scarcity_costs."""
         parts, together = self.runs.scarcities, self.of(FREE) - self.of(ALL)
         summed = np.sum([self.alone(name) for name in parts], axis=0)
+        rounding = 1e-12 * np.nanmax(np.abs(self.of(FREE)), initial=0.0)  # of sums in another order, which must not look sure
         return {
             "alone": {name: self.mean(self.alone(name)) for name in parts},
             "beside_the_others": {name: self.mean(self.of(all_but(name)) - self.of(ALL)) for name in parts},
             "together": self.mean(together),
-            "interaction": self.mean(together - summed, costs=1 + len(parts)),
+            "interaction": self.mean(
+                np.where(np.abs(together - summed) > rounding, together - summed, 0.0 * together), costs=1 + len(parts)
+            ),
             "worth_of_more": {name: self.mean(self.of(more(name)) - self.of(ALL)) for name in self.runs.budgets},
         }
 

@@ -37,9 +37,12 @@ def play_report(plan: RunPlan, base_dir: Path, directory: Path, session: Session
     runs = plan.scarcity_runs
     further = runs.further
     for place, (name, scenario) in enumerate(further.items()):
+        folder = directory / FOLDER / name
+        if (folder / "scenario.yaml").exists() and is_finished(Results.load(folder), scenario):
+            continue
         progress.message(f"scarcity report: run {place + 1} of {len(further)}, {name}")
         try:
-            _play(scenario, plan, base_dir, directory / FOLDER / name, session, progress)
+            _play(scenario, plan, base_dir, folder, session, progress)
         except (RunFailed, SpecError, SpecErrors) as error:
             raise RunFailed(f"{FOLDER}/{name}: {error}", directory) from error
     where = {name: directory if name == ALL else directory / FOLDER / name for name in runs.scenarios}
@@ -54,11 +57,7 @@ def play_report(plan: RunPlan, base_dir: Path, directory: Path, session: Session
 
 def _play(scenario: Scenario, first: RunPlan, base_dir: Path, directory: Path, session: Session, progress: Progress) -> None:
     """Plays a run to its end, from where it is. first: of the run that it is compared with."""
-    last = None
-    if (directory / "scenario.yaml").exists():
-        if is_finished(Results.load(directory), scenario):
-            return
-        last, _ = Checkpoints(directory).last()
+    last, _ = Checkpoints(directory).last() if directory.is_dir() else (None, [])
     plan = prepare(scenario, base_dir)
     _refuse_other_rows(plan, first)
     session.play(scenario, base_dir, directory, plan, progress, last)  # who diverges in it is told by the report

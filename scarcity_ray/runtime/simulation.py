@@ -69,7 +69,8 @@ def simulate(
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
     place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
     run with Ray is played in a child process, and in another one if that is killed; for programs that do nothing else, as this
-    process ends with it. session: whose actors play the run, and stay for the next one; new actors if left out.
+    process ends with it. session: whose actors play the run, and stay for the next one; new actors if left out. The further runs of a
+    scarcity report follow in DIRECTORY/scarcity; `resume` continues these too.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path):

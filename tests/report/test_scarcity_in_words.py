@@ -60,7 +60,7 @@ def found(best: list[str], most: float, verdict: str = "pays", metric: str = "ac
         ),
         (
             found(["fed_avg"], 0.061, "does not pay", "rmse"),
-            "Of the four scarcities the links cost fed_avg most: 0.061 of RMSE alone (0.041 to 0.081), 0.02 beside the others; under all "
+            "Of the four scarcities the links cost fed_avg most: 0.061 in RMSE alone (0.041 to 0.081), 0.02 beside the others; under all "
             "of them fed_avg is best, and federating does not pay.",
         ),
     ],
