@@ -14,7 +14,7 @@ from scarcity_ray.runtime import scarcity_report
 from scarcity_ray.runtime.actor_group import ActorGroup
 from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.session import Session
-from scarcity_ray.runtime.simulation import Interrupted
+from scarcity_ray.runtime.simulation import Interrupted, RunFailed
 
 CONTENT = scenario(
     repeats=2,
@@ -136,3 +136,15 @@ def test_rows_say_what_was_reached_and_spent(reported: Results) -> None:
     assert mine["bytes"] == reported.summary["strategies"]["fed_avg"]["bytes_per_client"]
     assert [rows[row]["strategies"]["fed_avg"]["hours"] for row in ("free", "only_deadline")] == [None, None]
     assert mine["joules"] is None  # energy is not counted
+
+
+def test_clients_that_are_tested_on_other_rows_are_not_compared(tmp_path: Path) -> None:
+    rows = "".join(f"{shop},{size},{'' if size == 3 else 5},{size + 0.5}\n" for shop in "ab" for size in range(8))
+    (tmp_path / "shops.csv").write_text(f"shop,size,mbit,price\n{rows}")
+    source = {"kind": "table", "path": "shops.csv", "client": "shop", "label": "price", "task": "regression", "missing": "drop"}
+    scarcity = {"network": {"downlink": {"column": "mbit"}}}
+    content = CONTENT | {"data": {"source": source}, "repeats": 1, "rounds": 1, "scarcity": scarcity}
+    with pytest.raises(
+        RunFailed, match=r"scarcity/free: data\.source\.missing is 'drop': without the columns .* leave incomplete rows out"
+    ):
+        simulate(content, base_dir=tmp_path, out=tmp_path / "run")
