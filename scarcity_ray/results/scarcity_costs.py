@@ -64,7 +64,8 @@ def scarcity_costs(runs: ScarcityRuns, results: Mapping[str, Results]) -> dict[s
     most: of federated strategies that learn where nothing is scarce the largest cost alone, with an interval that holds although the
     largest of `of` costs near each other was chosen; as_much: the scarcities that may cost this strategy as much.
     runs, by row: the best strategies, several where it cannot be told, none where no strategy surely learns; and of each strategy the value
-    of the metric, and hours of the clock, and joules and bytes a client; None where nothing takes time, and where energy is not counted.
+    of the metric, and hours of the clock, and joules and bytes a client; None where nothing takes time, and where energy is not counted,
+    or nothing is scarce.
     """
     summary = results[ALL].summary
     shown, keeps = headline(summary["task"], summary.get("metric")), summary["repeats"] == "splits"
@@ -184,7 +185,7 @@ def _run(row: str, name: str, results: Results, world: Scarcity | None, shown: S
     """What a row of the report says of its run."""
     summary, entries = results.summary, {}
     rounds = results.table("rounds", ["strategy", "seed", "clock_seconds", "joules"]).to_pandas()
-    clock = world is not None and row != FREE and (world.compute, world.network, world.availability) != (None, None, Always())
+    clock = world is not None and (world.compute, world.network, world.availability) != (None, None, Always())
     energy = world is not None and row != FREE and world.energy is not None
     for strategy, mine in rounds.groupby("strategy", sort=False):
         seeds, entry = mine.groupby("seed"), summary["strategies"][strategy]

@@ -21,8 +21,8 @@ CONTENT = scenario(
     data={"source": {"kind": "digits"}, "clients": 5, "partition": {"kind": "iid"}},
     model={"kind": "linear"},
     strategies=[{"kind": "fed_avg"}, {"kind": "local_only"}],
-    scarcity={"compute": {"speed": 1e-3, "jitter": 0.2}, "deadline": 1.5},
-    evaluation={"every": 3, "scarcity_report": True},
+    scarcity={"compute": {"speed": 1e-3, "jitter": 0.2}, "deadline": 1.5, "energy": {}},
+    evaluation={"scarcity_report": True},
 )
 FURTHER = ["free", "only_compute", "only_deadline", "more_deadline"]
 
@@ -90,7 +90,7 @@ def last(directory: Path, strategy: str) -> Any:
 
 def test_the_run_itself_is_as_without_a_report(reported: Results, tmp_path: Path) -> None:
     assert sorted(path.name for path in (reported.directory / "scarcity").iterdir()) == sorted(FURTHER)
-    plain = simulate(CONTENT | {"evaluation": {"every": 3}}, out=tmp_path / "plain")
+    plain = simulate(CONTENT | {"evaluation": {}}, out=tmp_path / "plain")
     for name, entry in plain.summary["strategies"].items():
         assert reported.summary["strategies"][name]["result_hash"] == entry["result_hash"]
     assert plain.scarcity is None
@@ -135,7 +135,9 @@ def test_rows_say_what_was_reached_and_spent(reported: Results) -> None:
     assert mine["hours"] == pytest.approx(clock["fed_avg"].mean() / 3600)
     assert mine["bytes"] == reported.summary["strategies"]["fed_avg"]["bytes_per_client"]
     assert [rows[row]["strategies"]["fed_avg"]["hours"] for row in ("free", "only_deadline")] == [None, None]
-    assert mine["joules"] is None  # energy is not counted
+    joules = reported.frame("rounds").groupby(["strategy", "seed"]).joules.sum()
+    assert mine["joules"] == pytest.approx(joules["fed_avg"].mean() / 5)
+    assert rows["free"]["strategies"]["fed_avg"]["joules"] is None
 
 
 def test_clients_that_are_tested_on_other_rows_are_not_compared(tmp_path: Path) -> None:
