@@ -107,10 +107,8 @@ def test_a_column_of_clients_is_no_input_where_nothing_is_scarce(tmp_path: Path)
         data={"source": source},
         model={"kind": "linear"},
         scarcity={"network": {"downlink": {"column": "mbit"}}, "deadline": 9.0},
-        evaluation={"scarcity_report": True},
     )
     plan = prepare(parse(content), tmp_path)
-    assert dict(plan.describe())["report"].startswith("5 runs, each with all seeds and strategies: all, free, ")
     for one in plan.scarcity_runs.further.values():
         assert prepare(one, tmp_path).federation.shape == plan.federation.shape == (1,)
     names = [plan.scarcity_runs.scenarios[row].scarcity for row in ("only_network", "more_deadline")]
