@@ -31,10 +31,10 @@ Floats = NDArray[np.float64]
 class MeanGain(NamedTuple):
     """In the gain's unit; variances in its square. NaN where there are too few clients (one, for all but mean).
 
-    mean, low, high: with the 95 % interval. standard_error, degrees: of it, Student's. from_clients, from_seeds: the two parts
-    of the squared standard error. from_splits: the part of from_clients that more seeds would lower: all of it where
-    each brings clients of its own, and unknown, 0, where one seed splits kept rows. clients: how many have a value, over all
-    seeds where each has its own; seeds: likewise.
+    mean, low, high: with the interval, of 95 % unless another level was asked for. standard_error, degrees: of it, Student's.
+    from_clients, from_seeds: the two parts of the squared standard error. from_splits: the part of from_clients that more seeds
+    would lower: all of it where each brings clients of its own, and unknown, 0, where one seed splits kept rows. clients: how many
+    have a value, over all seeds where each has its own; seeds: likewise.
     """
 
     mean: float
@@ -74,12 +74,12 @@ class _Parts(NamedTuple):
     noise: float
 
 
-def mean_gain(gains: ArrayLike, *, keep_rows: bool, rows: ArrayLike | None = None, widen: float = 1.0) -> MeanGain:
+def mean_gain(gains: ArrayLike, *, keep_rows: bool, rows: ArrayLike | None = None, widen: float = 1.0, level: float = 0.95) -> MeanGain:
     """The mean over clients, or over rows, and its interval.
 
     gains: `[seeds, clients]`, NaN where a client has no value. keep_rows: whether column c is the same client with the
     same rows, split again, in each seed; else a fresh draw. rows: `[clients]` or `[seeds, clients]`, which clients are
-    weighted by (their test rows); all the same if left out. widen: factor of the standard error, as `winner` says.
+    weighted by (their test rows); all the same if left out. widen: factor of the standard error, as `winner` says. level: of the interval.
     A client's value is its mean over seeds where it keeps its rows; seeds count the same.
     Raises ValueError where shapes do not fit or a client with a value has rows that are not positive.
     """
@@ -101,7 +101,7 @@ def mean_gain(gains: ArrayLike, *, keep_rows: bool, rows: ArrayLike | None = Non
         parts = _kept(g, np.where(present, w, 0.0))
     if clients < 2:
         return MeanGain(parts.mean, nan, nan, nan, nan, nan, nan, nan, clients, seeds)
-    return _interval(parts, clients, seeds, keep_rows, widen)
+    return _interval(parts, clients, seeds, keep_rows, widen, level)
 
 
 def _fresh(g: Floats, w: Floats) -> _Parts:
@@ -163,7 +163,7 @@ def _skewness(values: Floats) -> float:
     return max(-2.0, min(2.0, skewness))
 
 
-def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float) -> MeanGain:
+def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float, level: float) -> MeanGain:
     squares, normal = parts.influences**2, parts.normal_degrees
     from_clients, third, from_seeds = float(squares.sum()), float((parts.influences * squares).sum()), 0.0
     degrees = max(2 / (parts.kurtosis / (normal + 1) + 2 / normal), min(2.0, normal))
@@ -177,14 +177,14 @@ def _interval(parts: _Parts, clients: int, seeds: int, kept: bool, widen: float)
         if seeds > 2:
             third += _skewness(parts.shared) * from_seeds**1.5 / float(np.sqrt(seeds))
     error = widen * float(np.sqrt(total))
-    half = _student(degrees) * error
+    half = _student(degrees, level) * error
     # Johnson's shift; at most it doubles a side
-    shift = widen * third / (6 * total) * (1 + 2 * _student(normal) ** 2) if total else 0.0
+    shift = widen * third / (6 * total) * (1 + 2 * _student(normal, level) ** 2) if total else 0.0
     low, high = parts.mean - half + max(-half, min(0.0, shift)), parts.mean + half + min(half, max(0.0, shift))
     splits = from_clients if not kept else min(parts.noise / seeds, from_clients) if seeds > 1 else 0.0
     return MeanGain(parts.mean, low, high, error, degrees, from_clients, from_seeds, splits, clients, seeds)
 
 
-def _student(degrees: float) -> float:
-    quantile: Any = stdtrit(degrees, 0.975)
+def _student(degrees: float, level: float) -> float:
+    quantile: Any = stdtrit(degrees, (1 + level) / 2)
     return float(quantile)

@@ -14,8 +14,6 @@ Floats = NDArray[np.float64]
 
 _CLEAR = 3.0
 """A strategy this many standard errors below the chosen one, on both halves, was no candidate."""
-_NORMAL = 1.959963984540054
-"""The 97.5 % point of the standard normal."""
 _WIDER = 1.1654
 """The least by which the standard error grows where a choice was open. With both ways' gains of variance 1, their covariance
 is m^2 / (k - 1) for k equal strategies, m the mean of the largest of k standard normals: at most 0.358, at k = 3."""
@@ -91,15 +89,19 @@ def cross_fitted(first: ArrayLike, second: ArrayLike, rows: tuple[ArrayLike, Arr
     weights = np.where(np.isnan(reported), 0.0, np.stack(counts))
     total = weights.sum(0)
     gains = np.divide((weights * np.nan_to_num(reported)).sum(0), total, out=np.full(total.shape, np.nan), where=total > 0)
-    candidates = len({here, there, *_near(one, here), *_near(other, there)})
-    return Winner(here, there, gains, _widen(candidates))
+    candidates = len({here, there, *near(one, here), *near(other, there)})
+    return Winner(here, there, gains, widening(candidates))
 
 
-def _widen(candidates: int) -> float:
-    """Two halves of the same clients share these clients' luck, which chooses too: so the level is Bonferroni's over the
-    strategies that could have been chosen, and at least what the halves' covariance asks for."""
-    quantile: Any = ndtri(1 - 0.025 / candidates)
-    return max(_WIDER, float(quantile) / _NORMAL) if candidates > 1 else 1.0
+def widening(candidates: int, outside: float = 0.05) -> float:
+    """The factor of the standard error of one that was chosen among so many because it is large. outside: 1 - the level of
+    its interval.
+
+    Two halves of the same clients share these clients' luck, which chooses too: so the level is Bonferroni's over the
+    strategies that could have been chosen, and at least what the halves' covariance asks for.
+    """
+    quantile: Any = ndtri(1 - outside / 2 / candidates) / ndtri(1 - outside / 2)
+    return max(_WIDER, float(quantile)) if candidates > 1 else 1.0
 
 
 def strategy_of_rows(first_half: ArrayLike, winner: Winner) -> NDArray[np.int64]:
@@ -107,12 +109,12 @@ def strategy_of_rows(first_half: ArrayLike, winner: Winner) -> NDArray[np.int64]
     return np.where(np.asarray(first_half, dtype=bool), winner.second, winner.first)
 
 
-def _near(gains: Floats, chosen: int) -> list[int]:
-    """The strategies that do not lie far below the chosen one, by paired differences over clients."""
-    near = []
+def near(gains: Floats, chosen: int) -> list[int]:
+    """The places that do not lie far below the chosen one, by paired differences over clients. gains: `[places, seeds, clients]`."""
+    found = []
     for place, other in enumerate(gains):
         apart = gains[chosen] - other
         apart = apart[~np.isnan(apart)]
         if place != chosen and len(apart) and (len(apart) < 2 or apart.mean() <= _CLEAR * apart.std(ddof=1) / np.sqrt(len(apart))):
-            near.append(place)
-    return near
+            found.append(place)
+    return found

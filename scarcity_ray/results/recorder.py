@@ -24,6 +24,10 @@ from scarcity_ray.results.hashing import ResultHash
 from scarcity_ray.results.log import get_logger
 from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.results.stored_table import PREDICTIONS, TABLES, read_batches
+from scarcity_ray.scenario import what_if
+
+REPORT = ("scarcity.csv", "scarcity.json", "scarcity.png")
+"""The files of the report on what each scarcity costs."""
 
 FLUSH_SECONDS = 0.5
 """Rows reach the disk at most so long after they arrive, plus the time of writing: a killed run loses no more."""
@@ -68,10 +72,10 @@ class Recorder:
         for name in kept if last is not None else ():
             for _ in read_batches(GrowingTable.there(directory / f"{name}.parquet"), name):
                 """A broken table is found before anything is replaced."""
-        for name in ("summary.json", "coefficients.csv", "curves.png", "experts.png"):
+        for name in ("summary.json", "coefficients.csv", "curves.png", "experts.png", *REPORT):
             (directory / name).unlink(missing_ok=True)
         if last is None:
-            for name in ("models", FOLDER, f"{PREDICTIONS}.parquet"):
+            for name in ("models", FOLDER, f"{PREDICTIONS}.parquet", what_if.FOLDER):
                 shutil.rmtree(directory / name, ignore_errors=True)
             write_whole(directory / "scenario.yaml", scenario_yaml.encode())
             write_whole(directory / "environment.json", to_json(environment).encode())

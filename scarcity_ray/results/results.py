@@ -95,6 +95,11 @@ class Results:
         return read_json(self._file("summary.json"))
 
     @property
+    def scarcity(self) -> dict[str, Any] | None:
+        """What each scarcity costs, see results.scarcity_costs; None without a report, or before its end."""
+        return read_json(self._file("scarcity.json")) if inside(self.directory, "scarcity.json").exists() else None
+
+    @property
     def rounds(self) -> pa.Table:
         """One row a round, `tables.rounds`."""
         return self.table("rounds")

@@ -33,7 +33,7 @@ from scarcity_ray.scarcity.availability import Population
 from scarcity_ray.scarcity.describe import turn_in_words, world_in_words
 from scarcity_ray.scarcity.samples import scarce
 from scarcity_ray.scarcity.world import World
-from scarcity_ray.scenario import Scenario, SpecErrors, cores, unavailable
+from scarcity_ray.scenario import ScarcityRuns, Scenario, SpecErrors, cores, scarcity_runs, unavailable
 from scarcity_ray.strategies.local_only import LocalOnly
 from scarcity_ray.training.problem import Problem, make_problem
 
@@ -107,6 +107,12 @@ class RunPlan:
         return baselines(problem.base or problem, self.federation.at(self.last), self.scenario.strategies, self.evaluated, training)
 
     @property
+    def scarcity_runs(self) -> ScarcityRuns:
+        """The runs that say what each scarcity costs."""
+        encoding = self.federation.encoding
+        return scarcity_runs(self.scenario, () if encoding is None else encoding.columns)
+
+    @property
     def wanted(self) -> int:
         """How many CPUs the run can use: one for each client, or for each actor that the scenario asks for, or `execution.cpus`."""
         execution = self.scenario.execution
@@ -160,6 +166,9 @@ class RunPlan:
         ]
         if scenario.scarcity is not None and self.world is not None:
             rows.append(("scarcity", world_in_words(scenario.scarcity, self.world)))
+        if scenario.evaluation.scarcity_report:
+            runs = list(self.scarcity_runs.scenarios)
+            rows.append(("report", f"{len(runs)} runs, each with all seeds and strategies: {', '.join(runs)}"))
         return rows + [(strategy.title, self._traffic(strategy) + self._turn(strategy)) for strategy in scenario.strategies]
 
     def _turn(self, strategy: Strategy) -> str:

@@ -9,7 +9,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.scarcity.answer import Answer
-from scarcity_ray.scenario import Scenario
+from scarcity_ray.scenario import Scenario, scarcity_runs
 from scarcity_ray.training.problem import Problem
 
 
@@ -28,6 +28,9 @@ def impossible(scenario: Scenario, federation: Federation, problems: Mapping[str
             )
         for error in [*_unanswered(scenario, strategy), *_unselected(scenario, strategy, clients)]:
             found.append(SpecError(("strategies", place, *error.field), error.value, error.message))
+    if scenario.evaluation.scarcity_report and not scarcity_runs(scenario).scarcities:
+        message = "nothing is scarce: say what is in a section `scarcity`, as scarcity: {network: {}}, or leave the report out"
+        found.append(SpecError(("evaluation", "scarcity_report"), True, message))
     sample, actors = scenario.evaluation.clients, scenario.execution.actors
     if sample != "all" and sample > clients:
         found.append(SpecError(("evaluation", "clients"), sample, f"there are {clients:,} clients; allowed: all, or at most that many"))

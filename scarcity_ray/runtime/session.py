@@ -18,6 +18,7 @@ from scarcity_ray.results.imported import sources
 from scarcity_ray.results.log import log_to
 from scarcity_ray.results.rebuild import imports
 from scarcity_ray.results.recorder import Recorder
+from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.runtime.actor_group import ActorGroup, start_actor_group
 from scarcity_ray.runtime.fleet import WorkerError, describe_error
 from scarcity_ray.runtime.loop import Driver, RunFailed
@@ -99,6 +100,22 @@ class Session:
             return self.group(plan, progress.message)
         except WorkerError as error:
             raise RunFailed(describe_error(error), directory) from error
+
+
+def is_finished(results: Results, scenario: Scenario) -> bool:
+    """Whether nothing is left to play: every strategy has ended under every seed."""
+    try:
+        entries = results.summary["strategies"]
+    except RunError:  # there is none before the end
+        return False
+    ended = {
+        (name, seed)
+        for name, entry in entries.items()
+        for seed, one in (entry.get("seeds") or {str(scenario.seed): entry}).items()
+        if one["status"] != "interrupted"
+    }
+    wanted = [(strategy.title, str(scenario.seed + i)) for strategy in scenario.strategies for i in range(scenario.repeats)]
+    return ended >= set(wanted)
 
 
 def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:

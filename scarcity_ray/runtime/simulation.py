@@ -12,13 +12,15 @@ from rich.console import Console
 
 from scarcity_ray.report.final_table import show_final
 from scarcity_ray.report.progress import Progress
+from scarcity_ray.report.scarcity_in_words import show_scarcity
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.results.environment import differences
 from scarcity_ray.results.reading import refuse_links
-from scarcity_ray.results.results import Results, RunError
+from scarcity_ray.results.results import Results
 from scarcity_ray.runtime.loop import RunFailed
 from scarcity_ray.runtime.plan import RunPlan, prepare
-from scarcity_ray.runtime.session import Session, facts_of
+from scarcity_ray.runtime.scarcity_report import is_reported, play_report
+from scarcity_ray.runtime.session import Session, facts_of, is_finished
 from scarcity_ray.runtime.supervisor import ProcessLost, supervise
 from scarcity_ray.scenario import Scenario, load, parse
 
@@ -67,7 +69,8 @@ def simulate(
     base_dir: where relative paths in it start; the file's folder, or the working directory. out: where results go, in
     place of the scenario's directory; force replaces a run there. show: progress and final table on the terminal. attended: a
     run with Ray is played in a child process, and in another one if that is killed; for programs that do nothing else, as this
-    process ends with it. session: whose actors play the run, and stay for the next one; new actors if left out.
+    process ends with it. session: whose actors play the run, and stay for the next one; new actors if left out. The further runs of a
+    scarcity report follow in DIRECTORY/scarcity; `resume` continues these too.
     Raises ScenarioError or SpecError before anything starts, OutputExists, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path):
@@ -101,8 +104,10 @@ def resume(run_dir: str | Path, *, force: bool = False, imports: bool = False, s
     if not force and (found := differences(before.environment, facts_of(scenario, plan))):
         raise Changed(directory, found)
     if is_finished(before, scenario):
+        if not is_reported(scenario, directory):
+            return _reported(before, base_dir, plan, show)
         if show:
-            show_final(Console(), before.summary, directory)
+            _show(before)
         return before
     last, broken = Checkpoints(directory).last()
     if show:
@@ -128,35 +133,45 @@ def _played(
     last: Checkpoint | None = None,
     session: Session | None = None,
 ) -> Results:
-    console = Console()
-    own = Session(once=True) if session is None else nullcontext(session)
-    with _one_thread(), Progress(show, console) as progress, own as session:
-        try:
+    report = scenario.evaluation.scarcity_report
+    own = Session(once=not report) if session is None else nullcontext(session)
+    with own as session:
+        with _one_thread(), _interruptible(directory), Progress(show) as progress:
             diverged = session.play(scenario, base_dir, directory, plan, progress, last)
-        except KeyboardInterrupt:
-            raise Interrupted(directory if directory.is_dir() else None) from None
-    results = Results.load(directory, imports=True)  # the user has just run what it names
-    if show:
-        show_final(console, results.summary, directory)
+        results = Results.load(directory, imports=True)  # the user has just run what it names
+        if show:
+            show_final(Console(), results.summary, directory)
+        if report:
+            _reported(results, base_dir, plan, show, session)
     if diverged:
         raise RunFailed("\n".join(diverged), directory)
     return results
 
 
-def is_finished(results: Results, scenario: Scenario) -> bool:
-    """Whether nothing is left to play: every strategy has ended under every seed."""
+def _reported(results: Results, base_dir: Path, plan: RunPlan, show: bool, session: Session | None = None) -> Results:
+    """Plays what is left of the runs of the report, and returns the results of the run that it is of."""
+    own = Session() if session is None else nullcontext(session)
+    with _one_thread(), _interruptible(results.directory), Progress(show) as progress, own as session:
+        found = play_report(plan, base_dir, results.directory, session, progress)
+    if show:
+        show_scarcity(Console(), found, results.directory)
+    return results
+
+
+def _show(results: Results) -> None:
+    console = Console()
+    show_final(console, results.summary, results.directory)
+    if results.scarcity is not None:
+        show_scarcity(console, results.scarcity, results.directory)
+
+
+@contextmanager
+def _interruptible(directory: Path) -> Iterator[None]:
+    """Turns Ctrl-C into Interrupted, which names what is kept."""
     try:
-        entries = results.summary["strategies"]
-    except RunError:  # there is none before the end
-        return False
-    ended = {
-        (name, seed)
-        for name, entry in entries.items()
-        for seed, one in (entry.get("seeds") or {str(scenario.seed): entry}).items()
-        if one["status"] != "interrupted"
-    }
-    wanted = [(strategy.title, str(scenario.seed + i)) for strategy in scenario.strategies for i in range(scenario.repeats)]
-    return ended >= set(wanted)
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(directory if directory.is_dir() else None) from None
 
 
 def _directory(scenario: Scenario, out: str | Path | None, force: bool) -> Path:

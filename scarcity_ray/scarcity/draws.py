@@ -68,6 +68,7 @@ class ColumnDraw(Spec):
     """The client's own value."""
 
     column: Annotated[str, Field(min_length=1, description="a column of numbers in the user's table, the same in all rows of a client")]
+    times: Annotated[float, Field(gt=0, description="what each value is multiplied by")] = 1.0
 
 
 Draw = Annotated[float, Field(ge=0)] | LogNormalDraw | UniformDraw | ChoicesDraw | ColumnDraw
@@ -94,7 +95,7 @@ def drawn(draw: Draw, seed: int, purpose: str, clients: int, columns: Mapping[st
     if isinstance(draw, ColumnDraw):
         if draw.column not in columns:
             raise SpecError(("column",), draw.column, f"no such column of the table; there are {', '.join(columns) or 'none'}")
-        own: Floats = columns[draw.column]
+        own: Floats = draw.times * columns[draw.column]
         return own
     if isinstance(draw, LogNormalDraw):
         law = draw.lognormal
@@ -107,3 +108,18 @@ def drawn(draw: Draw, seed: int, purpose: str, clients: int, columns: Mapping[st
         chosen: Floats = choices[(unit(seed, purpose, ids) * len(choices)).astype(np.int64)]
         return chosen
     return np.full(clients, float(draw))
+
+
+def scaled(draw: Draw, factor: float) -> Draw:
+    """The draw by which each client has `factor` times what it has by this one, bounds included."""
+    if isinstance(draw, ColumnDraw):
+        return draw.model_copy(update={"times": factor * draw.times})
+    if isinstance(draw, LogNormalDraw):
+        law = draw.lognormal
+        ends = {"minimum": factor * law.minimum, "maximum": None if law.maximum is None else factor * law.maximum}
+        return LogNormalDraw(lognormal=law.model_copy(update={"median": factor * law.median, **ends}))
+    if isinstance(draw, UniformDraw):
+        return UniformDraw(uniform=UniformLaw(low=factor * draw.uniform.low, high=factor * draw.uniform.high))
+    if isinstance(draw, ChoicesDraw):
+        return ChoicesDraw(choices=[factor * value for value in draw.choices])
+    return factor * draw

@@ -4,12 +4,14 @@ from scarcity_ray.scenario.conflicts import cores, unavailable
 from scarcity_ray.scenario.diagnostics import Diagnostic, ScenarioError, SpecErrors
 from scarcity_ray.scenario.loading import Loaded, load, parse, resolved
 from scarcity_ray.scenario.schema import OBSERVED, Evaluation, Scenario, json_schema
+from scarcity_ray.scenario.what_if import ScarcityRuns, scarcity_runs
 
 __all__ = [
     "OBSERVED",
     "Diagnostic",
     "Evaluation",
     "Loaded",
+    "ScarcityRuns",
     "Scenario",
     "ScenarioError",
     "SpecErrors",
@@ -18,5 +20,6 @@ __all__ = [
     "load",
     "parse",
     "resolved",
+    "scarcity_runs",
     "unavailable",
 ]

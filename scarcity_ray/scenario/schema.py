@@ -17,7 +17,8 @@ from scarcity_ray.scenario.diagnostics import SpecErrors
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.training.local import Local
 
-NAME = r"^[A-Za-z0-9_-]{1,100}$"
+NAME_LENGTH = 100
+NAME = rf"^[A-Za-z0-9_-]{{1,{NAME_LENGTH}}}$"
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -65,9 +66,16 @@ class Evaluation(Spec):
     predictions: Annotated[
         bool, Field(description="write predictions.parquet: what each strategy's last models answer to each test row, and what is true")
     ] = False
+    scarcity_report: Annotated[
+        bool,
+        Field(
+            description="play the scenario also with nothing scarce, with each scarcity alone, with all but each, and with 25 % more of "
+            "each budget, and say what each scarcity costs each strategy"
+        ),
+    ] = False
 
 
-OBSERVED = {"metric", "target", "margin", "thresholds", "sensitivity_at", "positive", "predictions"}
+OBSERVED = {"metric", "target", "margin", "thresholds", "sensitivity_at", "positive", "predictions", "scarcity_report"}
 """The fields of `evaluation` that no result depends on: what is measured, and how it is judged."""
 
 

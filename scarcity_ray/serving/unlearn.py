@@ -17,6 +17,7 @@ from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.results.sealed import save_sealed
 from scarcity_ray.results.stored_table import PREDICTIONS
 from scarcity_ray.results.summary import over_seeds
+from scarcity_ray.scenario import what_if
 from scarcity_ray.serving.participants import Participants
 from scarcity_ray.serving.replay import CannotReplay, Replayed, replay
 from scarcity_ray.serving.rows import relearned_columns, replace_table, without
@@ -24,7 +25,7 @@ from scarcity_ray.strategies.insight_exchange import InsightExchange
 
 MEASURED = (
     "what was measured while the client took part: rounds.parquet, the metrics in summary.json and in the other clients' rows of the "
-    "tables, curves.png, logs"
+    "tables, curves.png, the report on scarcity, logs"
 )
 """What stays in every case: a record of the past, with which nothing predicts."""
 
@@ -78,8 +79,9 @@ def unlearn(results: Results, client: str | int, *, strict: bool = False) -> Unl
     Learned again, as if the client had never sent a message: the models of sf_hfe (grouping, strengths, heads, router, own heads; with
     `forgetting` from the messages of all rounds), afl and prototypes, with what summary.json and the table of clients say of them.
     Where clients have models of their own that depend on nobody else (local_only), the client's leaves the file. Removed: all other
-    models that clients trained together or for each other, checkpoints (resume and verify start from the beginning), experts.png and
-    coefficients.csv. insight_exchange is among them: how many steps each client trained followed from what all clients gained.
+    models that clients trained together or for each other, checkpoints (resume and verify start from the beginning), experts.png,
+    coefficients.csv and the runs of a report on scarcity. insight_exchange is among them: how many steps each client trained followed
+    from what all clients gained.
     The client's rows leave `insights`, `clients` and `predictions`, its name the files of models.
 
     Stays, and is returned: means, standard deviations, words and classes by which tables are read; a bandwidth from surveys or pilots
@@ -117,6 +119,7 @@ def unlearn(results: Results, client: str | int, *, strict: bool = False) -> Unl
             (FOLDER, "they hold the client's state, and what all clients had learned"),
             ("experts.png", "it shows the client among the others"),
             ("coefficients.csv", "they are those of all clients' rows"),
+            (what_if.FOLDER, "its runs were played with the client"),
         )
         if inside(directory, name).exists()
     }

@@ -20,6 +20,8 @@ def test_symmetric_gains_of_one_seed_are_students_with_left_out_means():
     assert (found.standard_error, found.degrees) == pytest.approx((error, 3))
     assert (found.low, found.high) == pytest.approx((-student.ppf(0.975, 3) * error, student.ppf(0.975, 3) * error))
     assert not found.holds_luck_of_training
+    narrower = mean_gain(gains[None], keep_rows=True, level=0.9)
+    assert (narrower.low, narrower.high) == pytest.approx((-student.ppf(0.95, 3) * error, student.ppf(0.95, 3) * error))
 
 
 def test_the_jackknife_influences_are_hc3():

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from scipy import integrate, stats
 
 from scarcity_ray.core.schedule import RoundInput
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.availability import SECOND, Population, Spans, Trace
-from scarcity_ray.scarcity.draws import ColumnDraw, LogNormalDraw, LogNormalLaw, drawn
+from scarcity_ray.scarcity.draws import ColumnDraw, Draw, LogNormalDraw, LogNormalLaw, drawn, scaled
 from scarcity_ray.scarcity.simulation import Asked, Simulation
 from scarcity_ray.scarcity.spec import Scarcity
 from scarcity_ray.scarcity.world import World
@@ -204,3 +204,18 @@ def test_a_device_that_is_too_slow_for_the_clock_takes_years() -> None:
     world = World.of(Scarcity.model_validate({"compute": {"speed": 1e-18}}), Population(1, 2, None, {}))
     nothing = np.zeros(2, dtype=np.int64)
     assert (world.turn(1, np.arange(2), np.full(2, 1e9), nothing, nothing).total == 10**15).all()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        2.0,
+        {"lognormal": {"median": 3.0, "sigma": 0.7, "minimum": 2.0, "maximum": 4.0}},
+        {"uniform": {"low": 1.0, "high": 5.0}},
+        {"choices": [1.0, 4.0]},
+        {"column": "own", "times": 2.0},
+    ],
+)
+def test_a_scaled_draw_gives_each_client_so_many_times_its_own(draw: Any) -> None:
+    law, own = TypeAdapter(Draw).validate_python(draw), {"own": np.arange(30.0)}
+    np.testing.assert_allclose(drawn(scaled(law, 1.25), 1, "x", 30, own), 1.25 * drawn(law, 1, "x", 30, own), rtol=1e-14)
