@@ -38,8 +38,9 @@ _GRAVITY: dict[Status, int] = {"finished": 0, "interrupted": 1, "diverged": 2}
 class _Run:
     """What one strategy did under one seed. metrics: of the last evaluated round, by column. clients: then, each one's id and value
     of the metric that decides. never: the ids of those that joined no round, None where nothing is scarce. losses, tested: the mean
-    loss in training, and on test rows, of each round that has one."""
+    loss in training, and on test rows, of each round that has one. settles: it ends by itself, when nothing more is learned."""
 
+    settles: bool = False
     status: Status = "interrupted"
     result_hash: str | None = None
     rounds: int = 0
@@ -88,10 +89,10 @@ class Tally:
         self._kinds: dict[str, str] = {}
         self._runs: dict[str, dict[int, _Run]] = {}
 
-    def begin(self, strategy: str, kind: str, seed: int) -> None:
-        """A strategy starts; until `end` it counts as interrupted."""
+    def begin(self, strategy: str, kind: str, seed: int, settles: bool = False) -> None:
+        """A strategy starts; until `end` it counts as interrupted. settles: it ends when there is nothing more to learn."""
         self._kinds[strategy] = kind
-        self._runs.setdefault(strategy, {})[seed] = _Run()
+        self._runs.setdefault(strategy, {})[seed] = _Run(settles)
 
     def round(self, row: Mapping[str, Any], steps: int = 0) -> None:
         """Takes a row of `rounds`; steps: local steps of all clients in it together."""
@@ -164,6 +165,7 @@ class Tally:
             "runs": {
                 name: {
                     str(seed): {
+                        "settles": run.settles,
                         "status": run.status,
                         "result_hash": run.result_hash,
                         "steps": run.steps,
@@ -268,7 +270,7 @@ class Tally:
             "seconds": run.seconds,
             "client_updates_per_second": run.updates / run.seconds if run.seconds > 0 else None,
             "result_hash": run.result_hash,
-            **({} if self._target is None or not run.points else {"target": self._target.needed(run.points, self._clients)}),
+            **({} if self._target is None or not run.points else {"target": self._target.needed(run.points, self._clients, run.settles)}),
             **run.learned,
             **({NEVER_JOINED: {**never, "metric": self._metric_of_never([run])}} if (never := run.learned.get(NEVER_JOINED)) else {}),
         }

@@ -25,17 +25,19 @@ class Target:
         """The metric's column of `rounds`."""
         return headline(self.task, self.metric).metric.column
 
-    def needed(self, points: Sequence[Mapping[str, Any]], clients: int) -> dict[str, float | None]:
+    def needed(self, points: Sequence[Mapping[str, Any]], clients: int, settles: bool = False) -> dict[str, float | None]:
         """What it took until the first of STAYS evaluations in a row that reach the target; None where there are none, and for what the
         run did not count.
 
         points: of each evaluated round its `round`, `value` (the metric's), and the sums so far of all clients: `bytes`, `joules`, and the
-        `clock_seconds`. bytes and joules returned are a client's.
+        `clock_seconds`. bytes and joules returned are a client's. settles: the strategy ends when nothing more is learned, so that its last
+        evaluation holds for all that would follow.
         """
         shown = headline(self.task, self.metric)
         higher = shown.metric.higher_is_better
         values = shown.shape([point["value"] for point in points]) if points else ()
         good = [bool(value >= self.value if higher else value <= self.value) for value in values]
+        good += good[-1:] * (STAYS - 1) * settles
         for place in range(len(good) - STAYS + 1):
             if all(good[place : place + STAYS]):
                 found = points[place]

@@ -33,6 +33,12 @@ def test_who_does_not_stay_has_not_reached_it(values: tuple[float, ...]) -> None
     assert found == {"rounds": None, "hours": None, "bytes": None, "joules": None}
 
 
+def test_who_has_nothing_more_to_learn_stays() -> None:
+    target = Target("classification", "accuracy", 0.9)
+    assert target.needed(points(0.5, 0.95), clients=5, settles=True)["rounds"] == 4
+    assert target.needed(points(0.95, 0.5), clients=5, settles=True)["rounds"] is None
+
+
 def test_an_error_is_reached_from_above_and_as_it_is_shown() -> None:
     assert Target("regression", "rmse", 2.0).needed(points(9.0, 4.0, 4.0, 3.9), clients=1)["rounds"] == 4  # the column holds squares
 

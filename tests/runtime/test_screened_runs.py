@@ -65,6 +65,7 @@ def test_off_counts_all_and_says_nothing(wrong: Results) -> None:
     assert not any(line.startswith("off: the inputs") for line in experts_in_words(wrong.summary))
 
 
+@pytest.mark.slow
 def test_others_are_served_as_in_a_run_without_the_mistake(wrong: Results, tmp_path: Path) -> None:
     right, errors = played(tmp_path, 1.0), {}
     for title, run in (("wrong", wrong), ("right", right)):
@@ -79,6 +80,7 @@ def test_others_are_served_as_in_a_run_without_the_mistake(wrong: Results, tmp_p
     assert all(right.summary["strategies"][one["name"]]["screened"] == [] for one in STRATEGIES)
 
 
+@pytest.mark.slow
 def test_unlearning_screens_the_messages_that_stay(tmp_path: Path) -> None:
     run = played(tmp_path, 1000.0)
     before = run.ensemble("inputs").heads

@@ -97,6 +97,7 @@ def distance_of_heads(mine: Results, never: Results) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("representation", [IDENTITY, AUTO], ids=["identity", "auto"])
 def test_with_forgetting_the_messages_of_all_rounds_are_read(tmp_path: Path, representation: dict[str, Any]) -> None:
     own = {"kind": "sf_hfe", "experts": 1, "forgetting": 0.5, "representation": representation}

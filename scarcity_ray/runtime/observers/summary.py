@@ -34,7 +34,7 @@ class SummaryWriter(Observer):
 
     def on_strategy_start(self, run: StrategyRun) -> None:
         if run.first == 1:
-            self.tally.begin(run.name, run.strategy.kind_title, run.seed)
+            self.tally.begin(run.name, run.strategy.kind_title, run.seed, run.strategy.ends_early)
 
     def on_round(self, run: StrategyRun, round: Round) -> None:
         self.tally.round(round.row, round.result.steps)
