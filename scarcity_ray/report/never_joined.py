@@ -11,8 +11,6 @@ from scarcity_ray.results.never_joined import NEVER_JOINED, TOP_WORK
 from scarcity_ray.results.summary import NOT_FEDERATED
 from scarcity_ray.scarcity.taking_part import UNAVAILABLE, UNHEARD, UNSELECTED
 
-_STRATEGIES = 5  # that are told at most
-
 _WHY = {
     UNAVAILABLE: "never there",
     UNSELECTED: "there but never selected",
@@ -24,14 +22,20 @@ _WHY = {
 
 
 def never_joined_in_words(summary: Mapping[str, Any]) -> list[str]:
-    """A line for each federated strategy some of whose clients joined no round, from the content of summary.json; several seeds' means."""
-    lines = [
-        _line(name, entry, summary)
+    """From the content of summary.json: a line for the first federated strategy that left clients out, the best one where it did; and one
+    with the shares of the others."""
+    best = (summary.get("best") or {}).get("strategies", [])
+    found = {
+        name: entry
         for name, entry in summary["strategies"].items()
         if entry["kind"] not in NOT_FEDERATED and entry.get(NEVER_JOINED, {}).get("clients")
-    ]
-    more = len(lines) - _STRATEGIES
-    return lines[:_STRATEGIES] + ([f"{more} more strategies leave clients out, see {NEVER_JOINED} in summary.json."] if more > 0 else [])
+    }
+    if not found:
+        return []
+    told = next((name for name in best if name in found), next(iter(found)))
+    others = [f"{name} {_percent(entry[NEVER_JOINED]['clients_share'])}" for name, entry in found.items() if name != told]
+    lines = [_line(told, found[told], summary)]
+    return [*lines, f"Of all clients others leave out: {', '.join(others)}; see {NEVER_JOINED} in summary.json."] if others else lines
 
 
 def _line(name: str, entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -95,6 +95,10 @@ def test_a_run_counts_what_its_tables_say(results: Results) -> None:
     assert line.startswith(f"fed_avg leaves out {entry['never_joined']['clients']:g} of 16 clients in a seed on average, which joined")
     assert "short of memory" in line
     assert "out of budget uplink_bytes" in line
+    twice = {**results.summary, "strategies": {**results.summary["strategies"], "other": entry}}
+    assert never_joined_in_words(twice)[1].startswith(
+        f"Of all clients others leave out: other {100 * entry['never_joined']['clients_share']:.0f} %;"
+    )
 
 
 def test_a_run_that_was_cut_short_counts_the_same(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
