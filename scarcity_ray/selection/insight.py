@@ -31,7 +31,8 @@ class Insight(Selection):
 
     The noise of an observation is that of `noise`, times the client's uncertainty over that of the round. A turn of a share x of the
     planned steps is expected to bring `weight (mean + bonus sqrt(variance)) sqrt(x)`: more steps bring less each. Places and steps go
-    where the sum of this is highest for what the round costs: its seconds, which are those of its slowest turn, its joules, or both.
+    where the sum of this is highest for what the round costs: its messages, its seconds, which are those of its slowest turn, and its
+    joules, where these are scarce.
     Only some clients, drawn first, are compared, as the best of all would be much alike. One round in `floor` takes the clients not heard
     for longest, so that nobody is left out.
     """
@@ -89,7 +90,7 @@ class Insight(Selection):
         return grown
 
     def _prices(self, candidates: Candidates) -> tuple[float, float]:
-        """What a second of the round and a joule cost, so that a usual round costs 1 of each that is scarce."""
+        """What a second of the round and a joule cost: a usual round costs 1 of each that is scarce, beside the 1 of its messages."""
         seconds, joules = candidates.seconds, candidates.joules
         scarce = self.unit == "seconds", self.unit == "joules"
         if self.unit == "auto":
@@ -120,8 +121,8 @@ class Insight(Selection):
             ratio = 0.0
             for _ in range(_ITERATIONS):
                 places = candidates.best(np.where(able, gain - ratio * cost, -np.inf))
-                spent = price_second * length + float(cost[places].sum())
-                ratio = float(gain[places].sum()) / (spent or 1.0)
+                spent = 1 + price_second * length + float(cost[places].sum())
+                ratio = float(gain[places].sum()) / spent
             if ratio > best[0]:
                 best = ratio, places, share[places]
         return best[1:]

@@ -168,7 +168,7 @@ def test_insight_finds_the_best_round_of_all(seed: int, unit: Any) -> None:
 
     def ratio(places: Any) -> float:
         chosen = list(places)
-        return float(worth[chosen].sum() / (second * seconds[chosen].max() + joule * joules[chosen].sum()))
+        return float(worth[chosen].sum() / (1 + second * seconds[chosen].max() + joule * joules[chosen].sum()))
 
     best = max(map(ratio, itertools.combinations(range(8), 3)))
     places, steps = rule.select(state, given)
