@@ -142,7 +142,7 @@ class Federation:
     client was held out. unseen_group: int64 `[unseen clients]`, their hidden groups.
     later: the data of the same clients from round `drift_round` on; None if they do not change.
     facts: float64 `[clients]` by name, columns of the table that say something of a client, as its device's speed. spans: when clients are
-    there, by a trace; None without one.
+    there, by a trace; None without one. written: how the user's text file is written, where that is not the usual way.
     """
 
     train: Shards
@@ -161,6 +161,7 @@ class Federation:
     drift_round: int | None = None
     facts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     spans: Spans | None = None
+    written: str = ""
 
     def at(self, round: int) -> Federation:
         """The data of the clients in a round."""

@@ -146,6 +146,7 @@ def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Fe
             unseen=shards(_UNSEEN, leave),
             unseen_group=group[leave],
             facts={name: values[ids[stay]] for name, values in pool.facts.items()},
+            written=pool.written,
         )
 
     federation = transformed(ids)

@@ -19,7 +19,7 @@ from scarcity_ray.core.federation import Array, Encoding, Number, Words
 from scarcity_ray.data.columns import holds_numbers, holds_text, not_one, some
 from scarcity_ray.data.pool import Categorical, Column
 from scarcity_ray.data.standardise import spread
-from scarcity_ray.data.table import TableError, open_file, reading
+from scarcity_ray.data.table import TableError, dialect_of, open_file, reading
 
 Encoded = tuple[NDArray[np.float32], NDArray[Any] | None, NDArray[np.int64] | None]
 
@@ -68,6 +68,7 @@ class _Rows:
 
     file: str
     table: pa.Table
+    decimal: str = "."
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """A column of numbers, or of text that contains numbers, `[rows]`. All values are finite."""
@@ -107,6 +108,8 @@ class _Rows:
     def _parsed(self, name: str, text: pa.ChunkedArray) -> pa.ChunkedArray:
         """Text converted to numbers; true and false become 1 and 0. Raises TableError for the first value that is neither."""
         text = pc.utf8_trim_whitespace(text)
+        if self.decimal != ".":
+            text = pc.replace_substring(text, self.decimal, ".", max_replacements=1)
         for kind in (pa.float64(), pa.bool_()):
             try:
                 return text.cast(kind)
@@ -126,9 +129,10 @@ class _Rows:
 
 def _load(table: pa.Table | str | Path, encoding: Encoding) -> _Rows:
     """The columns of a table that the encoding uses. Raises TableError if a needed column is missing or occurs twice."""
-    source = table if isinstance(table, pa.Table) else open_file(Path(table), _as_text)
+    dialect = None if isinstance(table, pa.Table) else dialect_of(Path(table))
+    source = table if isinstance(table, pa.Table) else open_file(Path(table), _as_text, dialect)
     extra = [name for name in (encoding.label, encoding.client) if name is not None and name in source.schema.names]
-    return _Rows(file_name(table), _select(table, source, [*encoding.columns, *extra]))
+    return _Rows(file_name(table), _select(table, source, [*encoding.columns, *extra]), "." if dialect is None else dialect.decimal)
 
 
 def _select(table: pa.Table | str | Path, source: pa.Table | pyarrow.dataset.Dataset, wanted: Sequence[str]) -> pa.Table:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.dataset
 from pydantic import Field
 
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.columns import Columns, read
+from scarcity_ray.data.dialect import Dialect, recognised
 from scarcity_ray.data.pool import Pool
 
-_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": ",", ".tsv": "\t"}
+_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "text", ".tsv": "text"}
 _BATCH_ROWS = 65_536
 
 
@@ -47,21 +48,37 @@ def reading(path: Path) -> Iterator[None]:
         raise TableError(str(path), None, None, f"the file cannot be read: {error}") from error
 
 
-def open_file(path: Path, retyped: Callable[[pa.Schema], pa.Schema]) -> pa.dataset.Dataset:
-    """A file as a dataset whose rows are not read yet.
+def dialect_of(path: Path, delimiter: str | None = None, decimal: str | None = None, encoding: str | None = None) -> Dialect | None:
+    """How a text file is written, as far as it is not given; None for a Parquet file. Raises TableError as `open_file` does."""
+    if _layout(path) == "parquet":
+        return None
+    with reading(path):
+        try:
+            return recognised(path, delimiter, decimal, encoding)
+        except (UnicodeError, LookupError) as error:
+            raise TableError(str(path), None, None, f"the file cannot be read as {encoding}: {error}") from error
 
-    retyped: returns the column types of a text file, given the types that its first block suggests. Raises TableError for a missing
-    or unreadable file.
-    """
+
+def _layout(path: Path) -> str:
     layout = _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
     if layout is None:
         raise TableError(str(path), None, None, f"the file's name must end in one of {', '.join(_FORMATS)}")
     if not path.is_file():
         raise TableError(str(path), None, None, f"there is no file {path.resolve()}")
+    return layout
+
+
+def open_file(path: Path, retyped: Callable[[pa.Schema], pa.Schema], dialect: Dialect | None = None) -> pa.dataset.Dataset:
+    """A file as a dataset whose rows are not read yet.
+
+    retyped: returns the column types of a text file, given the types that its first block suggests. dialect: of a text file; recognised
+    if left out. Raises TableError for a missing or unreadable file.
+    """
+    dialect = dialect or dialect_of(path)
     with reading(path):
-        if layout == "parquet":
-            return pa.dataset.dataset(str(path), format=layout)
-        form = _csv(layout)
+        if dialect is None:
+            return pa.dataset.dataset(str(path), format="parquet")
+        form = dialect.format()
         suggested = pa.dataset.dataset(str(path), format=form).schema
         return pa.dataset.dataset(str(path), format=form, schema=retyped(suggested))
 
@@ -71,19 +88,33 @@ class Table(Columns):
 
     kind: Literal["table"] = "table"
     path: Annotated[str, Field(description="the file, from the scenario file's folder")]
+    delimiter: Annotated[
+        Literal["auto", ",", ";", "\t", "|"], Field(description="what stands between the columns of a text file; auto: recognised")
+    ] = "auto"
+    decimal: Annotated[Literal["auto", ".", ","], Field(description="the decimal mark of a text file; auto: recognised")] = "auto"
+    encoding: Annotated[
+        Literal["auto", "utf-8", "utf-16", "cp1252"], Field(description="the encoding of a text file; auto: recognised")
+    ] = "auto"
+
+    def written(self, base_dir: Path) -> Dialect | None:
+        """How the file is written; None for Parquet. Raises TableError."""
+        said = (None if value == "auto" else value for value in (self.delimiter, self.decimal, self.encoding))
+        return dialect_of(base_dir / self.path, *said)
 
     def load(self, clients: int | None, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Pool:
         """Reads the named columns, batch by batch."""
         path = base_dir / self.path
         try:
-            table = open_file(path, self._widened)
+            dialect = self.written(base_dir)
+            table = open_file(path, self._widened, dialect)
             with reading(path):
-                return read(
+                pool = read(
                     self,
                     table.schema,
                     lambda names: table.to_batches(columns=names, batch_size=_BATCH_ROWS, batch_readahead=2),
                     facts=facts,
                 )
+            return pool if dialect is None or dialect.usual else replace(pool, written=str(dialect))
         except TableError as error:
             raise SpecError(("data", "source", "path"), self.path, error.message) from error
 
@@ -97,10 +128,3 @@ class Table(Columns):
             ):
                 schema = schema.set(place, field.with_type(pa.float64()))
         return schema
-
-
-def _csv(delimiter: str) -> pa.dataset.CsvFileFormat:
-    """The CSV format: an empty field, NA or NaN is a missing value, also in text columns."""
-    return pa.dataset.CsvFileFormat(
-        parse_options=pa.csv.ParseOptions(delimiter=delimiter), convert_options=pa.csv.ConvertOptions(strings_can_be_null=True)
-    )

@@ -157,6 +157,7 @@ class RunPlan:
         smallest, median, largest = (facts[f"{size}_shard"] for size in ("smallest", "median", "largest"))
         rows = [
             ("data", f"{facts['task']}, inputs {facts['shape']}, {facts['outputs']} outputs"),
+            *([("table", written)] if (written := self.federation.written) else []),
             ("clients", f"{facts['clients']:,} with {smallest:,} to {largest:,} training rows (median {median:g})"),
             *([("held out", f"{facts['strangers']:,} clients with {facts['stranger_rows']:,} rows")] if facts["strangers"] else []),
             ("rows", f"{facts['train_rows']:,} to train, {facts['validation_rows']:,} to validate, {facts['test_rows']:,} to test"),
