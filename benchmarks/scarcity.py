@@ -78,10 +78,10 @@ def show_buffer(quick: bool) -> dict[str, Any]:
     for buffer in (10, 100):
         versions = (1000 if quick else 4000) // buffer
         each, planning = cost.versions_here(buffer, versions)
-        here, _ = cost.updates_a_second(buffer, versions, ray=False)
-        ray, actors = (float("nan"),) * 2 if quick else cost.updates_a_second(buffer, versions, ray=True)
-        found.append({"buffer": buffer, "microseconds": each, "planning": planning, "wall": here, "wall_ray": ray, "processor_ray": actors})
-        rows.append([str(buffer), f"{each:.0f}", f"{planning:.0f}", *(f"{one:,.0f}" for one in (1e6 / each, here, ray, actors))])
+        here = cost.updates_a_second(buffer, versions, ray=False)
+        ray = float("nan") if quick else cost.updates_a_second(buffer, versions, ray=True)
+        found.append({"buffer": buffer, "microseconds": each, "planning": planning, "wall": here, "wall_ray": ray})
+        rows.append([str(buffer), f"{each:.0f}", f"{planning:.0f}", *(f"{one:,.0f}" for one in (1e6 / each, here, ray))])
         rows[-1].append("yes" if max(1e6 / each, here, 0 if quick else ray) >= _UPDATES else "NO")
     columns = [
         "buffer",
