@@ -132,7 +132,7 @@ def lines(found: dict[str, list[Run]]) -> list[list[str]]:
             [
                 name,
                 with_interval([one.top for one in runs]),
-                (with_interval(longer, 2) if longer else "") + (f", not reached {unreached} of {len(runs)}" if unreached else ""),
+                ", ".join([with_interval(longer, 2)] * bool(longer) + [f"not reached {unreached} of {len(runs)}"] * bool(unreached)),
                 with_interval([one.failed for one in runs]),
                 with_interval(lost),
                 with_interval([one.never for one in runs]),

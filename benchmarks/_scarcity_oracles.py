@@ -42,7 +42,7 @@ class Oracle:
 
 def oracles(quick: bool) -> list[Oracle]:
     """All of them."""
-    return [*waiting(400 if quick else 4000), *presence(500 if quick else 4000), *unequal_steps(), *markov(), *identities()]
+    return [*waiting(400 if quick else 4000), *presence(250 if quick else 4000), *unequal_steps(), *markov(), *identities()]
 
 
 def world(clients: int, spec: dict[str, Any], seed: int = 1, **columns: Any) -> World:

@@ -4,7 +4,7 @@ Four parts: closed values of theory beside ours; worlds of phones beside the fig
 world and without; FedBuff's updates a second. Ratios are of processor time of rounds that are played in turn, so that other work on the
 machine moves them little.
 
-python benchmarks/scarcity.py                      # eight minutes on quiet cores
+python benchmarks/scarcity.py                      # a quarter of an hour beside other work
 python benchmarks/scarcity.py --quick              # two: fewer rounds, seeds and clients
 python benchmarks/scarcity.py --only cost buffer
 """
@@ -38,7 +38,7 @@ def show_oracles(quick: bool) -> dict[str, Any]:
 
 def show_flash(quick: bool) -> dict[str, Any]:
     """Prints the worlds beside FLASH."""
-    found = flash.table(range(1, 3 if quick else 5), 120 if quick else 300)
+    found = flash.table(range(1, 3 if quick else 5), 80 if quick else 300)
     theirs = flash.THEIRS
     rows = [["FLASH", f"{theirs['top 30 %']}", f"up to {theirs['times as long']}", f"> {theirs['failed']}"]]
     rows[0] += [f"up to {theirs['accuracy lost']}", ""]
