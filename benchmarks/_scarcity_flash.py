@@ -127,12 +127,14 @@ def lines(found: dict[str, list[Run]]) -> list[list[str]]:
     for name, runs in found.items():
         longer = [one.hours / base.hours for one, base in zip(runs, first, strict=True) if one.hours is not None and base.hours is not None]
         lost = [base.accuracy - one.accuracy for one, base in zip(runs, first, strict=True)]
-        unreached = len(runs) - len(longer)
+        reached = [with_interval(longer, 2)] if longer else []
+        if len(longer) < len(runs):
+            reached.append(f"not reached {len(runs) - len(longer)} of {len(runs)}")
         rows.append(
             [
                 name,
                 with_interval([one.top for one in runs]),
-                ", ".join([with_interval(longer, 2)] * bool(longer) + [f"not reached {unreached} of {len(runs)}"] * bool(unreached)),
+                ", ".join(reached),
                 with_interval([one.failed for one in runs]),
                 with_interval(lost),
                 with_interval([one.never for one in runs]),
