@@ -21,7 +21,7 @@ import ray
 from scarcity_ray.actors.client import Client
 from scarcity_ray.actors.report import Report, RoundResult
 from scarcity_ray.actors.server import Server
-from scarcity_ray.core.exchange import ServerUpdate
+from scarcity_ray.core.exchange import ServerState, ServerUpdate
 from scarcity_ray.core.schedule import RoundPlan
 from scarcity_ray.runtime import actor_group, loop, simulation
 from scarcity_ray.scenario import parse
@@ -58,10 +58,10 @@ class TimedClient(Client):
 class TimedServer(Server):
     """A Server whose results carry a round's times."""
 
-    def broadcast_model(self, age: int = 0) -> Any:
+    def broadcast_model(self, state: ServerState | None = None) -> Any:
         """As Server's."""
         self.sent = time.monotonic()
-        return super().broadcast_model(age)
+        return super().broadcast_model(state)
 
     def aggregate_models(self, reports: Sequence[Report], plan: RoundPlan | None = None) -> ServerUpdate:
         """As Server's."""

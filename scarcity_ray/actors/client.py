@@ -115,15 +115,16 @@ class Client:
         round: int,
         state: ServerState,
         totals: Mapping[str, float] | None = None,
-        discount: float = 1.0,
         ids: Ids | None = None,
         steps: Ids | None = None,
+        discounts: NDArray[np.float64] | None = None,
     ) -> Report:
         """The client half of a round for `ids` (the whole block if left out): local work, uploads, and insights where they are sent.
 
-        state: the broadcast one. totals: the sum of all weights of the round for each upload; of these clients if left out. discount: what
-        their weights count. steps: local steps of each, by the strategy's own plan if left out. Updates that are not finite, or of another
-        shape or type than the server's, are left out of the sums and counted. No rows leave the actor. Raises ClientFailure.
+        state: the broadcast one, or Versions of it. totals: the sum of all weights of the round for each upload; of these clients if left
+        out. steps: local steps of each, by the strategy's own plan if left out. discounts: what the weight of each counts, 1 if left out.
+        Updates that are not finite, or of another shape or type than the server's, are left out of the sums and counted. No rows leave the
+        actor. Raises ClientFailure.
         """
         strategy, problem, counts = self.strategy, self.problem, self.train.counts
         ids = self.ids if ids is None else ids
@@ -131,6 +132,7 @@ class Client:
         uploads, sizes = strategy.uploads(problem, state), strategy.payload(problem, round)
         if totals is None:
             totals = {name: float(strategy.weight_limit(name, counts[ids]).sum()) for name in uploads}
+        counted = dict(zip(ids.tolist(), np.ones(len(ids)) if discounts is None else discounts, strict=True))
         parts: list[ChunkReport] = []
         sums, rows, batches, scale = Sums(), Rows(), [], self.federation.label_scale**2
         said = strategy.said_bytes(problem, round)
@@ -149,8 +151,10 @@ class Client:
             seconds = (time.perf_counter() - started) / len(chunk)
             sent, kept, up_bytes = self._encoded(round, chunk, broadcast, result, old, checked)
             good: Any = slice(None) if checked.good.all() else torch.from_numpy(checked.good)
+            discount = np.array([counted[client] for client in chunk.tolist()])
             for name, (value, weight, *to) in sent.items() if checked.good.any() else ():
-                share = (weight.double() / (totals[name] / discount)).expand(len(chunk), *weight.shape[1:])[good]
+                total = torch.from_numpy(totals[name] / discount).view(-1, *(1,) * (weight.ndim - 1))
+                share = (weight.double() / total).expand(len(chunk), *weight.shape[1:])[good]
                 if strategy.aggregation == "mean":
                     sums.add(name, value[good], share, checked.largest[name][good], *((to[0][good], wanted.rows[name]) if to else ()))
                 else:

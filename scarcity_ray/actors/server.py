@@ -25,6 +25,7 @@ from scarcity_ray.core.exchange import Aggregate, RoundContext, ServerState, Ser
 from scarcity_ray.core.insights import Rejection, Sent
 from scarcity_ray.core.schedule import RoundPlan
 from scarcity_ray.core.strategy import Strategy
+from scarcity_ray.core.versions import starts
 from scarcity_ray.runtime.fleet import Fleet, LocalFleet
 from scarcity_ray.runtime.placement import deal
 from scarcity_ray.scarcity.simulation import Simulation
@@ -249,10 +250,9 @@ class Server:
             self._forgets |= not set(self.strategy.payload(self.problem, self.round)) <= set(accepted.schema.names)
         return result
 
-    def broadcast_model(self, age: int = 0) -> Any:
-        """The server's state as one reference for all clients; age: that of so many rounds ago, the oldest at most."""
-        versions = [self.state, *self._older]
-        return self._sent(versions[min(age, len(versions) - 1)])
+    def broadcast_model(self, state: ServerState | None = None) -> Any:
+        """A state (the newest if left out) as one reference for all clients."""
+        return self._sent(state or self.state)
 
     def aggregate_models(self, reports: Sequence[Report], plan: RoundPlan | None = None) -> ServerUpdate:
         """The server half of a round, and its new state, from what clients sent: the same bits for any grouping of the clients."""
@@ -285,11 +285,11 @@ class Server:
         """The reports of the Client actors, and the insights in them, each with the clients whose they may be."""
         totals = self._totals(plan.ids[~plan.lost])
         reports, sent = [], []
-        for age in np.unique(plan.staleness[~plan.lost]).tolist():
-            chosen = ~plan.lost & (plan.staleness == age)
-            orders = self._assign(plan.ids[chosen], plan.steps[chosen])
-            discount = (1 + age) ** -0.5 if self.simulation is not None and self.strategy.answer.late == "stale" else 1.0
-            shared = (self.round, self.broadcast_model(age), totals, discount)
+        discounted = self.simulation is not None and self.strategy.answer.late == "stale"
+        for state, chosen in starts(plan, [self.state, *self._older], self.strategy.reads_versions):
+            discounts = np.array([(1 + age) ** -0.5 if discounted else 1.0 for age in plan.staleness[chosen].tolist()])
+            orders = self._assign(plan.ids[chosen], plan.steps[chosen], discounts)
+            shared = (self.round, self.broadcast_model(state), totals)
             for actor, report in self.clients.map(Client.local_train, orders, shared=shared).items():
                 reports.append(report)
                 if report.insights is not None:
@@ -336,12 +336,17 @@ class Server:
         actors = self.actor_of[ids]
         return {int(actor): tuple(values[actors == actor] for values in (ids, *each)) for actor in np.unique(actors)}
 
-    def _assign(self, ids: Ids, steps: Ids) -> dict[int, tuple[Any, ...]]:
-        """Which actor works for which clients, with how many steps: the one that keeps a client's state, else dealt out by the work."""
+    def _assign(self, ids: Ids, steps: Ids, discounts: NDArray[np.float64]) -> dict[int, tuple[Any, ...]]:
+        """Which actor works for which clients, with how many steps, and what each counts: the one that keeps a client's state, else dealt
+        out by the work."""
         if self.strategy.server_half == "meta_learner" or self._keeps or not self.any_actor:
-            return self._by_actor(ids, steps)
-        parts = deal(ids, steps, self.clients.size)
-        return {actor: (part, steps[np.searchsorted(ids, part)]) for actor, part in enumerate(parts) if len(part)}
+            return self._by_actor(ids, steps, discounts)
+        orders = {}
+        for actor, part in enumerate(deal(ids, steps, self.clients.size)):
+            if len(part):
+                places = np.searchsorted(ids, part)
+                orders[actor] = part, steps[places], discounts[places]
+        return orders
 
     def _totals(self, ids: Ids) -> dict[str, float]:
         """The most that clients may weigh together in each upload."""

@@ -70,6 +70,9 @@ class Strategy(Part):
     exact_sums: ClassVar[bool] = False
     """Whether the server half needs the exact means of what clients sent, so that neither `uplink` nor `aggregation` may change them."""
 
+    reads_versions: ClassVar[bool] = False
+    """Whether the client half takes `broadcast` with a row for each client, `[k, ...]`: then clients of several versions train together."""
+
     newest_only: ClassVar[bool] = False
     """Whether what clients send is about the newest state alone, so that no schedule may start them from an older one."""
 

@@ -199,6 +199,9 @@ class _Chains(_Slots):
         self.chain = ids if spec.groups is None else (unit(self.seed, "presence group", ids) * spec.groups).astype(np.int64)
         self.group = None if spec.groups is None else self.chain
         self.epoch = max(1, round(_EPOCH * (spec.on + spec.off)))
+        # The stay of each chain that was asked for last: epoch, begin and end in it (seconds), number, state. It follows from the seed, and
+        # saves walking the epoch again from its start as the clock goes on.
+        self.stays = np.full((population.clients, 5), -1, dtype=np.int64)
 
     def at(self, ids: Ids, time: Ids | int, round: int) -> Mask:
         return self._walk(ids, np.broadcast_to(np.asarray(time) // SECOND, ids.shape))[0]
@@ -217,24 +220,25 @@ class _Chains(_Slots):
 
     def _walk(self, ids: Ids, second: Ids) -> tuple[Mask, Ids]:
         """The states of clients `[n]` at a second each, and the first second at which the next stay, or the next epoch, begins."""
-        chains, epoch, left = self.chain[ids], second // self.epoch, second % self.epoch
-        spec, state, until = self.spec, np.empty(len(ids), dtype=np.bool_), np.empty(len(ids), dtype=np.int64)
-        state[:] = unit(self.seed, "presence start", chains, epoch) < spec.on / (spec.on + spec.off)
-        waiting, turn = np.arange(len(ids)), 0
-        while len(waiting):  # one change of state of all chains that have not reached their second yet
+        chains, epoch, into = self.chain[ids], second // self.epoch, second % self.epoch
+        spec, stay = self.spec, self.stays[chains]
+        fresh = (stay[:, 0] != epoch) | (stay[:, 1] > into)
+        state = stay[:, 4] == 1
+        state[fresh] = unit(self.seed, "presence start", chains[fresh], epoch[fresh]) < spec.on / (spec.on + spec.off)
+        begin, end, turn = (np.where(fresh, 0, stay[:, column]) for column in (1, 2, 3))
+        waiting = np.flatnonzero(fresh | (end <= into))
+        ended = waiting[~fresh[waiting]]
+        begin[ended], state[ended], turn[ended] = end[ended], ~state[ended], turn[ended] + 1
+        while len(waiting):  # one stay of all chains that have not reached their second yet
             leave = np.where(state[waiting], 1 / spec.on, 1 / spec.off)
-            draws = unit(self.seed, "presence stay", chains[waiting], epoch[waiting], turn)
+            draws = unit(self.seed, "presence stay", chains[waiting], epoch[waiting], turn[waiting])
             with np.errstate(divide="ignore"):
-                stay = 1 + np.floor(np.log(draws) / np.log1p(-leave))  # geometric, at least one second
-            stays = np.minimum(stay, self.epoch + 1).astype(np.int64)
-            reached = left[waiting] < stays
-            here = waiting[reached]
-            until[here] = np.minimum(second[here] - left[here] + stays[reached], (epoch[here] + 1) * self.epoch)
-            waiting = waiting[~reached]
-            left[waiting] -= stays[~reached]
-            state[waiting] = ~state[waiting]
-            turn += 1
-        return state, until
+                length = 1 + np.floor(np.log(draws) / np.log1p(-leave))  # geometric, at least one second
+            end[waiting] = begin[waiting] + np.minimum(length, self.epoch + 1).astype(np.int64)
+            waiting = waiting[end[waiting] <= into[waiting]]
+            begin[waiting], state[waiting], turn[waiting] = end[waiting], ~state[waiting], turn[waiting] + 1
+        self.stays[chains] = np.stack([epoch, begin, end, turn, state], axis=1)
+        return state, epoch * self.epoch + np.minimum(end, self.epoch)
 
 
 class _Traced(Presence):

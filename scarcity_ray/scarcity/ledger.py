@@ -82,14 +82,17 @@ class Ledger:
 
     def exclude_who_cannot_pay(self, ids: Ids, charge: Mapping[str, NDArray[Any]]) -> None:
         """Ends the part of clients `[n]` whose next charge would pass one of their budgets: they draw nothing from now on."""
-        spent = self.spent(ids)
-        for name, limit in self.world.budgets.items():
+        budgets = self.world.budgets
+        spent = self.spent(ids) if budgets else {}
+        for name, limit in budgets.items():
             over = (spent[name] + charge.get(name, 0) > limit[ids]) & (self.excluded[ids] == 0)
             self.excluded[ids[over]] = REASONS.index(name)
 
     def exclude_who_stays_empty(self, ids: Ids, joules: Floats) -> None:
         """Ends the part of clients `[n]` whose battery has less than a turn takes, and never will have as much."""
         world = self.world
+        if not world.has_batteries:
+            return
         rate = world.recharge[ids] - world.idle[ids]
         fills = (joules <= world.battery[ids]) & (joules - self.battery[ids] <= rate * _NEVER)
         empty = (joules > self.battery[ids]) & ~fills & (self.excluded[ids] == 0)

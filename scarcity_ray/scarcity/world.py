@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -110,6 +111,11 @@ class World:
     def clients(self) -> int:
         """Number of clients."""
         return len(self.flops)
+
+    @cached_property
+    def has_batteries(self) -> bool:
+        """Whether any client's battery has an end."""
+        return bool(np.isfinite(self.battery).any())
 
     def turn(self, round: int | None, ids: Ids, flops: Floats, down: Ids, up: Ids) -> Turn:
         """What a round's turn takes of clients `[n]` with so many operations and bytes each: 2 latency + down / downlink + flops / speed +

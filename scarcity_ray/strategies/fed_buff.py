@@ -35,6 +35,7 @@ class FedBuff(OneModel):
     kind: Literal["fed_buff"] = "fed_buff"
     sends: ClassVar[str] = "its move, as large as a model, each time it has trained"
     receives: ClassVar[str] = "the model, each time it starts"
+    reads_versions: ClassVar[bool] = True
     concurrency: Annotated[int, Field(ge=1, description="clients that train at the same time")] = 100
     buffer: Annotated[int, Field(ge=1, description="moves that make a version")] = 10
     max_staleness: Annotated[int, Field(ge=0, le=100, description="versions after which a move is wasted; so many models are kept")] = 10
@@ -55,7 +56,7 @@ class FedBuff(OneModel):
         return torch.ones_like(task.samples)
 
     def client_update(self, task: Task, broadcast: State, client: State) -> ClientResult:
-        x = broadcast["x"][None]
+        x = broadcast["x"].view(-1, task.problem.layout.width)  # of each client's own version, or one for all
         return ClientResult({"move": (task.local_sgd(x) - x, self.weights(task))})
 
     def server_update(self, context: RoundContext, state: ServerState, aggregate: Aggregate) -> ServerUpdate:

@@ -17,6 +17,7 @@ from scarcity.test_simulation import CLIENTS, Play
 from scarcity_ray import Client, Server, simulate
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.core.versions import Versions
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scenario import SpecErrors
 from scarcity_ray.strategies import FedBuff
@@ -93,6 +94,22 @@ def test_with_all_clients_at_one_speed_it_is_synchronous(tmp_path: Path) -> None
     )
     models = [run.tensors(name) for name in ("fed_avg", "fed_buff")]
     assert all(torch.allclose(models[0][name], models[1][name], atol=1e-5) for name in models[0])
+
+
+def test_clients_of_several_versions_train_together_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = scenario(rounds=8, strategies=[{"kind": "fed_buff", "concurrency": 8, "buffer": 4}], scarcity={"compute": {}, "network": {}})
+    hashes, calls = [], []
+    local_train = Client.local_train
+    monkeypatch.setattr(Client, "local_train", lambda self, *order: calls.append(order) or local_train(self, *order))
+    for together in (True, False):
+        monkeypatch.setattr(FedBuff, "reads_versions", together)
+        run = simulate(made, out=tmp_path / str(together))
+        hashes.append(run.summary["strategies"]["fed_buff"]["result_hash"])
+        if together:
+            assert any(isinstance(order[1], Versions) for order in calls)
+            assert len(calls) == 8
+    assert len(calls) > 8 + 8
+    assert hashes[0] == hashes[1]
 
 
 def test_stale_moves_count_by_the_root_of_their_age() -> None:

@@ -139,6 +139,17 @@ def test_a_chain_answers_for_any_moment_without_the_moments_before() -> None:
     assert np.array_equal(made.presence.at(ids, times, 0), [made.presence.at(ids[i : i + 1], int(times[i]), 0)[0] for i in range(50)])
 
 
+def test_a_chain_does_not_depend_on_what_it_was_asked_before() -> None:
+    def presence() -> Any:
+        return world(50, availability={"kind": "markov", "on": 5.0, "off": 3.0, "groups": 20}).presence
+
+    draw, asked, ids = np.random.default_rng(1), presence(), np.arange(50)
+    for _ in range(15):  # back and forth, over epochs of 512 s, at a time for each
+        times = draw.integers(0, 2000, 50) * SECOND
+        assert np.array_equal(asked.at(ids, times, 0), presence().at(ids, times, 0))
+        assert asked.next(ids[:2], int(times[0])) == presence().next(ids[:2], int(times[0]))
+
+
 def test_groups_come_and_go_together() -> None:
     made = world(60, availability={"kind": "markov", "on": 5.0, "off": 5.0, "groups": 3})
     states = np.array([made.presence.at(np.arange(60), second * SECOND, 0) for second in range(200)])
