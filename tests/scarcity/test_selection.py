@@ -156,6 +156,21 @@ def test_insight_follows_gains_as_a_kalman_filter_does() -> None:
     assert later["heard"].tolist() == [0, 8, 0, 0, 5, 0]
 
 
+def test_no_insight_moves_gains_beyond_those_of_its_round() -> None:
+    nothing, ids = np.zeros(4), np.array([0, 3, 6, 9])
+    rule, rows = Insight(drift=0.0), np.ones(4, int)
+    state = rule.start(60)
+    for round, (improvement, unsure) in enumerate([
+        ([1.2e30, -1.2e30, 0.3, 0.2], [0.5] * 4),  # they add up to next to nothing
+        ([1e-38, -1e30, 0.0, 0.0], [0.0, 0.5, 0.5, 0.5]),
+        ([1.0, 1.0, 1.0, 1.0], [0.0, 0.5, 0.5, 0.5]),  # who was certain before is certain again
+    ], 1):  # fmt: skip
+        before = state["mean"][ids].sum()
+        state = rule.learned(state, Heard(round, ids, rows, nothing, nothing, batch(ids.tolist(), improvement, unsure)))
+        assert ((state["mean"][ids] >= 0) & (state["mean"][ids] <= before)).all()
+        assert np.isfinite(state["variance"]).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("unit", ["seconds", "joules", "auto"])
 def test_insight_finds_the_best_round_of_all(seed: int, unit: Any) -> None:
