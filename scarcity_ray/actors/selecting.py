@@ -46,10 +46,14 @@ class Selector:
         return replace(known, clients=np.sort(ids[places]), count=len(places), steps=planned)
 
     def learn(self, round: int, report: Report, heard: NDArray[np.bool_], samples: NDArray[np.int64]) -> None:
-        """Takes what clients have said. heard: which of the report's clients entered the round. samples: training rows by id."""
+        """Takes what clients have said. heard: which of the report's clients entered the round. samples: training rows by id.
+
+        A loss that is not finite teaches nothing, as one of a client without steps.
+        """
         if self._meta is None:
             ids = report.ids[heard]
-            self._state = self._rule.learned(self._state, Heard(round, ids, samples[ids], report.loss[heard], report.loss_norm[heard]))
+            loss, norm = (np.where(np.isfinite(said), said, np.nan) for said in (report.loss[heard], report.loss_norm[heard]))
+            self._state = self._rule.learned(self._state, Heard(round, ids, samples[ids], loss, norm))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps. What the MetaLearner has learned follows from its history."""

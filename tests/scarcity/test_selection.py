@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scarcity_ray import resume, simulate
+from scarcity_ray.actors.report import Report
+from scarcity_ray.actors.selecting import Selector
 from scarcity_ray.core import insights
-from scarcity_ray.core.schedule import Ids
+from scarcity_ray.core.schedule import Ids, RoundInput
 from scarcity_ray.core.selection import SELECTIONS, Candidates, Costs, Heard, Selection, State
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime.plan import prepare
@@ -29,6 +31,7 @@ from scarcity_ray.selection.fast import Fast
 from scarcity_ray.selection.insight import Insight
 from scarcity_ray.selection.oort import Oort
 from scarcity_ray.selection.power_of_choice import PowerOfChoice
+from scarcity_ray.strategies.fed_avg import FedAvg
 
 N = 12
 
@@ -129,6 +132,16 @@ def test_oort_explores_less_from_round_to_round_and_its_pacer_waits_longer_where
         state = rule.learned(state, Heard(round, some, given.rows[:20], np.full(20, loss), np.full(20, loss)))
         percentiles.append(float(state["percentile"][0]))
     assert percentiles == [30, 30, 35, 35, 35]  # 1 + 4 > 1 + 1, then 1 + 1 < 5 + 5
+
+
+@pytest.mark.parametrize("rule", [Oort(exploration=0.0), PowerOfChoice(candidates=N)])
+def test_a_loss_without_end_selects_nobody(rule: Selection) -> None:
+    ids, rows, steps = np.arange(N), np.full(N, 9), np.ones(N, dtype=np.int64)
+    selector = Selector(rule, FedAvg(), N, None)
+    for round, said in enumerate((np.arange(N, dtype=np.float64), np.where(ids == 2, np.inf, ids)), 1):
+        selector.learn(round, Report(ids, said, said, steps, steps, {}), np.ones(N, dtype=np.bool_), rows)
+    chosen = selector.select(RoundInput(0, 3, ids, rows, steps, 1), Costs.free(N)).clients.tolist()
+    assert chosen in ([11], [10])  # the highest loss, or about as high a utility
 
 
 def batch(ids: list[int], improvement: list[float], uncertainty: list[float]) -> pa.RecordBatch:
