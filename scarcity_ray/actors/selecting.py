@@ -37,7 +37,7 @@ class Selector:
         weights = self._strategy.client_weights(rows)
         candidates = Candidates(known.seed, round, ids, known.count, rows, weights, steps, costs)
         places, taken = self._rule.select(self._state, candidates)
-        twice = len(np.unique(places)) < len(places)
+        twice = len(np.unique(ids[places])) < len(places)  # a place from the end has a second number
         if twice or not 0 < len(places) <= known.count or ((taken > steps[places]) | (taken < 0)).any():
             allowed = f"1 to {known.count} clients, each once, and for each from 0 to the steps that are planned"
             raise ValueError(f"{self._rule.kind_title} selected {ids[places].tolist()} with {taken.tolist()} steps; allowed: {allowed}")

@@ -271,14 +271,17 @@ class Twice(Selection):
     """A selection of a user's own that takes its first client twice."""
 
     kind: str = "import"
+    again: int = 0
 
     def select(self, state: State, candidates: Candidates) -> tuple[Ids, Ids]:
-        return np.zeros(2, dtype=np.int64), candidates.steps[:2]
+        return np.array([0, self.again]), candidates.steps[:2]
 
 
-def test_a_selection_of_ones_own_is_held_to_the_contract(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="each once"):
-        run({"kind": "import", "path": "scarcity.test_selection:Twice"}, tmp_path / "run")
+@pytest.mark.parametrize("again", [0, -N])
+def test_a_selection_of_ones_own_is_held_to_the_contract(again: int) -> None:
+    selector, ids = Selector(Twice(again=again), FedAvg(), N, None), np.arange(N)
+    with pytest.raises(ValueError, match="each once"):
+        selector.select(RoundInput(0, 1, ids, ids, np.ones(N, dtype=np.int64), 4), Costs.free(N))
 
 
 @pytest.mark.parametrize(("strategy", "world", "why"), [
