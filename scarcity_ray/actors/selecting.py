@@ -37,7 +37,7 @@ class Selector:
         weights = self._strategy.client_weights(rows)
         candidates = Candidates(known.seed, round, ids, known.count, rows, weights, steps, costs)
         places, taken = self._rule.select(self._state, candidates)
-        twice = len(np.unique(places)) < len(places)
+        twice = len(np.unique(ids[places])) < len(places)  # a place from the end has a second number
         if twice or not 0 < len(places) <= known.count or ((taken > steps[places]) | (taken < 0)).any():
             allowed = f"1 to {known.count} clients, each once, and for each from 0 to the steps that are planned"
             raise ValueError(f"{self._rule.kind_title} selected {ids[places].tolist()} with {taken.tolist()} steps; allowed: {allowed}")
@@ -46,10 +46,14 @@ class Selector:
         return replace(known, clients=np.sort(ids[places]), count=len(places), steps=planned)
 
     def learn(self, round: int, report: Report, heard: NDArray[np.bool_], samples: NDArray[np.int64]) -> None:
-        """Takes what clients have said. heard: which of the report's clients entered the round. samples: training rows by id."""
+        """Takes what clients have said. heard: which of the report's clients entered the round. samples: training rows by id.
+
+        A loss that is not finite teaches nothing, as one of a client without steps.
+        """
         if self._meta is None:
             ids = report.ids[heard]
-            self._state = self._rule.learned(self._state, Heard(round, ids, samples[ids], report.loss[heard], report.loss_norm[heard]))
+            loss, norm = (np.where(np.isfinite(said), said, np.nan) for said in (report.loss[heard], report.loss_norm[heard]))
+            self._state = self._rule.learned(self._state, Heard(round, ids, samples[ids], loss, norm))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps. What the MetaLearner has learned follows from its history."""

@@ -90,8 +90,8 @@ class Candidates:
 class Heard:
     """What the server learns of a round from the clients that it heard, `[n]` by rising id.
 
-    loss: mean training loss, NaN without steps. loss_norm: root of the mean squared loss of single rows. insights: theirs, by client id,
-    where they are sent.
+    loss: mean training loss, NaN without steps and where what was said is not finite. loss_norm: root of the mean squared loss of single
+    rows. insights: theirs, by client id, where they are sent.
     """
 
     round: int

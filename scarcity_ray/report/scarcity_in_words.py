@@ -158,7 +158,7 @@ def _most(found: Mapping[str, Any]) -> str:
         "" if beside is None else f", {amount(beside, shown)} beside the others"
     )
     if not _sure(most):
-        none = f"None of the {_NUMBERS[len(parts)]} scarcities surely costs a strategy anything alone"
+        none = f"{'Neither' if len(parts) == 2 else 'None'} of the {_NUMBERS[len(parts)]} scarcities surely costs a strategy anything alone"
         return f"{none}: {words} {verb} {strategy} most, {rest}"
     perhaps = f", or perhaps {_listed([f'the {WORDS[other]}' for other in most['as_much']])}," if most["as_much"] else ""
     return f"Of the {_NUMBERS[len(parts)]} scarcities {words}{perhaps} {verb} {strategy} most: {rest}"

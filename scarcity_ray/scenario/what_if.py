@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from scarcity_ray.core.spec import Spec
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data.columns import Columns
 from scarcity_ray.scarcity.availability import Always
 from scarcity_ray.scarcity.draws import ChoicesDraw, Draw, scaled
@@ -125,6 +126,7 @@ def _whole(draw: Draw) -> Draw:
 def _derived(scenario: Scenario, row: str, world: Scarcity, features: Sequence[str]) -> Scenario:
     """A run of the same data, models and strategies in another world."""
     changes = {
+        "strategies": [_suited(strategy, world) for strategy in scenario.strategies],
         "name": f"{scenario.name[: NAME_LENGTH - 1 - len(row)]}-{row}",
         "scarcity": world,
         "evaluation": scenario.evaluation.model_copy(update={"scarcity_report": False}),
@@ -135,3 +137,11 @@ def _derived(scenario: Scenario, row: str, world: Scarcity, features: Sequence[s
         # A column that only a draw names is no input; without that draw it would be one.
         changes["data"] = scenario.data.model_copy(update={"source": source.model_copy(update={"features": tuple(features)})})
     return scenario.model_copy(update=changes)
+
+
+def _suited(strategy: Strategy, world: Scarcity) -> Strategy:
+    """The strategy, with the uniform draw where its selection goes by time and no turn takes any: nobody is faster than another then."""
+    rule = strategy.selects
+    if rule is None or rule.needs != "time" or (world.compute, world.network) != (None, None):
+        return strategy
+    return strategy.model_copy(update={"selection": "uniform"})

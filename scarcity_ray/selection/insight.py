@@ -26,7 +26,7 @@ _ITERATIONS = 3
 class Insight(Selection):
     """Clients send insights, 52 bytes. A client's gain has a mean and a variance, both 1 before it is heard:
 
-        gain observed:  r = improvement / level,  level = sum of improvements / sum of means, over the round
+        gain observed:  r = improvement / level,  level = sum of improvements above 0 / sum of means, over the round
         variance grows by `drift` a round, to 1 at most; then  mean += k (r - mean),  variance *= 1 - k,  k = variance / (variance + noise)
 
     The noise of an observation is that of `noise`, times the client's uncertainty over that of the round. A turn of a share x of the
@@ -34,7 +34,7 @@ class Insight(Selection):
     where the sum of this is highest for what the round costs: its messages, its seconds, which are those of its slowest turn, and its
     joules, where these are scarce.
     Only some clients, drawn first, are compared, as the best of all would be much alike. One round in `floor` takes the clients not heard
-    for longest, so that nobody is left out.
+    for longest, so that nobody is forgotten; with a short `round_deadline` these are those that are late each time.
     """
 
     kind: Literal["insight"] = "insight"
@@ -60,12 +60,13 @@ class Insight(Selection):
             return state
         ids, improvement, unsure = (heard.insights[name].to_numpy() for name in ("client_id", "loss_improvement", "uncertainty"))
         mean, last = state["mean"].copy(), state["heard"].copy()
-        variance, total = self._variance(state, ids, heard.round), float(improvement.sum(dtype=np.float64))
+        variance, improvement = self._variance(state, ids, heard.round), improvement.astype(np.float64)
         last[ids] = heard.round
-        if total > 0:
+        # Of those above 0 alone: a sum that losses bring near 0 would make gains of any size.
+        if (total := float(np.maximum(improvement, 0.0).sum())) > 0:
             observed = improvement * (float(mean[ids].sum()) / total)
             noise = self.noise * (unsure / unsure.mean(dtype=np.float64) if unsure.any() else np.ones(len(ids)))
-            gain = variance / (variance + noise)
+            gain = np.divide(variance, variance + noise, out=np.zeros(len(ids)), where=variance > 0)
             mean[ids] = np.maximum(mean[ids] + gain * (observed - mean[ids]), 0.0)
             variance = (1 - gain) * variance
         spread = state["variance"].copy()

@@ -60,7 +60,7 @@ def test_it_is_recognised_and_read_as_the_usual_one(dialect: Dialect, tmp_path: 
     (b"a;b\n1,5;2.5\n", Dialect(";", ".", "utf-8")),  # both marks: a comma may also part thousands
     (b"only\n1\n2\n", Dialect()),
     (b"", Dialect()),
-])  # fmt: skip
+], ids=["mark", "zeros", "gzip", "both", "one column", "empty"])  # fmt: skip
 def test_marks_zeros_gzip_and_files_of_one_column(raw: bytes, wanted: Dialect, tmp_path: Path) -> None:
     path = tmp_path / ("table.csv.gz" if raw[:2] == b"\x1f\x8b" else "table.csv")
     path.write_bytes(raw)

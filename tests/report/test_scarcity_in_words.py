@@ -59,6 +59,11 @@ def found(best: list[str], most: float, verdict: str = "pays", metric: str = "ac
             "(-1.0 to 3.0), 2.0 beside the others; under all of them no strategy is surely better than a guess.",
         ),
         (
+            found(["sf_hfe"], 0.01) | {"scarcities": ["network", "deadline"]},
+            "Neither of the two scarcities surely costs a strategy anything alone: the links cost fed_avg most, 1.0 points of accuracy "
+            "alone (-1.0 to 3.0), 2.0 beside the others; under all of them sf_hfe is best.",
+        ),
+        (
             found(["fed_avg"], 0.061, "does not pay", "rmse"),
             "Of the four scarcities the links cost fed_avg most: 0.061 in RMSE alone (0.041 to 0.081), 0.02 beside the others; under all "
             "of them fed_avg is best, and federating does not pay.",

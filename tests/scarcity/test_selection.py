@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scarcity_ray import resume, simulate
+from scarcity_ray.actors.report import Report
+from scarcity_ray.actors.selecting import Selector
 from scarcity_ray.core import insights
-from scarcity_ray.core.schedule import Ids
+from scarcity_ray.core.schedule import Ids, RoundInput
 from scarcity_ray.core.selection import SELECTIONS, Candidates, Costs, Heard, Selection, State
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime.plan import prepare
@@ -29,6 +31,7 @@ from scarcity_ray.selection.fast import Fast
 from scarcity_ray.selection.insight import Insight
 from scarcity_ray.selection.oort import Oort
 from scarcity_ray.selection.power_of_choice import PowerOfChoice
+from scarcity_ray.strategies.fed_avg import FedAvg
 
 N = 12
 
@@ -131,6 +134,16 @@ def test_oort_explores_less_from_round_to_round_and_its_pacer_waits_longer_where
     assert percentiles == [30, 30, 35, 35, 35]  # 1 + 4 > 1 + 1, then 1 + 1 < 5 + 5
 
 
+@pytest.mark.parametrize("rule", [Oort(exploration=0.0), PowerOfChoice(candidates=N)])
+def test_a_loss_without_end_selects_nobody(rule: Selection) -> None:
+    ids, rows, steps = np.arange(N), np.full(N, 9), np.ones(N, dtype=np.int64)
+    selector = Selector(rule, FedAvg(), N, None)
+    for round, said in enumerate((np.arange(N, dtype=np.float64), np.where(ids == 2, np.inf, ids)), 1):
+        selector.learn(round, Report(ids, said, said, steps, steps, {}), np.ones(N, dtype=np.bool_), rows)
+    chosen = selector.select(RoundInput(0, 3, ids, rows, steps, 1), Costs.free(N)).clients.tolist()
+    assert chosen in ([11], [10])  # the highest loss, or about as high a utility
+
+
 def batch(ids: list[int], improvement: list[float], uncertainty: list[float]) -> pa.RecordBatch:
     nothing = np.zeros(len(ids))
     columns: dict[str, Any] = {name: nothing for name in insights.SCHEMA.names if name not in ("run", "round", "loss_improvement")}
@@ -154,6 +167,21 @@ def test_insight_follows_gains_as_a_kalman_filter_does() -> None:
     assert later["mean"][1] == pytest.approx(state["mean"][1])
     assert later["variance"][1] == pytest.approx(1 / (1 / variance + 1 / 0.5))
     assert later["heard"].tolist() == [0, 8, 0, 0, 5, 0]
+
+
+def test_no_insight_moves_gains_beyond_those_of_its_round() -> None:
+    nothing, ids = np.zeros(4), np.array([0, 3, 6, 9])
+    rule, rows = Insight(drift=0.0), np.ones(4, int)
+    state = rule.start(60)
+    for round, (improvement, unsure) in enumerate([
+        ([1.2e30, -1.2e30, 0.3, 0.2], [0.5] * 4),  # they add up to next to nothing
+        ([1e-38, -1e30, 0.0, 0.0], [0.0, 0.5, 0.5, 0.5]),
+        ([1.0, 1.0, 1.0, 1.0], [0.0, 0.5, 0.5, 0.5]),  # who was certain before is certain again
+    ], 1):  # fmt: skip
+        before = state["mean"][ids].sum()
+        state = rule.learned(state, Heard(round, ids, rows, nothing, nothing, batch(ids.tolist(), improvement, unsure)))
+        assert ((state["mean"][ids] >= 0) & (state["mean"][ids] <= before)).all()
+        assert np.isfinite(state["variance"]).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -243,14 +271,17 @@ class Twice(Selection):
     """A selection of a user's own that takes its first client twice."""
 
     kind: str = "import"
+    again: int = 0
 
     def select(self, state: State, candidates: Candidates) -> tuple[Ids, Ids]:
-        return np.zeros(2, dtype=np.int64), candidates.steps[:2]
+        return np.array([0, self.again]), candidates.steps[:2]
 
 
-def test_a_selection_of_ones_own_is_held_to_the_contract(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="each once"):
-        run({"kind": "import", "path": "scarcity.test_selection:Twice"}, tmp_path / "run")
+@pytest.mark.parametrize("again", [0, -N])
+def test_a_selection_of_ones_own_is_held_to_the_contract(again: int) -> None:
+    selector, ids = Selector(Twice(again=again), FedAvg(), N, None), np.arange(N)
+    with pytest.raises(ValueError, match="each once"):
+        selector.select(RoundInput(0, 1, ids, ids, np.ones(N, dtype=np.int64), 4), Costs.free(N))
 
 
 @pytest.mark.parametrize(("strategy", "world", "why"), [

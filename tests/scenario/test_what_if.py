@@ -119,3 +119,14 @@ def test_a_report_of_nothing_is_refused() -> None:
     for scarcity in (None, {}, {"energy": {}}):
         with pytest.raises(SpecError, match=r"evaluation\.scarcity_report is True: nothing is scarce: .* scarcity: \{network: \{\}\}"):
             prepare(parse(scenario(scarcity=scarcity, evaluation={"scarcity_report": True})), Path())
+
+
+def test_where_no_turn_takes_time_the_fastest_are_drawn_uniformly(tmp_path: Path) -> None:
+    strategies = [{"kind": "fed_avg", "clients_per_round": 3, "selection": "fast"}]
+    content = scenario(scarcity={"network": {}, "deadline": 9.0}, strategies=strategies, evaluation={"scarcity_report": True})
+    runs = scarcity_runs(parse(content))
+    for one in runs.scenarios.values():
+        prepare(one, tmp_path)  # refuses a selection that has nothing to choose by
+    selections = {row: runs.scenarios[name].strategies[0].model_dump()["selection"] for row, name in runs.played_as.items()}
+    timeless = {row for row, selection in selections.items() if selection == "uniform"}
+    assert timeless == {"free", "only_deadline", "all_but_network"}
