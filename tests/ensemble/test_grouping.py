@@ -112,6 +112,7 @@ def test_the_largest_expert_comes_first() -> None:
 
 @given(order=st.permutations(range(24)))
 @settings(max_examples=5)
+@pytest.mark.slow
 def test_the_partition_does_not_depend_on_the_order_of_clients(order: list[int]) -> None:
     clients, _ = regressions(2, clients=24, seed=1)
     plain, mixed = found(clients).members, found([clients[i] for i in order]).members

@@ -70,7 +70,7 @@ def test_strategies_have_results_of_their_own(reference: dict[str, str]) -> None
     assert len(set(reference.values())) == len(reference)
 
 
-@pytest.mark.parametrize("execution", [{"actors": 5}, {"clients_per_actor": 1}, *also_slow({"actors": 2}, {"clients_per_actor": 7})])
+@pytest.mark.parametrize("execution", [{"actors": 5}, *also_slow({"clients_per_actor": 1}, {"actors": 2}, {"clients_per_actor": 7})])
 def test_packings_in_one_process(execution: dict[str, Any], reference: dict[str, str], tmp_path: Path) -> None:
     assert hashes(tmp_path / "run", ray=False, **execution) == reference
 
