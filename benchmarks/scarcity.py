@@ -90,7 +90,6 @@ def show_buffer(quick: bool) -> dict[str, Any]:
         "updates/s, processor",
         "wall",
         "wall, Ray",
-        "actors' processor, Ray",
         "met",
     ]
     show(f"fed_buff on W3's clients, concurrency 100 (bar: {_UPDATES:,} updates a second)", columns, rows)
