@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,6 +202,11 @@ class _Chains(_Slots):
         # The stay of each chain that was asked for last: epoch, begin and end in it (seconds), number, state. It follows from the seed, and
         # saves walking the epoch again from its start as the clock goes on.
         self.stays = np.full((population.clients, 5), -1, dtype=np.int64)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Each process has stays of its own to change: Ray hands arrays over that are read-only."""
+        vars(self).update(state)
+        self.stays = self.stays.copy()
 
     def at(self, ids: Ids, time: Ids | int, round: int) -> Mask:
         return self._walk(ids, np.broadcast_to(np.asarray(time) // SECOND, ids.shape))[0]

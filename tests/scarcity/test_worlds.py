@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import integrate, stats
 from scarcity_ray.core.schedule import RoundInput
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scarcity.answer import Answer
-from scarcity_ray.scarcity.availability import SECOND, Population, Spans, Trace
+from scarcity_ray.scarcity.availability import SECOND, Markov, Population, Spans, Trace
 from scarcity_ray.scarcity.draws import ColumnDraw, Draw, LogNormalDraw, LogNormalLaw, drawn, scaled
 from scarcity_ray.scarcity.simulation import Asked, Simulation
 from scarcity_ray.scarcity.spec import Scarcity
@@ -230,3 +231,14 @@ def test_a_device_that_is_too_slow_for_the_clock_takes_years() -> None:
 def test_a_scaled_draw_gives_each_client_so_many_times_its_own(draw: Any) -> None:
     law, own = TypeAdapter(Draw).validate_python(draw), {"own": np.arange(30.0)}
     np.testing.assert_allclose(drawn(scaled(law, 1.25), 1, "x", 30, own), 1.25 * drawn(law, 1, "x", 30, own), rtol=1e-14)
+
+
+def test_a_chain_that_comes_from_an_object_store_is_the_same_chain() -> None:
+    """Arrays that Ray hands over are read-only."""
+    made = Markov(on=3.0, off=4.0).presence(Population(1, 5, None, {}))
+    buffers: list[pickle.PickleBuffer] = []
+    sent = pickle.dumps(made, protocol=5, buffer_callback=buffers.append)
+    received = pickle.loads(sent, buffers=[bytes(buffer) for buffer in buffers])
+    ids = np.arange(5)
+    for second in (3, 40, 41, 900):
+        assert np.array_equal(received.at(ids, second * SECOND, 1), made.at(ids, second * SECOND, 1))
