@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from scarcity_ray.actors.report import Ids
 from scarcity_ray.actors.validation import rows_of
 from scarcity_ray.core.exchange import ServerState, packed_bytes
-from scarcity_ray.core.schedule import RoundInput
-from scarcity_ray.core.selection import Costs
+from scarcity_ray.core.selection import Select
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.scarcity.played import Asked
 from scarcity_ray.training.problem import Problem
-
-Select = Callable[[RoundInput, Costs], RoundInput]
 
 
 def upload_bytes(strategy: Strategy, problem: Problem, state: ServerState) -> int:

@@ -39,6 +39,12 @@ def hash64(seed: int, purpose: str, *indices: ArrayLike) -> NDArray[np.uint64]:
     return state
 
 
+def unit(seed: int, purpose: str, *indices: ArrayLike) -> NDArray[np.float64]:
+    """A number in (0, 1) for each element of the broadcast indices, uniform, by the hash of (seed, purpose, indices)."""
+    values: NDArray[np.float64] = ((hash64(seed, purpose, *indices) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return values
+
+
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
     """A separate generator for (seed, purpose, indices). It draws the same numbers in any process and in any order of calls."""
     return np.random.Generator(np.random.Philox(key=int(hash64(seed, purpose, *indices))))

@@ -6,7 +6,7 @@ or a device does in this very round it cannot know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.registry import Part, Registry
-from scarcity_ray.core.schedule import Ids
+from scarcity_ray.core.schedule import Ids, RoundInput
 from scarcity_ray.core.spec import SpecError
 
 Floats = NDArray[np.float64]
@@ -100,6 +100,10 @@ class Heard:
     loss: Floats
     loss_norm: Floats
     insights: pa.RecordBatch | None = None
+
+
+Select = Callable[[RoundInput, Costs], RoundInput]
+"""Narrows a round to the clients selected, with their steps, by what turns of its clients are expected to cost."""
 
 
 class Selection(Part):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from scarcity_ray.core.randomness import hash64, stream
+from scarcity_ray.core.randomness import hash64, stream, unit
 from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Pool, refuse_too_large
 from scarcity_ray.data.sizes import Sizes, client_sizes
@@ -55,7 +55,7 @@ class Blobs(Spec):
         place = np.arange(rows) - np.repeat(ends - counts, counts)
         y = (hash64(seed, "blobs class", owner, place) % np.uint64(self.classes)).astype(np.int64)
         if self.alpha is not None:
-            u = (hash64(seed, "blobs own class", owner, place) >> np.uint64(11)) * 2.0**-53
+            u = unit(seed, "blobs own class", owner, place)
             for client in range(clients):
                 mix = stream(seed, "blobs mix", client).dirichlet(np.full(self.classes, self.alpha))
                 rows_here = slice(ends[client] - counts[client], ends[client])

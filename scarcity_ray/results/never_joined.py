@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def describe_seed(part: TakingPart, federation: Federation, group: NDArray[np.int64] | None) -> dict[str, Any]:
-    """What summary.json says of a strategy under one seed, but for the metric, in plain values.
+    """What summary.json says of a strategy under one seed, without the metric, in plain values.
 
     never_joined: clients, how many joined no round (where each message is sent once: have not sent the one that is learned from), and
     clients_share, of all; rows, their training rows, and rows_share, of all; by: how many clients for each reason (scarcity.taking_part),

@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from scarcity_ray.core.federation import Spans
+from scarcity_ray.core.randomness import unit
 from scarcity_ray.core.spec import Spec, SpecError
-from scarcity_ray.scarcity.draws import Draw, Floats, Ids, drawn, unit
+from scarcity_ray.scarcity.draws import Draw, Floats, Ids, drawn
 
 SECOND = 1_000_000  # microseconds
 _EPOCH = 64  # mean times on and off of a Markov chain after which its state is drawn again, so that no state needs all of the past

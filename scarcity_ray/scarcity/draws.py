@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from scipy.special import ndtri
 from typing_extensions import Self
 
-from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.randomness import unit
 from scarcity_ray.core.spec import Spec, SpecError
 
 Floats = NDArray[np.float64]
@@ -72,12 +72,6 @@ class ColumnDraw(Spec):
 
 
 Draw = Annotated[float, Field(ge=0)] | LogNormalDraw | UniformDraw | ChoicesDraw | ColumnDraw
-
-
-def unit(seed: int, purpose: str, *indices: Ids | int) -> Floats:
-    """A number in (0, 1) for each element of the broadcast indices, uniform, by the hash of (seed, purpose, indices)."""
-    values: Floats = ((hash64(seed, purpose, *indices) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return values
 
 
 def normal(seed: int, purpose: str, *indices: Ids | int) -> Floats:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scarcity_ray.core.schedule import RoundInput, RoundPlan
-from scarcity_ray.core.selection import Costs
+from scarcity_ray.core.schedule import RoundPlan
+from scarcity_ray.core.selection import Select
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.scarcity.draws import Floats, Ids
 
@@ -28,7 +28,7 @@ class Asked:
     up: Ids
     memory: float = 0.0
     message: str = ""
-    select: Callable[[RoundInput, Costs], RoundInput] | None = None
+    select: Select | None = None
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
+from scarcity_ray.core.randomness import unit
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.scarcity.availability import SECOND, Mask, Population, Presence
-from scarcity_ray.scarcity.draws import Draw, Floats, Ids, drawn, normal, unit
+from scarcity_ray.scarcity.draws import Draw, Floats, Ids, drawn, normal
 from scarcity_ray.scarcity.spec import Budget, Dropout, Scarcity
 
 BUDGETS = tuple(Budget.model_fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.randomness import unit
 from scarcity_ray.core.selection import Candidates, Floats
 
 
@@ -14,8 +14,7 @@ def drawn_by(candidates: Candidates, chances: Floats, count: int, purpose: str) 
 
     The highest `log(u) / chance` are drawn (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
     """
-    draws = (hash64(candidates.seed, purpose, candidates.ids, candidates.round) >> np.uint64(11)).astype(np.float64) + 0.5
     possible = np.flatnonzero(chances > 0)
-    keys = np.log(draws[possible] * 2.0**-53) / chances[possible]
+    keys = np.log(unit(candidates.seed, purpose, candidates.ids[possible], candidates.round)) / chances[possible]
     drawn: NDArray[np.int64] = possible[np.argsort(-keys, kind="stable")[:count]]
     return drawn

@@ -19,7 +19,7 @@ def test_of_one_seed_it_is_welch_s():
 
 @pytest.mark.parametrize(("seeds", "keep"), [(1, False), (3, False), (3, True)])
 def test_nine_of_ten_intervals_hold_the_truth_and_no_fewer(seeds, keep):
-    """115 clients that joined and 5 that did not, dealt anew in each seed; kept clients have a part of their own that all seeds share."""
+    """115 clients that joined and 5 that did not, dealt again in each seed; kept clients have a part of their own that all seeds share."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(200):
         own = rng.normal(0, 0.15, 120) if keep else np.zeros(120)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from scarcity_ray.core.randomness import hash64
+from scarcity_ray.core.randomness import hash64, unit
 from scarcity_ray.scarcity.answer import Answer
-from scarcity_ray.scarcity.draws import normal, unit
+from scarcity_ray.scarcity.draws import normal
 from scarcity_ray.scarcity.world import World
 
 
