@@ -147,6 +147,7 @@ def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Fe
             unseen_group=group[leave],
             facts={name: values[ids[stay]] for name, values in pool.facts.items()},
             written=pool.written,
+            notes=pool.notes,
         )
 
     federation = transformed(ids)

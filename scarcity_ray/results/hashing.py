@@ -120,7 +120,7 @@ def fingerprint(federation: Federation) -> str:
             kind, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
         elif is_dataclass(value):
             for part in fields(value):
-                if part.name == "written" or (part.name in _ADDED and not getattr(value, part.name)):
+                if part.name in ("written", "notes") or (part.name in _ADDED and not getattr(value, part.name)):
                     continue  # how a file is written is no content; others as in older runs, which had no such field
                 take(f"{name}.{_HASHED_AS.get(part.name, part.name)}", getattr(value, part.name))
             return

@@ -170,6 +170,7 @@ class RunPlan:
         if scenario.evaluation.scarcity_report:
             runs = list(self.scarcity_runs.scenarios)
             rows.append(("report", f"{len(runs)} runs, each with all seeds and strategies: {', '.join(runs)}"))
+        rows += [("note", note) for note in self.federation.notes]
         return rows + [(strategy.title, self._traffic(strategy) + self._turn(strategy)) for strategy in scenario.strategies]
 
     def _turn(self, strategy: Strategy) -> str:

@@ -63,7 +63,7 @@ def test_the_log_calls_rejected_clients_by_their_own_names(tmp_path):
         plan, problem = SimpleNamespace(federation=held), SimpleNamespace(population=population)
         result = RoundResult({"round": 4}, 0, rejected=[(1, "too large"), (None, "no id")])
         with log_to(tmp_path / f"{population}.log"):
-            RunLog(None).on_round(SimpleNamespace(name="fed_avg", plan=plan, problem=problem), Round(result, result.row, None))
+            RunLog(None, ()).on_round(SimpleNamespace(name="fed_avg", plan=plan, problem=problem), Round(result, result.row, None))
     named, virtual = ((tmp_path / f"{population}.log").read_text() for population in (2, 1))
     assert "fed_avg: round 4: client south is rejected: too large" in named
     assert "client None is rejected: no id" in named

@@ -49,7 +49,7 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
     )
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
-        RunLog(recorder),
+        RunLog(recorder, facts.notes),
         TableWriter(recorder),
         Baselines(recorder, tally),
         SummaryWriter(recorder, tally, last),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 
 from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
@@ -25,10 +26,14 @@ def all_rejected(name: str, result: RoundResult) -> str:
 
 
 class RunLog(Observer):
-    """Writes starts, ends, rejected clients and failures to the log."""
+    """Writes what is to be known of the rows, starts, ends, rejected clients and failures to the log."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder, self.log = recorder, get_logger(Server)
+    def __init__(self, recorder: Recorder, notes: Sequence[str]) -> None:
+        self.recorder, self.notes, self.log = recorder, notes, get_logger(Server)
+
+    def on_run_start(self) -> None:
+        for note in self.notes:
+            self.log.warning("data: %s", note)
 
     def on_strategy_start(self, run: StrategyRun) -> None:
         self.log.info("%s: seed %d, at most %d rounds", run.name, run.seed, run.rounds)

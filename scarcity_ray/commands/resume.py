@@ -1,0 +1,42 @@
+"""`resume RUN_DIR`: continues a run."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scarcity_ray.commands.leaving import REFUSED, endings, leave, refuse
+from scarcity_ray.commands.options import Imports
+
+
+def resume(
+    context: typer.Context,
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Continue although the program, the data or the processor has changed: the results then mix two."),
+    ] = False,
+    imports: Imports = False,
+) -> None:
+    """Continue a run that was killed, was interrupted or failed; it gives the same results as an undisturbed run.
+
+    Exit code 0: done. 1: the run failed. 2: the run cannot be continued; nothing was written. 130: interrupted.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from scarcity_ray.core.spec import SpecError
+    from scarcity_ray.results.results import RunError
+    from scarcity_ray.runtime.simulation import Changed, resume
+    from scarcity_ray.scenario import ScenarioError, SpecErrors
+
+    try:
+        with endings():
+            resume(run_dir, force=force, imports=imports, show=True, attended=context.obj)
+    except ScenarioError as error:
+        refuse(error)
+    except Changed as error:
+        leave(REFUSED, str(error), *error.differences, "undo the change, run the scenario again, or continue with --force")
+    except (RunError, SpecError, SpecErrors) as error:
+        leave(REFUSED, str(error))
