@@ -61,6 +61,13 @@ class Results:
     def __repr__(self) -> str:
         return f"Results({str(self.directory)!r})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the final table."""
+        from scarcity_ray.report.notebook import as_html  # the one thing that results need of the report, when it is asked for
+
+        ended = inside(self.directory, "summary.json").exists()
+        return as_html(self.directory, self.summary if ended else None)
+
     @property
     def scenario(self) -> dict[str, Any]:
         """The resolved scenario, as YAML holds it."""
