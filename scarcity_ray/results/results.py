@@ -110,6 +110,10 @@ class Results:
         """What each scarcity costs, see results.scarcity_costs; None without a report, or before its end."""
         return read_json(self._file("scarcity.json")) if inside(self.directory, "scarcity.json").exists() else None
 
+    def answer(self) -> dict[str, Any]:
+        """The run's folder and what it found, as `--json` prints it. Raises RunError before a run's end."""
+        return {"directory": self.directory, "summary": self.summary, "scarcity": self.scarcity}
+
     @property
     def rounds(self) -> pa.Table:
         """One row a round, `tables.rounds`."""
