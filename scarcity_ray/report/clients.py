@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.report.final_table import marked
+from scarcity_ray.report.fitting import print_table
 from scarcity_ray.report.units import number, short_number, signed
 from scarcity_ray.report.verdict import for_whom, learned_in_words, nothing_learned
 from scarcity_ray.results.client_report import ClientReport
@@ -20,11 +21,13 @@ _LONGEST_NAME = 30
 
 
 class _Column(NamedTuple):
-    """head: may have two lines. cells: one a client. words: whether it holds words, which stand at the left."""
+    """head: may have two lines. cells: one a client. words: whether it holds words, which stand at the left. stays: whether the table
+    says nothing without it."""
 
     head: str
     cells: list[str]
     words: bool = False
+    stays: bool = False
 
     @property
     def width(self) -> int:
@@ -38,10 +41,10 @@ def show_clients(console: Console, report: ClientReport, summary: Mapping[str, A
     title = f"{report.shown.long} of each client, alone and with {marked(report.strategy, summary['strategies'][report.strategy])}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for each in columns:
-        table.add_column(each.head, justify="left" if each.words else "right", no_wrap=True, overflow="ellipsis")
+        table.add_column(each.head, justify="left" if each.words else "right")
     for cells in zip(*(each.cells for each in columns), strict=True):
         table.add_row(*map(Text, cells))
-    console.print(table, highlight=False)
+    print_table(console, table)
     console.print("; ".join(_notes(report, left_out)), style="dim", highlight=False, markup=False)
     console.print()
     console.print(_in_words(report, summary), highlight=False, markup=False)
@@ -54,14 +57,14 @@ def _columns(report: ClientReport) -> list[_Column]:
     experts = [expert or "-" for expert in found["expert"]]
     rows = zip(found["num_train"], found["num_test"], strict=True)
     return [
-        _Column("\nclient", [_shortened(name) for name in found["client"]], words=True),
-        *([_Column("\nseed", list(map(str, found["seed"])))] if report.per_seed else []),
+        _Column("\nclient", [_shortened(name) for name in found["client"]], words=True, stays=True),
+        *([_Column("\nseed", list(map(str, found["seed"])), stays=True)] if report.per_seed else []),
         _Column("train\n+test", [f"{train:,}+{test:,}" for train, test in rows]),
         _Column("\nalone", list(map(number, found["alone"]))),
         _Column("\nfederated", list(map(number, found["federated"]))),
-        _Column("\ngain", ["-" if gain is None else signed(gain) for gain in found["gain"]]),
-        _Column("90 %\ninterval", ["-" if low is None else f"{signed(low)} to {signed(high)}" for low, high in intervals]),
-        _Column("", [sure or "-" for sure in found["sure"]], words=True),
+        _Column("\ngain", ["-" if gain is None else signed(gain) for gain in found["gain"]], stays=True),
+        _Column("90 %\ninterval", ["-" if low is None else f"{signed(low)} to {signed(high)}" for low, high in intervals], stays=True),
+        _Column("", [sure or "-" for sure in found["sure"]], words=True, stays=True),
         *([_Column("\nexpert", experts)] if len(set(experts)) > 1 else []),
         _Column("KB\nsent", [short_number(sent / 1024) for sent in found["uplink_bytes"]]),
         _Column("KB\nreceived", [short_number(received / 1024) for received in found["downlink_bytes"]]),
@@ -69,11 +72,12 @@ def _columns(report: ClientReport) -> list[_Column]:
 
 
 def _fitting(columns: list[_Column], width: int) -> tuple[list[_Column], list[_Column]]:
-    """The columns that have room, and the last ones, which have none; those up to the conclusion always stay."""
-    kept = next(place for place, each in enumerate(columns) if not each.head) + 1
-    while kept < len(columns) and sum(each.width for each in columns[: kept + 1]) <= width:
-        kept += 1
-    return columns[:kept], columns[kept:]
+    """The columns that have room, and those that have none: the last ones, of those that may be missing."""
+    kept = list(columns)
+    for each in reversed(columns):
+        if not each.stays and sum(one.width for one in kept) > width:
+            kept.remove(each)
+    return kept, [each for each in columns if each not in kept]
 
 
 def _notes(report: ClientReport, left_out: list[_Column]) -> list[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scarcity_ray.report.fitting import print_table
 from scarcity_ray.report.units import number
 
 _MOST = 30  # rows of a table on the terminal
@@ -28,7 +29,8 @@ def show_coefficients(console: Console, summary: Mapping[str, Any]) -> None:
         first = next(iter(entry.get("seeds", {"": entry}).values()))
         if not first.get("coefficients"):
             continue
-        console.print(coefficient_table(name, first), highlight=False)
+        table = coefficient_table(name, first)
+        print_table(console, table, names=sum(column.justify == "left" for column in table.columns))
         rest = len(first["coefficients"]) - _MOST
         more = [f"the other {rest:,} in coefficients.csv"] if rest > 0 else []
         seeds = ["of the first seed"] if len(entry.get("seeds", ())) > 1 else []

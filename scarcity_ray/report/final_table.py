@@ -13,6 +13,7 @@ from rich.text import Text
 
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST, further, headline
 from scarcity_ray.report.coefficients import show_coefficients
+from scarcity_ray.report.fitting import print_table
 from scarcity_ray.report.never_joined import never_joined_in_words
 from scarcity_ray.report.units import duration, number, short_number, size
 from scarcity_ray.report.verdict import nothing_learned, verdict
@@ -84,7 +85,7 @@ def _marks(entry: Mapping[str, Any]) -> dict[str, bool]:
 def show_final(console: Console, summary: Mapping[str, Any], directory: Path) -> None:
     """Prints the table, the verdict and where to look."""
     console.print()
-    console.print(final_table(summary), highlight=False)
+    print_table(console, final_table(summary))
     shown = headline(summary["task"], summary.get("metric"))
     notes = [f"mean: {shown.over}", "all rows: over test rows", "worst tenth: of the clients"]
     notes.append("surely better and worse: clients, against themselves alone")
@@ -107,7 +108,7 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
         console.print(line, highlight=False, markup=False)
     if any("strangers" in entry for entry in summary["strategies"].values()):
         console.print()
-        console.print(unseen_clients_table(summary), highlight=False)
+        print_table(console, unseen_clients_table(summary))
         console.print()
     if any(entry.get("coefficients") for entry in summary["strategies"].values()):
         console.print()

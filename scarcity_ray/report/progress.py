@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
@@ -18,6 +19,9 @@ from scarcity_ray.report.units import duration, number, size
 
 LINE_SECONDS = 1.0
 """The least time between two plain lines of a strategy; its first and its last are always printed."""
+
+_WIDE, _BAR = 100, 12
+"""Columns of a terminal that has room for a bar, and of the bar."""
 
 _TIMED_ROUNDS = 3
 """The time left is estimated from so many rounds on. The first one also has what starts the strategy, and is left out."""
@@ -35,12 +39,10 @@ class Progress:
         self._bars: Bars | None = None
         self._cell = Cell() if show and self._console.is_jupyter else None
         if show and self._cell is None and self._console.is_terminal:
-            whole = Column(no_wrap=True)
-            bar = [BarColumn(bar_width=12)] if self._console.width >= 100 else []
-            facts = TextColumn("{task.fields[facts]}", table_column=whole.copy())
-            self._bars = Bars(
-                TextColumn("{task.description}", table_column=whole), *bar, facts, console=self._console, refresh_per_second=5
-            )
+            bar = [BarColumn(bar_width=_BAR)] if self._console.width >= _WIDE else []
+            title = TextColumn("{task.description}", table_column=Column(overflow="fold"))
+            facts = TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True))
+            self._bars = Bars(title, *bar, facts, console=self._console, refresh_per_second=5)
         self._strategy: _Strategy | None = None
 
     def __enter__(self) -> Progress:
@@ -68,7 +70,7 @@ class Progress:
             return
         now.take(row, updates_per_second)
         if self._bars and now.task is not None:
-            self._bars.update(now.task, completed=now.round, facts=now.line(short=True))
+            self._bars.update(now.task, completed=now.round, facts=now.line(self._room(now.title)))
         elif self._cell:
             self._cell.show(f"{now.title}  {now.line()}")
         elif now.due():
@@ -93,6 +95,11 @@ class Progress:
             self._cell.show(at_once=True)
         elif self._show:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _room(self, title: str) -> int:
+        """Characters of the live display beside a title; a long title takes several lines."""
+        width = self._console.width - (_BAR + 1 if self._console.width >= _WIDE else 0)
+        return max(width - cell_len(title) - 1, width // 2)
 
     def _line(self, now: _Strategy) -> None:
         now.printed, now.printed_at = True, time.monotonic()
@@ -123,22 +130,27 @@ class _Strategy:
         first_or_last = self.printed_at == float("-inf") or self.round == self.rounds
         return first_or_last or (self.evaluated and time.monotonic() - self.printed_at >= LINE_SECONDS)
 
-    def line(self, *, short: bool = False) -> str:
-        """Round and numbers in words; short for the live display, which may have 80 columns."""
-        facts = [self.place(short=short)]
+    def line(self, room: int | None = None) -> str:
+        """Round and numbers in words. room: characters of the live display, which has shorter words, and no number that is cut: what has no
+        room is left out."""
+        short, facts = room is not None, {}
+        facts["round"] = self.place(short=short)
         loss = next((name for name in (LOSS.column, "train_loss") if name in self._metrics), None)
         if loss is not None:
-            facts.append(f"{'loss' if loss == LOSS.column else 'train loss'} {number(self._metrics[loss])}")
+            facts["loss"] = f"{'loss' if loss == LOSS.column else 'train loss'} {number(self._metrics[loss])}"
         column = self.shown.metric.column
         if column in self._metrics and (column != LOSS.column or self.shown.root):
             value, tail = (number(float(self.shown.shape(self._metrics.get(name, np.nan)))) for name in (column, f"{column}{WORST}"))
-            facts.append(f"{self.shown.short} {value} ({'' if short else 'worst tenth '}{tail})")
-        facts.append(size(self.bytes))
-        facts.append(f"{self.updates_per_second:,.0f}{'/s' if short else ' updates/s'}")
+            facts["metric"] = f"{self.shown.short} {value} ({'' if short else 'worst tenth '}{tail})"
+        facts["bytes"] = size(self.bytes)
+        facts["speed"] = f"{self.updates_per_second:,.0f}{'/s' if short else ' updates/s'}"
         if len(self._ends) >= _TIMED_ROUNDS and self.round < self.rounds and not self.at_most:
             rest = duration((self._ends[-1] - self._ends[0]) / (len(self._ends) - 1) * (self.rounds - self.round))
-            facts.append(f"~{rest}" if short else f"{rest} left")
-        return "  ".join(facts)
+            facts["left"] = f"~{rest}" if short else f"{rest} left"
+        for least in ("speed", "bytes", "loss", "left"):
+            if room is not None and cell_len("  ".join(facts.values())) > room:
+                facts.pop(least, None)
+        return "  ".join(facts.values())
 
     def place(self, *, short: bool) -> str:
         """The round, and how many there are: `round 3/60`, `round 1 of at most 60`."""

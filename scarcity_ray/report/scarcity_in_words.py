@@ -13,6 +13,7 @@ from rich.text import Text
 
 from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.inference.conclusion import Verdict
+from scarcity_ray.report.fitting import print_table
 from scarcity_ray.report.units import duration, number, short_number, size
 from scarcity_ray.scenario.what_if import ALL
 
@@ -54,7 +55,7 @@ def in_words(found: Mapping[str, Any]) -> str:
 def show_scarcity(console: Console, found: Mapping[str, Any], directory: Path) -> None:
     """Prints costs by strategy, the best strategy of each row, and the sentence. found: the content of scarcity.json."""
     console.print()
-    console.print(_costs_table(found), highlight=False)
+    print_table(console, _costs_table(found), names=2)
     notes = ["alone: nothing scarce - only this", "beside the others: all but this - all (its shadow price)", "90 % intervals"]
     notes.append("interaction: above 0 the scarcities make each other worse, below 0 they overlap")
     if any(run["status"] == "diverged" for row in found["runs"].values() for run in row["strategies"].values()):
@@ -62,9 +63,9 @@ def show_scarcity(console: Console, found: Mapping[str, Any], directory: Path) -
     console.print("; ".join(notes), style="dim", highlight=False, markup=False)
     console.print()
     if found["budgets"]:
-        console.print(_more_table(found), highlight=False)
+        print_table(console, _more_table(found), names=2)
         console.print()
-    console.print(_runs_table(found), highlight=False)
+    print_table(console, _runs_table(found), names=2)
     notes = ["of the best strategy, a client; several: which of them is best cannot be told"]
     if found["most"] is not None and found["most"]["of"] > 1:
         notes.append(f"the interval in the sentence below holds although the largest of {found['most']['of']} similar costs is named")
