@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.report.fitting import print_table
-from scarcity_ray.report.units import number
+from scarcity_ray.report.units import chance, number
 
 _MOST = 30  # rows of a table on the terminal
 
@@ -58,9 +58,5 @@ def coefficient_table(name: str, entry: Mapping[str, Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True, min_width=6)  # "<0.001"
     for row in found:
         cells = [number(row[key]) for key in ("estimate", "std_error", "lower", "upper", "statistic")]
-        table.add_row(Text(row["name"]), *([Text(row["class"])] if classes else []), *cells, _chance(row["p_value"]))
+        table.add_row(Text(row["name"]), *([Text(row["class"])] if classes else []), *cells, chance(row["p_value"]))
     return table
-
-
-def _chance(p: float | None) -> str:
-    return "-" if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"

@@ -40,7 +40,7 @@ def in_parts(console: Console, table: Table, names: int = 1) -> list[Table]:
             room = console.width - sum(least)
         parts[-1].append(place)
         room -= whole[place]
-    found = []
+    found: list[Table] = []
     for places in parts:
         left, widths = console.width - sum(least) - sum(whole[place] for place in places), {}
         for place in range(names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.inference.conclusion import Verdict
 from scarcity_ray.report.fitting import print_table
-from scarcity_ray.report.units import duration, number, short_number, size
+from scarcity_ray.report.units import duration, listed, number, short_number, size
 from scarcity_ray.scenario.what_if import ALL
 
 WORDS = {
@@ -161,7 +161,7 @@ def _most(found: Mapping[str, Any]) -> str:
     if not _sure(most):
         none = f"{'Neither' if len(parts) == 2 else 'None'} of the {_NUMBERS[len(parts)]} scarcities surely costs a strategy anything alone"
         return f"{none}: {words} {verb} {strategy} most, {rest}"
-    perhaps = f", or perhaps {_listed([f'the {WORDS[other]}' for other in most['as_much']])}," if most["as_much"] else ""
+    perhaps = f", or perhaps {listed([f'the {WORDS[other]}' for other in most['as_much']], 'or')}," if most["as_much"] else ""
     return f"Of the {_NUMBERS[len(parts)]} scarcities {words}{perhaps} {verb} {strategy} most: {rest}"
 
 
@@ -172,16 +172,12 @@ def _best(found: Mapping[str, Any]) -> str:
         return f"{under} no federated strategy came to a result that can be compared"
     if not run["best"]:
         return f"{under} no strategy is surely better than a guess"
-    one = f"{run['best'][0]} is best" if len(run["best"]) == 1 else f"{_listed(run['best'])} is best, which of them cannot be told"
+    one = f"{run['best'][0]} is best" if len(run["best"]) == 1 else f"{listed(run['best'], 'or')} is best, which of them cannot be told"
     return f"{under} {one}" + (", and federating does not pay" if run["verdict"] == Verdict.DOES_NOT_PAY.value else "")
 
 
 def _sure(cost: Mapping[str, Any]) -> bool:
     return cost["low"] is not None and cost["low"] > 0
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _capital(text: str) -> str:

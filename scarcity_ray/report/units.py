@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def size(count: float) -> str:
@@ -47,3 +48,13 @@ def signed(value: float) -> str:
 def short_number(value: float) -> str:
     """A cost with two or more digits: `1,234`, `15.3`, `0.078`; `0` for none."""
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def chance(p: float | None) -> str:
+    """A p-value with three decimals: `0.023`, `<0.001`."""
+    return "-" if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def listed(names: Sequence[str], word: str) -> str:
+    """Names in a sentence: `a, b and c`. word: before the last one."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from scarcity_ray.core.metrics import headline
 from scarcity_ray.inference.conclusion import Verdict
-from scarcity_ray.report.units import number, signed, size
+from scarcity_ray.report.units import listed, number, signed, size
 from scarcity_ray.results.summary import NOT_FEDERATED
 
 _FEW = 2
@@ -101,14 +101,10 @@ def _rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> l
     rest = [one["worse"] if one["better"] == names[0] else one["better"] for one in mine if one not in sure.values()]
     pairs = "one pair" if len(comparisons) == 1 else f"{len(comparisons)} pairs"
     parts = [
-        *([f"surely better than {_listed(list(sure), 'and')}"] if sure else []),
-        *([f"not surely better than {_listed(rest, 'or')}"] if rest else []),
+        *([f"surely better than {listed(list(sure), 'and')}"] if sure else []),
+        *([f"not surely better than {listed(rest, 'or')}"] if rest else []),
     ]
     return [f"{names[0]} is {', and '.join(parts)} (Holm's test of {pairs})."]
-
-
-def _listed(names: Sequence[str], word: str) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def for_whom(counts: Mapping[str, Any], clients: str) -> str:

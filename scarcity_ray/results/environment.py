@@ -71,8 +71,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {_said(one)} then, {_said(other)} now" for name, one, other in compared if one != other]
 
 
-def _at(environment: Mapping[str, Any], place: tuple[str, ...]) -> Any:
-    found: Any = environment
+def unlike(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    """The plain values in which two settings differ, such as parts of scenarios: the field's dotted path, and what each has, None for
+    nothing."""
+    fields = dict.fromkeys([*_fields(one), *_fields(other)])
+    found = [(".".join(field), _at(one, field), _at(other, field)) for field in fields]
+    return [each for each in found if each[1] != each[2]]
+
+
+def _at(found: Any, place: tuple[str, ...]) -> Any:
     for name in place:
         found = dict(_inner(found)).get(name)
     return found

@@ -23,6 +23,7 @@ from scarcity_ray.inference.mean_gain import mean_gain
 from scarcity_ray.inference.winner import best, near, widening
 from scarcity_ray.results.files import new_file, to_json, write_whole
 from scarcity_ray.results.gains import interval, largest
+from scarcity_ray.results.last_round import by_seed, last_rounds
 from scarcity_ray.results.results import Results
 from scarcity_ray.results.summary import NOT_FEDERATED
 from scarcity_ray.scarcity.availability import Always
@@ -70,7 +71,7 @@ def scarcity_costs(runs: ScarcityRuns, results: Mapping[str, Results]) -> dict[s
     summary = results[ALL].summary
     shown, keeps = headline(summary["task"], summary.get("metric")), summary["repeats"] == "splits"
     strategies = [strategy.title for strategy in runs.scenarios[ALL].strategies]
-    frames = {run: _last_rounds(one, strategies, shown) for run, one in results.items()}
+    frames = {run: last_rounds(one, strategies, shown) for run, one in results.items()}
     bound = largest(shown)
     costs = {name: _Costs(runs, values, keeps, bound) for name, values in _values(frames, strategies).items()}
     candidates = [name for name in strategies if _may_cost_most(results[runs.played_as[FREE]].summary["strategies"][name])]
@@ -136,27 +137,10 @@ class _Costs:
         }
 
 
-def _last_rounds(results: Results, strategies: Sequence[str], shown: Shown) -> Any:
-    """The rows of `clients` after the last round of each strategy and seed, a data frame; `value` is more where the strategy is better, and
-    NaN of one that diverged."""
-    metric, entries = shown.metric.column, results.summary["strategies"]
-    columns = ["strategy", "seed", "round", "client_id", metric]
-    frame = results.table("clients", columns, [("strategy", "in", strategies)]).to_pandas()
-    frame = frame[frame["round"] == frame.groupby(["strategy", "seed"])["round"].transform("max")]
-    values = shown.shape(frame[metric]) * (1.0 if shown.metric.higher_is_better else -1.0)
-    usable = np.isfinite(values) & np.array([entries[name]["status"] != "diverged" for name in frame["strategy"]], dtype=bool)
-    return frame.assign(value=np.where(usable, values, np.nan))
-
-
 def _values(frames: Mapping[str, Any], strategies: Sequence[str]) -> dict[str, dict[str, Floats]]:
-    """By strategy and run `[seeds, clients]`, the same ones everywhere. frames: of `_last_rounds`."""
+    """By strategy and run `[seeds, clients]`, the same ones everywhere. frames: of `last_rounds`."""
     seeds, ids = (np.unique(np.concatenate([frame[name] for frame in frames.values()])) for name in ("seed", "client_id"))
-
-    def table(frame: Any, strategy: str) -> Floats:
-        mine = frame[frame["strategy"] == strategy].pivot(index="seed", columns="client_id", values="value")
-        return np.asarray(mine.reindex(index=seeds, columns=ids), dtype=np.float64)
-
-    return {strategy: {run: table(frame, strategy) for run, frame in frames.items()} for strategy in strategies}
+    return {name: {run: by_seed(frame, name, "value", seeds, ids) for run, frame in frames.items()} for name in strategies}
 
 
 def _may_cost_most(free: Mapping[str, Any]) -> bool:
