@@ -22,7 +22,7 @@ from scarcity_ray.commands.verify import verify
 
 COMMANDS = (run, resume, verify, clients, compare, export, predict, unlearn, strategies, schema)
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _print_version(asked: bool) -> None:
@@ -44,7 +44,8 @@ for command in COMMANDS:
 
 def _with_command(arguments: list[str]) -> list[str]:
     """The arguments, with `run` added in front if they name no command."""
-    named = not arguments or arguments[0] in {*(command.__name__ for command in COMMANDS), "--help", "--version"}
+    options = {"--help", "--version", "--install-completion", "--show-completion"}
+    named = not arguments or arguments[0] in {*(command.__name__ for command in COMMANDS), *options}
     return arguments if named else ["run", *arguments]
 
 

@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from scarcity_ray.commands.completing import run_dirs, strategies
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
 from scarcity_ray.commands.options import Json, print_json
 
 
 def clients(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run's directory; nothing in it is changed.", show_default=False)],
+    run_dir: Annotated[
+        Path, typer.Argument(help="A finished run's directory; nothing in it is changed.", autocompletion=run_dirs, show_default=False)
+    ],
     strategy: Annotated[
-        str | None, typer.Option("--strategy", metavar="NAME", help="The strategy to report; the best federated one if left out.")
+        str | None,
+        typer.Option(
+            "--strategy", metavar="NAME", autocompletion=strategies, help="The strategy to report; the best federated one if left out."
+        ),
     ] = None,
     table: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all columns as CSV, with all digits, instead of the table.")
@@ -27,6 +32,8 @@ def clients(
     The worst gain comes first: those clients would lose most, or win least. Exit code 0: done. 1: the CSV file cannot be written. 2: the
     run has not ended, has no such strategy, or cannot be read.
     """
+    from rich.console import Console
+
     from scarcity_ray.report.clients import show_clients
     from scarcity_ray.results.client_report import client_report
     from scarcity_ray.results.results import Results, RunError

@@ -6,20 +6,29 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from scarcity_ray.commands.completing import references, run_dirs
 from scarcity_ray.commands.leaving import REFUSED, leave
 from scarcity_ray.commands.options import Json, print_json
 
 
 def compare(
     run_dirs: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR...", help="Finished runs' directories; nothing in them is changed.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="RUN_DIR...",
+            help="Finished runs' directories; nothing in them is changed.",
+            autocompletion=run_dirs,
+            show_default=False,
+        ),
     ],
     reference: Annotated[
         str | None,
         typer.Option(
-            "--reference", metavar="RUN/STRATEGY", help="The strategy to compare with; the best one of the first run if left out."
+            "--reference",
+            metavar="RUN/STRATEGY",
+            autocompletion=references,
+            help="The strategy to compare with; the best one of the first run if left out.",
         ),
     ] = None,
     json: Json = False,
@@ -31,6 +40,8 @@ def compare(
 
     Exit code 0: done. 2: a run has not ended or cannot be read, runs have other data, or there is no such reference.
     """
+    from rich.console import Console
+
     from scarcity_ray.report.comparison import show_comparison
     from scarcity_ray.results import comparison
     from scarcity_ray.results.results import Results, RunError

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from scarcity_ray.commands.completing import run_dirs
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
 from scarcity_ray.commands.options import Json, print_json
 
@@ -20,7 +21,9 @@ class Format(str, Enum):
 
 
 def export(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run's directory; nothing in it is changed.", show_default=False)],
+    run_dir: Annotated[
+        Path, typer.Argument(help="A finished run's directory; nothing in it is changed.", autocompletion=run_dirs, show_default=False)
+    ],
     to: Annotated[Format, typer.Option("--to", help="Files of CSV, or events of TensorBoard.", show_default=False)],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write to; RUN_DIR-csv or RUN_DIR-tensorboard if left out.")

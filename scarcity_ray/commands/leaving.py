@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 def leave(code: int, head: str, *lines: str) -> NoReturn:
     """Ends the program with a message on stderr, in colour in a terminal. Lines are not wrapped, so that paths stay whole."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     console.print(Text(head, style="bold red"))
     for line in lines:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from scarcity_ray.commands.completing import clients, models, run_dirs
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
 from scarcity_ray.commands.options import Imports
 
 
 def predict(
-    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", autocompletion=run_dirs, show_default=False)],
     table: Annotated[
         Path, typer.Argument(help="New rows: Parquet, CSV or tab-separated, columns as in the run's data.", show_default=False)
     ],
@@ -21,7 +22,12 @@ def predict(
     ],
     client: Annotated[
         str | None,
-        typer.Option("--client", metavar="NAME", help="The client whose rows these are (its id, where the run's data name no clients)."),
+        typer.Option(
+            "--client",
+            metavar="NAME",
+            autocompletion=clients,
+            help="The client whose rows these are (its id, where the run's data name no clients).",
+        ),
     ] = None,
     labelled: Annotated[
         Path | None,
@@ -34,7 +40,10 @@ def predict(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="NAME", help="Which saved model; if left out, the only ensemble, or the model of the run's only strategy."
+            "--model",
+            metavar="NAME",
+            autocompletion=models,
+            help="Which saved model; if left out, the only ensemble, or the model of the run's only strategy.",
         ),
     ] = None,
     top: Annotated[

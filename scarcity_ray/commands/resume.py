@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from scarcity_ray.commands.completing import run_dirs
 from scarcity_ray.commands.leaving import REFUSED, endings, leave, refuse
 from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def resume(
     context: typer.Context,
-    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", show_default=False)],
+    run_dir: Annotated[Path, typer.Argument(help="A run's directory.", autocompletion=run_dirs, show_default=False)],
     force: Annotated[
         bool,
         typer.Option("--force", help="Continue although the program, the data or the processor has changed: the results then mix two."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scarcity_ray.commands.completing import scenarios
 from scarcity_ray.commands.leaving import INTERRUPTED, REFUSED, endings, leave, refuse
 from scarcity_ray.commands.options import Json, print_json
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.", show_default=False)],
+    scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.", autocompletion=scenarios, show_default=False)],
     overrides: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,16 +8,23 @@ from typing import Annotated
 
 import typer
 
+from scarcity_ray.commands.completing import clients, run_dirs
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
 from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def unlearn(
-    run_dir: Annotated[Path, typer.Argument(help="A run's directory; it is changed in place.", show_default=False)],
+    run_dir: Annotated[
+        Path, typer.Argument(help="A run's directory; it is changed in place.", autocompletion=run_dirs, show_default=False)
+    ],
     client: Annotated[
         str,
         typer.Option(
-            "--client", metavar="NAME", help="The client to remove (its id, where the run's data name no clients).", show_default=False
+            "--client",
+            metavar="NAME",
+            autocompletion=clients,
+            help="The client to remove (its id, where the run's data name no clients).",
+            show_default=False,
         ),
     ],
     strict: Annotated[

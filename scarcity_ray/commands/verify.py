@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from scarcity_ray.commands.completing import run_dirs
 from scarcity_ray.commands.leaving import FAILED, INTERRUPTED, REFUSED, leave, refuse
 from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def verify(
-    run_dir: Annotated[Path, typer.Argument(help="A run's directory; nothing in it is changed.", show_default=False)],
+    run_dir: Annotated[
+        Path, typer.Argument(help="A run's directory; nothing in it is changed.", autocompletion=run_dirs, show_default=False)
+    ],
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, metavar="K", help="Repeat only K rounds, drawn by the run's seed; all if left out.")
     ] = None,

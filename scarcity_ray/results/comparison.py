@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from scarcity_ray.results.gains import Gains, compared, interval, largest
 from scarcity_ray.results.last_round import by_seed, last_rounds
 from scarcity_ray.results.reading import believing
 from scarcity_ray.results.results import Results, RunError
+from scarcity_ray.results.run_names import run_names
 from scarcity_ray.results.summary import NOT_FEDERATED
 from scarcity_ray.scenario.words import closest
 
@@ -46,7 +46,7 @@ def compare(runs: Sequence[Results], reference: str | None = None) -> dict[str, 
 
     Raises RunError where a run has not ended, runs have other data or another metric that decides, or have no client or seed in common.
     """
-    found = [_Run(name, each) for name, each in zip(_names([each.directory for each in runs]), runs, strict=True)]
+    found = [_Run(name, each) for name, each in zip(run_names([each.directory for each in runs]), runs, strict=True)]
     for each in found:
         each.refuse_unfinished()
         found[0].refuse_other_data(each)
@@ -229,18 +229,6 @@ class _Comparison:
         rounds = run.results.table("rounds", ["seed", "clock_seconds"], [("strategy", "=", name)]).to_pandas()
         last = rounds[rounds["seed"].isin(self.seeds)].groupby("seed")["clock_seconds"].max()
         return float(last.mean() / 3600) if len(last) and last.notna().all() and last.any() else None
-
-
-def _names(directories: Sequence[Path]) -> list[str]:
-    """The last parts of each path that no other one has. Raises RunError where one is named twice."""
-    paths = [directory.resolve() for directory in directories]
-    found = []
-    for path in paths:
-        if paths.count(path) > 1:
-            raise RunError(f"{path} is named twice")
-        tails = (path.parts[-count:] for count in range(1, len(path.parts) + 1))
-        found.append("/".join(next(tail for tail in tails if [other.parts[-len(tail) :] for other in paths].count(tail) == 1)))
-    return found
 
 
 def _data(environment: Mapping[str, Any]) -> dict[str, Any]:
