@@ -17,7 +17,8 @@ from scarcity_ray.report.units import number, short_number, signed
 from scarcity_ray.report.verdict import for_whom, learned_in_words, nothing_learned
 from scarcity_ray.results.client_report import ClientReport
 
-_LONGEST_NAME = 30
+_LONGEST_LINE = 30
+"""Characters of words in one line."""
 
 
 class _Column(NamedTuple):
@@ -31,8 +32,9 @@ class _Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Characters of its widest line, with the space before it."""
-        return 1 + max(cell_len(line) for line in (*self.head.split("\n"), *self.cells))
+        """Characters of its widest line, with the space before it; a long name takes several lines."""
+        widest = max(cell_len(line) for line in (*self.head.split("\n"), *self.cells))
+        return 1 + (min(widest, _LONGEST_LINE) if self.words else widest)
 
 
 def show_clients(console: Console, report: ClientReport, summary: Mapping[str, Any]) -> None:
@@ -57,7 +59,7 @@ def _columns(report: ClientReport) -> list[_Column]:
     experts = [expert or "-" for expert in found["expert"]]
     rows = zip(found["num_train"], found["num_test"], strict=True)
     return [
-        _Column("\nclient", [_shortened(name) for name in found["client"]], words=True, stays=True),
+        _Column("\nclient", found["client"], words=True, stays=True),
         *([_Column("\nseed", list(map(str, found["seed"])), stays=True)] if report.per_seed else []),
         _Column("train\n+test", [f"{train:,}+{test:,}" for train, test in rows]),
         _Column("\nalone", list(map(number, found["alone"]))),
@@ -109,7 +111,3 @@ def _in_words(report: ClientReport, summary: Mapping[str, Any]) -> str:
         one, other = report.strategy, report.as_good
         sentences.append(f"No single strategy is best: {one} or {other}. The table is of {one}; --strategy {other} shows the other.")
     return " ".join(sentences)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."

@@ -198,7 +198,9 @@ def unseen_clients_table(summary: Mapping[str, Any]) -> Table:
 
 def _cell(entry: Mapping[str, Any], key: str) -> str:
     spread = entry.get("std", {}).get(key)
-    return number(entry.get(key)) + ("±" + f"{spread:.3f}".lstrip("0") if spread is not None and spread == spread else "")
+    if spread is None or spread != spread:
+        return number(entry.get(key))
+    return f"{number(entry.get(key))}±{f'{spread:.3f}'.lstrip('0') if spread < 10 else number(spread)}"
 
 
 def _count(entry: Mapping[str, Any], name: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
-_FEWEST = 12
-"""Characters that a name has at least, where it has as many."""
+_FEWEST, _LONG = 12, 20
+"""Characters that a name has at least, where it has as many, and of a word that is cut only where a number has no room beside it."""
 
 
 def print_table(console: Console, table: Table, names: int = 1) -> None:
@@ -27,22 +28,31 @@ def print_table(console: Console, table: Table, names: int = 1) -> None:
 def in_parts(console: Console, table: Table, names: int = 1) -> list[Table]:
     """Tables with the rows of one, as many of its columns each as the console has room for, one at least; the first has the title.
 
-    names: as for `print_table`.
+    table: without lines around it. names: as for `print_table`.
     """
-    space = table.padding[1] + table.padding[3] + (table.box is not None)
-    whole = [space + _whole(console, column) for column in table.columns]
-    least = [min(wide, space + _least(console, column)) for wide, column in zip(whole[:names], table.columns, strict=False)]
+    line = int(table.box is not None)
+    space = table.padding[1] + table.padding[3] + line
+    room_for_all = console.width + (line if table.pad_edge else space)  # there is less space at the edges
+    whole = [space + _whole(column) for column in table.columns]
+    if sum(whole) <= room_for_all:
+        return [table]
+    least = [
+        min(wide, space + _least(column, max(_LONG, console.width // 3)))
+        for wide, column in zip(whole[:names], table.columns, strict=False)
+    ]
+    while sum(least) > room_for_all - max(whole[names:]) and max(least) > _FEWEST:
+        least[least.index(max(least))] -= 1
     parts: list[list[int]] = []
     room = 0
     for place in range(names, len(whole)):
         if not parts or whole[place] > room:
             parts.append([])
-            room = console.width - sum(least)
+            room = room_for_all - sum(least)
         parts[-1].append(place)
         room -= whole[place]
     found: list[Table] = []
     for places in parts:
-        left, widths = console.width - sum(least) - sum(whole[place] for place in places), {}
+        left, widths = room_for_all - sum(least) - sum(whole[place] for place in places), {}
         for place in range(names):
             more = max(0, min(left, whole[place] - least[place]))
             left, widths[place] = left - more, least[place] + more - space
@@ -63,13 +73,15 @@ def _part(table: Table, places: Sequence[int], widths: Mapping[int, int], *, tit
     return part
 
 
-def _whole(console: Console, column: Column) -> int:
+def _whole(column: Column) -> int:
     """The width in which nothing in a column takes a line more than it has."""
-    wide = console.options.update(width=10_000)
-    return max(column.min_width or 0, *(Measurement.get(console, wide, cell).maximum for cell in (column.header, *column.cells)))
+    return max(column.min_width or 0, *(cell_len(line) for text in _texts(column) for line in text.split("\n")))
 
 
-def _least(console: Console, column: Column) -> int:
-    """The width in which no word of a name is cut; long words have a third of the console."""
-    words = max(Measurement.get(console, console.options, cell).minimum for cell in (column.header, *column.cells))
-    return max(_FEWEST, min(words, console.width // 3))
+def _least(column: Column, longest: int) -> int:
+    """The width in which no word of a name is cut. longest: characters that a long word has."""
+    return max(_FEWEST, min(longest, max(cell_len(word) for text in _texts(column) for word in ["", *text.split()])))
+
+
+def _texts(column: Column) -> list[str]:
+    return [cell.plain if isinstance(cell, Text) else str(cell) for cell in (column.header, *column.cells)]
