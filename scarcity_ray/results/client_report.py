@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from pyarrow import csv
 from scarcity_ray.baselines import ALONE
 from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.core.tables import column
-from scarcity_ray.data import Data
 from scarcity_ray.results.files import new_file
 from scarcity_ray.results.gains import Gains, SeedGains, largest
 from scarcity_ray.results.reading import believing
+from scarcity_ray.results.repeats import repeats_of
 from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.scenario.words import closest
 
@@ -85,7 +84,7 @@ def client_report(results: Results, strategy: str | None = None) -> ClientReport
     with believing(directory / "clients.parquet"):
         rows = _rows(results, name, shown)
         several = rows["seed"].nunique() > 1
-        averaged = several and _keeps_clients(results)
+        averaged = several and repeats_of(results) == "splits"
         parts = [SeedGains.of(part, shown) for _, part in rows.groupby("seed")]
         found = Gains.of(parts, averaged, largest(shown)).shrunk(margin)
         report = _over_seeds(rows) if averaged else rows.copy()
@@ -141,10 +140,3 @@ def _over_seeds(rows: Any) -> Any:
     same = clients[["client", "num_train", "num_test"]].first()
     experts = clients["expert"].agg(lambda each: "/".join(each) if each.notna().all() else None)
     return means.join(same).assign(expert=experts, seed=None).reset_index()
-
-
-def _keeps_clients(results: Results) -> bool:
-    """Whether a client of the run has the same rows under every seed."""
-    scenario = results.scenario
-    with believing(results.directory / "scenario.yaml"):
-        return Data.model_validate_json(json.dumps(scenario["data"])).repeats == "splits"
