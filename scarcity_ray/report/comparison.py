@@ -19,6 +19,7 @@ from scarcity_ray.results.scarcity_costs import SURE
 from scarcity_ray.results.summary import NOT_FEDERATED
 
 _MOST = 20  # pairs that the terminal shows
+_NAMED = 8  # strategies that a sentence names
 
 
 def show_comparison(console: Console, found: Mapping[str, Any]) -> None:
@@ -98,11 +99,13 @@ def _standing(name: str, words: str, pairs: Sequence[Mapping[str, Any]]) -> str:
             how = ("surely better than" if is_better else "surely worse than") if _is_sure(pair) else "the same as" if same else ""
             told[how].append(pair["worse" if is_better else "better"])
     unsure = told.pop("")
-    known = [f"{how} {listed(others, 'and')}" for how, others in told.items() if others]
+    known = [f"{how} {_some(others, 'and')}" for how, others in told.items() if others]
     sentences = [f"{name}{words} is {listed(known, 'and')}."] if known else []
-    return " ".join(
-        [*sentences, *([f"It cannot be told whether {name} is better or worse than {listed(unsure, 'or')}."] if unsure else [])]
-    )
+    return " ".join([*sentences, *([f"It cannot be told whether {name} is better or worse than {_some(unsure, 'or')}."] if unsure else [])])
+
+
+def _some(names: list[str], word: str) -> str:
+    return listed(names if len(names) <= _NAMED + 1 else [*names[:_NAMED], f"{len(names) - _NAMED} more"], word)
 
 
 def _pairs_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
