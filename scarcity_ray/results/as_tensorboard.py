@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scarcity_ray.baselines import ALONE, GUESS
-from scarcity_ray.results.reading import believing
+from scarcity_ray.results.reading import believing, inside
 from scarcity_ray.results.results import Results
 from scarcity_ray.results.seed_rows import seed_rows, single
 
@@ -36,27 +36,28 @@ def write_events(results: Results, folder: Path) -> list[Path]:
     rounds, ends, settings = results.frame("rounds"), seed_rows(results), _settings(results)
     with believing(results.directory / "environment.json"):
         start = datetime.fromisoformat(results.environment["started_at"]).timestamp()
-    folders = []
-    for end in ends:
+    with believing(results.directory / "summary.json"):
+        # Its names may be anybody's: none of them leads out of the folder.
+        places = [inside(folder, f"{end['strategy']}/seed{end['seed']}") for end in ends]
+        finals = [{f"final/{key}": float(value) for key, value in end.items() if _is_number(value) and key != "seed"} for end in ends]
+    for place, end, final in zip(places, ends, finals, strict=True):
         name, seed = end["strategy"], end["seed"]
         rows = rounds[(rounds["strategy"] == name) & (rounds["seed"] == seed)].sort_values("round")
         times = start + rows["seconds"].cumsum().to_numpy()
-        folders.append(folder / name / f"seed{seed}")
-        for old in folders[-1].glob(EVENTS):
+        for old in place.glob(EVENTS):
             old.unlink()
-        with SummaryWriter(str(folders[-1])) as writer:
+        with SummaryWriter(str(place)) as writer:
             for tag, values in _by_round(rows).items():
                 for number, value, time in zip(rows["round"], values, times, strict=True):
                     if not np.isnan(value):
                         writer.add_scalar(tag, value, int(number), walltime=float(time))
-            final = {f"final/{key}": float(value) for key, value in end.items() if _is_number(value) and key != "seed"}
-            at = {"walltime": float(times[-1]) if len(times) else start}
+            last, at = (int(rows["round"].iloc[-1]), float(times[-1])) if len(rows) else (0, start)
             described: Any = hparams({"strategy": name, "seed": seed, **settings.get(name, {})}, final)  # type: ignore[no-untyped-call]
             for summary in described:
-                writer.file_writer.add_summary(summary, **at)
+                writer.file_writer.add_summary(summary, walltime=at)
             for tag, value in final.items():
-                writer.add_scalar(tag, value, int(rows["round"].max()) if len(rows) else 0, **at)
-    return folders
+                writer.add_scalar(tag, value, last, walltime=at)
+    return places
 
 
 def _by_round(rows: Any) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _settings(results: Results) -> dict[str, dict[str, Any]]:
     with believing(results.directory / "scenario.yaml"):
         listed = list(results.scenario["strategies"])
         return {
-            name: {key: value for key, value in single(one).items() if isinstance(value, (str, bool, int, float))}
+            name: {key: float(value) if _is_number(value) else value for key, value in single(one).items() if value is not None}
             for name, one in zip(names, listed, strict=True)
             if isinstance(one, Mapping)
         }

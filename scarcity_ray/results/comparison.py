@@ -106,7 +106,7 @@ class _Run:
             digests = [one.environment.get("data") for one in (self, other)]
         # Of one seed the digest says all; how the rows of a second one are dealt, the settings say.
         if None in digests or digests[0] != digests[1] or (apart and len(self.common_seeds(other)) > 1):
-            why = ", ".join(apart) or "their settings are the same, so the file of rows or what was read of it has changed"
+            why = ", ".join(apart) or "their settings are the same; the file of rows has changed, or the program that reads it"
             raise RunError(f"{here} and {there} have other data, and clients cannot be paired: {why}")
         if self.shown != other.shown:
             names = f"{self.shown.short} in {here}, {other.shown.short} in {there}"

@@ -109,6 +109,9 @@ def test_what_differs_is_named(runs: Path, tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"metric": "auc"}))
     with pytest.raises(RunError, match=r"another metric decides: accuracy in .*other, AUC in .*auc"):
         compare([Results.load(runs / "other"), Results.load(tmp_path / "auc")])
+    path.write_text(path.read_text().replace('"status": "finished"', '"status": "interrupted"'))
+    with pytest.raises(RunError, match="auc has not ended: guess, alone, fed_avg was interrupted; to continue: scarcity-ray resume"):
+        compare([Results.load(tmp_path / "auc")])
     path.unlink()
     with pytest.raises(RunError, match="the run has not ended"):
         compare([Results.load(runs / "other"), Results.load(tmp_path / "auc")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def test_a_folder_with_content_is_left_alone(run: Results, tmp_path: Path) -> No
     assert "is not empty" in out
     assert left(run.directory, "--to", "csv", "--out", tmp_path, "--force")[0] == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_name_does_not_lead_out_of_the_folder(run: Results, tmp_path: Path) -> None:
+    shutil.copytree(run.directory, tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    path.write_text(path.read_text().replace('"pooled": {', '"../../pooled": {'))
+    code, out = left(tmp_path / "run", "--to", "tensorboard", "--out", tmp_path / "events")
+    assert (code, sorted(one.name for one in tmp_path.iterdir())) == (2, ["run"])
+    assert "leads out of" in out
 
 
 def test_a_missing_extra_is_named(run: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
