@@ -25,6 +25,7 @@ from scarcity_ray.data.held_out import participants, participants_first
 from scarcity_ray.data.leaf_synthetic import LeafSynthetic
 from scarcity_ray.data.partitions import Natural, Partition, natural, partition
 from scarcity_ray.data.pool import Categorical, Pool
+from scarcity_ray.data.remarks import remarks
 from scarcity_ray.data.shifted_regression import ShiftedRegression
 from scarcity_ray.data.split import TEST, TRAIN, VALIDATION, split
 from scarcity_ray.data.standardise import Standardised, standardise
@@ -105,6 +106,7 @@ def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Fe
         pool = data.source.load(data.clients, seed, base_dir, facts)
     else:
         raise SpecError(("scarcity", "column"), facts[0], "only a table whose rows name their client has columns of clients")
+    notes = (*pool.notes, *remarks(pool, isinstance(data.source, Columns) and data.source.task is not None))
     shares = _shares(data, pool, seed)
     clients = participants(len(shares), data.held_out_clients)
     ids = participants_first(len(shares), clients, seed)
@@ -147,7 +149,7 @@ def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Fe
             unseen_group=group[leave],
             facts={name: values[ids[stay]] for name, values in pool.facts.items()},
             written=pool.written,
-            notes=pool.notes,
+            notes=notes,
         )
 
     federation = transformed(ids)
