@@ -37,6 +37,6 @@ def resume(
     except ScenarioError as error:
         refuse(error)
     except Changed as error:
-        leave(REFUSED, str(error), *error.differences, "undo the change, run the scenario again, or continue with --force")
+        refuse(error)
     except (RunError, SpecError, SpecErrors) as error:
         leave(REFUSED, str(error))

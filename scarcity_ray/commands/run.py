@@ -24,7 +24,7 @@ def run(
             "--set", metavar="FIELD=VALUE", help="Change a field, as in --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of the scenario's directory.")] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of the scenario's directory.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved scenario and the plan; do not run, do not write.")] = False,
 ) -> None:
@@ -40,7 +40,7 @@ def run(
         leave(INTERRUPTED, "interrupted before the run started; nothing was written")
 
 
-def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool, attended: bool) -> None:
+def _run(path: Path, overrides: Sequence[str], out: str | None, force: bool, dry_run: bool, attended: bool) -> None:
     from scarcity_ray.core.spec import SpecError
     from scarcity_ray.scenario import ScenarioError, SpecErrors, load
 
@@ -58,11 +58,13 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
             _show_plan(loaded)
             return
         with endings():
-            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force, show=True, attended=attended)
+            simulate(loaded, out=out, force=force, show=True, attended=attended)
     except (SpecError, SpecErrors) as error:
         refuse(loaded.explain(error))
+    except ScenarioError as error:
+        refuse(error)
     except OutputExists as error:
-        leave(REFUSED, f"--out {error.path} already holds a run; name another folder, or replace the run with --force")
+        leave(REFUSED, str(error))
 
 
 def _show_plan(loaded: Loaded) -> None:

@@ -47,11 +47,15 @@ class Results:
     def load(cls, run_dir: str | Path, *, imports: bool = False) -> Results:
         """The results in a run's directory. imports: call the functions that its models name. Raises RunError."""
         directory = Path(run_dir)
-        if not directory.is_dir():
-            raise RunError(f"{directory} is no directory")
-        if not (directory / "scenario.yaml").is_file():
-            found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-            raise RunError(f"{directory} is not the directory of a run: it has no scenario.yaml (it has {found})")
+        try:
+            if not directory.is_dir():
+                raise RunError(f"{directory} is no directory")
+            names = sorted(path.name for path in directory.iterdir())
+            if not (directory / "scenario.yaml").is_file():
+                found = ", ".join(names[:8]) or "nothing"
+                raise RunError(f"{directory} is not the directory of a run: it has no scenario.yaml (it has {found})")
+        except OSError as error:
+            raise RunError(f"{directory} cannot be read: {error.strerror}") from error
         return cls(directory, imports=imports)
 
     def __repr__(self) -> str:

@@ -144,11 +144,12 @@ def test_actors_are_added_or_replaced_where_a_scenario_needs_others(counts: Coun
 
 
 def test_a_run_that_fails_leaves_the_next_one_new_actors(counts: Counts, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "models").touch()
     with Session() as session:
         first = simulate(scenario(), out=tmp_path / "first", session=session)
         with pytest.raises(RunFailed, match="cannot write to"):
-            simulate(scenario(), out=tmp_path / "file", session=session)
+            simulate(scenario(), out=tmp_path / "broken", session=session)
         again = simulate(scenario(), out=tmp_path / "again", session=session)
     assert hashes(first) == hashes(again)
     assert counts.launched == ["1 Client", "1 Server"] * 2
