@@ -6,7 +6,7 @@ Each looks at no more than 5,000 rows, drawn at random by a fixed seed where the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ _SKEWED = 0.95  # share of the largest class from which naming it always is near
 _OTHERS = 10  # rows of other classes, below which a column may fit them by chance
 _EXPLAINED = 0.99  # share of the variance from which a column tells a number
 _SHOWN = 3  # examples in a sentence
+_NAMED = 5  # clients in a sentence
 _IDENTIFIER = re.compile(r"(?:.*[^a-zA-Z])?(?i:id|uuid|guid)|.*[a-z](?:Id|ID|Uuid|UUID|Guid|GUID)")
 
 
@@ -56,6 +57,32 @@ def remarks(pool: Pool, task_said: bool) -> tuple[str, ...]:
             "is an amount, or `task: classification`"
         )
     return tuple(found)
+
+
+def left_out(names: Sequence[str] | None, kept: NDArray[np.int64], clients: int, minimum: int) -> list[str]:
+    """A sentence that names clients with too few rows, where some of them are left out. kept: ids of the others."""
+    gone = np.setdiff1d(np.arange(clients), kept)
+    if not len(gone):
+        return []
+    named = ", ".join(str(one) if names is None else names[one] for one in gone[:_NAMED].tolist()) + (", ..." if len(gone) > _NAMED else "")
+    return [f"{len(gone):,} of {clients:,} clients hold fewer than {minimum:,} rows and are left out: {named}"]
+
+
+def of_split(field: str, name: str, column: Column, client: NDArray[np.int64], tested: NDArray[np.bool_]) -> list[str]:
+    """What a split by a column cannot do. column, client, tested: `[rows]`; tested: whether a row is for testing."""
+    found, counts = [], np.bincount(client)
+    codes = np.unique(column.codes if isinstance(column, Categorical) else column, return_inverse=True)[1]
+    of, owner = np.divmod(np.unique(codes * len(counts) + client), len(counts))  # each value of each client
+    single = int(((np.bincount(owner) == 1) & (counts > 1)).sum())
+    if tested.any() and single:
+        found.append(f"{single:,} of {len(counts):,} clients have no test rows, as all their rows have one value of {name}")
+    shared = int((np.bincount(of) > 1).sum())
+    if field == "by" and shared:
+        found.append(
+            f"{shared:,} of {int(codes.max()) + 1:,} values of {name} occur with several clients, so one may train on what another is "
+            "tested on: if they mean the same thing, gains are too good"
+        )
+    return found
 
 
 def identifiers(columns: Mapping[str, Column]) -> list[str]:

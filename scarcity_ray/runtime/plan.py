@@ -288,7 +288,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     scarcity = scenario.scarcity
-    federation = deal(scenario.data, seed, base_dir, () if scarcity is None else scarcity.columns)
+    federation = deal(scenario.data, seed, base_dir, () if scarcity is None else scarcity.columns, scenario.seed)
     if scarcity is not None:
         federation = scarce(scarcity, federation, seed, base_dir)
     metrics, errors = evaluation.metrics_of(scenario.evaluation, federation)
