@@ -15,7 +15,7 @@ from scarcity_ray.scenario import Scenario
 from scarcity_ray.strategies.local_only import LocalOnly
 
 _GAIN = 0.05  # of a metric from 0 to 1: five points
-_OF_A_ROW = 0.25  # variance of one row's gain: measured .06 to .39 in 20 comparisons by accuracy and AUC, .17 to .31 for most
+_OF_A_ROW = 0.25  # variance of one row's gain: measured .06 to .39 in 21 comparisons by accuracy and AUC, .16 to .32 for 15
 _OF_CLIENTS = 0.08  # standard deviation of clients' true gains: measured 0 to .16
 
 
