@@ -168,6 +168,7 @@ def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = (), first
             facts={name: values[ids[stay]] for name, values in pool.facts.items()},
             written=pool.written,
             notes=tuple(notes),
+            absent=tuple(pool.names[m] for m in np.setdiff1d(np.arange(len(pool.names)), ids[stay])) if own and pool.names else (),
         )
 
     federation = transformed(ids)

@@ -17,11 +17,15 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 class Split(Spec):
-    """What decides which of a client's rows are for testing, instead of chance: one column of the table."""
+    """What decides which of a client's rows are for testing, instead of chance: one column of the table.
+
+    The mean gain over clients needs no rows that are independent; the error of a single client's gain counts its rows as if they were.
+    """
 
     by: Annotated[str | None, Field(description="column, as of patients: a client's rows with the same value stay together")] = None
     time: Annotated[
-        str | None, Field(description="column of numbers or dates: a client trains on early rows and is tested on late ones")
+        str | None,
+        Field(description="column of numbers or dates: a client trains on early rows, and late ones test; equal times stay together"),
     ] = None
 
     @model_validator(mode="after")

@@ -139,7 +139,7 @@ def _over_seeds(rows: Any) -> Any:
     """Each client once: means over the seeds, the experts of all."""
     clients = rows.groupby("client_id")
     means = clients[["alone", "federated", "gain", "uplink_bytes", "downlink_bytes"]].mean()
-    same = clients[["client", "num_train", "num_test"]].first()
+    same = clients[["client"]].first().join(clients[["num_train", "num_test"]].mean().round().astype(int))
     experts = clients["expert"].agg(lambda each: "/".join(each) if each.notna().all() else None)
     return means.join(same).assign(expert=experts, seed=None).reset_index()
 
