@@ -61,6 +61,13 @@ class Results:
     def __repr__(self) -> str:
         return f"Results({str(self.directory)!r})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the final table."""
+        from scarcity_ray.report.notebook import as_html  # the one thing that results need of the report, when it is asked for
+
+        ended = inside(self.directory, "summary.json").exists()
+        return as_html(self.directory, self.summary if ended else None)
+
     @property
     def scenario(self) -> dict[str, Any]:
         """The resolved scenario, as YAML holds it."""
@@ -102,6 +109,10 @@ class Results:
     def scarcity(self) -> dict[str, Any] | None:
         """What each scarcity costs, see results.scarcity_costs; None without a report, or before its end."""
         return read_json(self._file("scarcity.json")) if inside(self.directory, "scarcity.json").exists() else None
+
+    def answer(self) -> dict[str, Any]:
+        """The run's folder and what it found, as `--json` prints it. Raises RunError before a run's end."""
+        return {"directory": self.directory, "summary": self.summary, "scarcity": self.scarcity}
 
     @property
     def rounds(self) -> pa.Table:

@@ -33,7 +33,8 @@ _Spec = TypeVar("_Spec", bound=Spec)
 class Session:
     """Plays runs one after the other, and starts Ray and the actors once for all that can share them.
 
-    Results do not depend on what was played before. Use it in a `with` block: the actors end with it. once: it plays one run, and its
+    Results do not depend on what was played before. Each start of Ray costs seconds and leaves a socket open in this process, so many runs
+    belong into one session. Use it in a `with` block: the actors end with it. once: it plays one run, and its
     actors end while the plots are drawn. After a run that failed the next one gets new actors.
     """
 

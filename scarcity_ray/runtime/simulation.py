@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -138,9 +139,13 @@ def resume(
 def _supervise(scenario: Scenario, directory: Path) -> int:
     """Returns in a child process, see `supervise`: the number of those that were killed before it."""
     try:
-        return supervise(print) if scenario.execution.ray else 0
+        return supervise(_to_stderr) if scenario.execution.ray else 0
     except ProcessLost as error:
         raise RunFailed(str(error), directory) from None
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _played(
