@@ -23,7 +23,7 @@ MOST_WORDS = 1000  # largest number of categories of one text feature; a column 
 _SOURCE = ("data", "source")
 _FACT = ("scarcity", "column")
 _SPLIT = ("data", "split")
-_INDEX = ("", "Unnamed: 0", "__index_level_0__")
+INDEX = ("", "Unnamed: 0", "__index_level_0__")
 """What pandas calls the column that numbers the rows of a table."""
 _NAMED = 5  # names in a sentence
 
@@ -151,7 +151,7 @@ def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[
     """Each feature as (text in the settings, column, power)."""
     special = {spec.label, spec.client, spec.group}
     if spec.features is None:
-        names = [name for name in schema.names if name not in special and name not in ignored and name not in _INDEX]
+        names = [name for name in schema.names if name not in special and name not in ignored and name not in INDEX]
         if not names:
             raise SpecError((*_SOURCE, "features"), None, f"the table has no column besides {', '.join(schema.names)}")
         return [(name, name, 1) for name in names]
@@ -254,7 +254,7 @@ def _complete(spec: Columns, readers: list[Reader], must: list[Reader]) -> tuple
 
 def _of_index(spec: Columns, schema: pa.Schema) -> list[str]:
     """A sentence on a column that numbers the rows, where it is left out."""
-    names = [repr(name) if name else "without a name" for name in schema.names if name in _INDEX]
+    names = [repr(name) if name else "without a name" for name in schema.names if name in INDEX]
     return [f"the column {name} numbers the rows, and is no feature" for name in names if spec.features is None]
 
 

@@ -65,7 +65,8 @@ def left_out(names: Sequence[str] | None, kept: NDArray[np.int64], clients: int,
     if not len(gone):
         return []
     named = ", ".join(str(one) if names is None else names[one] for one in gone[:_NAMED].tolist()) + (", ..." if len(gone) > _NAMED else "")
-    return [f"{len(gone):,} of {clients:,} clients hold fewer than {minimum:,} rows and are left out: {named}"]
+    hold, are = ("holds", "is") if len(gone) == 1 else ("hold", "are")
+    return [f"{len(gone):,} of {clients:,} clients {hold} fewer than {minimum:,} rows and {are} left out: {named}"]
 
 
 def of_split(field: str, name: str, column: Column, client: NDArray[np.int64], tested: NDArray[np.bool_]) -> list[str]:
