@@ -1,0 +1,54 @@
+"""The gains of many clients, from the worst to the best, with their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from markupsafe import Markup
+
+from scarcity_ray.report.page.charts.svg import WIDE, Floats, Frame, dots, number, path, polyline, spans, text
+
+MOST = 5_000
+"""Clients that are drawn one by one; more are drawn in bins."""
+
+_BINS = 240
+
+
+def ranked(gain: Floats, low: Floats, high: Floats, sure: Floats, *, label: str, zero: str, height: float = 320) -> Markup:
+    """gain, low, high, sure: `[clients]`, by rising gain. sure: 1 surely better, -1 surely worse, 0 cannot tell. Beyond MOST clients a
+    point is the mean of clients next to each other, and the band goes from the mean lower to the mean upper end of their intervals."""
+    clients = len(gain)
+    frame = Frame(WIDE, height, 52, 8, 26, 46, (0, clients), _range(gain, low, high))
+    x = frame.x(np.arange(clients) + 0.5)
+    bottom, top = np.clip(frame.y(low), 0, frame.floor), np.clip(frame.y(high), frame.top, frame.floor)
+    content = [frame.y_axis(label), frame.x_axis("clients, from the smallest gain to the largest", lambda value: f"{value:,.0f}")]
+    if clients > MOST:
+        middle, lower, upper, centre = (_binned(values) for values in (x, bottom, top, frame.y(gain)))
+        band = [*polyline(middle, lower), *(f"L{number(a)} {number(b)}" for a, b in zip(middle[::-1], upper[::-1], strict=True)), "Z"]
+        content += [path(band, "band"), path(polyline(middle, centre), "line best")]
+    else:
+        thin = " thin" if clients > 300 else ""
+        for kind, which in (("open", sure == 0), ("better", sure > 0), ("worse", sure < 0)):
+            content.append(path(spans(x[which], bottom[which], top[which]), f"span {kind}{thin}"))
+        for kind, which in (("open", sure == 0), ("better", sure > 0), ("worse", sure < 0)):
+            content.append(path(dots(x[which], frame.y(gain[which])), f"dots {kind}{thin}"))
+    content.append(frame.level(0.0, zero))
+    for kind, words, which, anchor in (("worse", "surely worse", sure < 0, None), ("better", "surely better", sure > 0, "end")):
+        if which.any():
+            edge = 0 if kind == "worse" else int(np.flatnonzero(which)[0])
+            place = frame.left + 4 if kind == "worse" else frame.end
+            content.append(text(place, frame.floor - 8, f"{int(which.sum()):,} {words}", f"note {kind}", anchor))
+            if kind == "better" and edge > 0:
+                content.append(path([f"M{number(float(frame.x(edge)))} {number(frame.floor)}v-6"], "axis"))
+    return frame.drawn(*content)
+
+
+def _range(gain: Floats, low: Floats, high: Floats) -> tuple[float, float]:
+    """Of the values and nearly all ends: a few very wide intervals would flatten the others."""
+    least, most = float(np.quantile(low, 0.01)), float(np.quantile(high, 0.99))
+    least, most = min(least, float(gain.min()), 0.0), max(most, float(gain.max()), 0.0)
+    room = 0.04 * (most - least) or 1.0
+    return least - room, most + room
+
+
+def _binned(values: Floats) -> Floats:
+    return np.array([part.mean() for part in np.array_split(values, _BINS)])

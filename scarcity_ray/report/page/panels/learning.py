@@ -1,0 +1,142 @@
+"""Learning: what the strategies reached by round and by what they had spent until then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scarcity_ray.baselines import ALONE
+from scarcity_ray.report.page.charts.lines import DASHES, Line, lines
+from scarcity_ray.report.page.charts.svg import HALF
+from scarcity_ray.report.page.facts import Facts
+from scarcity_ray.report.page.parts import Column, Figure, Panel, Table
+from scarcity_ray.report.units import duration, number, short_number, size
+
+_POINTS = 120
+"""Of a line: a pixel holds no more."""
+
+_COSTS = {
+    "bytes": ("Learning by bytes", "sent and received by a client", size),
+    "hours": ("Learning by time", "of the simulated clock", lambda value: duration(3600 * value)),
+    "joules": ("Learning by energy", "of a client", lambda value: f"{short_number(value)} J"),
+}
+
+
+def learning(facts: Facts) -> Panel:
+    """A chart by round, and one by each cost that the run counted."""
+    curves = _curves(facts)
+    if not curves:
+        return Panel("learning", "Learning")
+    shown = facts.decides
+    words = f"{shown.mean[0].upper()}{shown.mean[1:]} on test rows" + (f", a mean over {facts.seeds} seeds." if facts.seeds > 1 else ".")
+    figures = [_by_round(facts, curves)]
+    figures += [_by_cost(facts, curves, cost) for cost in _COSTS if any(curve[cost][-1] > 0 for curve in curves.values())]
+    return Panel("learning", "Learning", [words], figures)
+
+
+def _curves(facts: Facts) -> dict[str, dict[str, Any]]:
+    """Of each strategy round, value and what was spent, arrays `[evaluated rounds]`, means over the seeds that came so far."""
+    shown, clients, found = facts.decides, max(facts.summary["clients"], 1), {}
+    frame = facts.rounds.assign(bytes=facts.rounds["uplink_bytes"] + facts.rounds["downlink_bytes"])
+    for name in facts.played:
+        mine = frame[frame["strategy"] == name].sort_values(["seed", "round"])
+        if not len(mine) or facts.entries[name]["status"] == "diverged":
+            continue
+        seeds = mine.groupby("seed")
+        mine = mine.assign(
+            bytes=seeds["bytes"].cumsum() / clients,
+            joules=mine["joules"].astype(float).fillna(0.0).groupby(mine["seed"]).cumsum() / clients,
+            hours=mine["clock_seconds"].astype(float).fillna(0.0) / 3600,
+            value=shown.shape(mine[shown.metric.column].astype(float)),
+        )
+        mean = mine[np.isfinite(mine["value"])].groupby("round")[["value", "bytes", "hours", "joules"]].mean()
+        if len(mean):
+            kept = np.unique(np.linspace(0, len(mean) - 1, min(len(mean), _POINTS)).round().astype(int))
+            found[name] = {"round": mean.index.to_numpy()[kept].astype(float)} | {key: mean[key].to_numpy()[kept] for key in mean}
+    return found
+
+
+def _drawn(facts: Facts, curves: dict[str, dict[str, Any]], x: str) -> list[Line]:
+    """The lines, with dashes of their own; of many strategies only the best ones are named."""
+    strong = facts.best[:1]
+    ranked = sorted(curves, key=lambda name: curves[name]["value"][-1], reverse=facts.decides.metric.higher_is_better)
+    named = set(strong) | set(ranked[: DASHES - len(strong)])
+    others = [name for name in curves if name not in strong]
+    styles = {name: f"line-{min(place, DASHES - 1)}" for place, name in enumerate(others)} | dict.fromkeys(strong, "best")
+    return [
+        Line(
+            np.where(curves[name][x] > 0, curves[name][x], np.nan) if x != "round" else curves[name][x],
+            curves[name]["value"],
+            styles[name],
+            name,
+        )
+        if name in named
+        else Line(curves[name][x], curves[name]["value"], styles[name])
+        for name in curves
+        if x == "round" or curves[name][x][-1] > 0
+    ]
+
+
+def _by_round(facts: Facts, curves: dict[str, dict[str, Any]]) -> Figure:
+    drawn = _drawn(facts, curves, "round")
+    chart = lines(
+        drawn,
+        x_label="round",
+        y_label=facts.decides.short,
+        level=_alone(facts),
+        x_words=lambda value: f"{value:,.0f}",
+        y_range=_range(facts, curves),
+    )
+    reached = ", ".join(f"{name} {number(float(curve['value'][-1]))}" for name, curve in curves.items())
+    return Figure("by-round", "Learning by round", f"At the end: {reached}.", chart, _table(curves), 250, HALF)
+
+
+def _by_cost(facts: Facts, curves: dict[str, dict[str, Any]], cost: str) -> Figure:
+    title, label, words = _COSTS[cost]
+    drawn = _drawn(facts, curves, cost)
+    chart = lines(
+        drawn,
+        x_label=label,
+        y_label=facts.decides.short,
+        x_log=True,
+        level=_alone(facts),
+        x_words=lambda value: _short(words(value)),
+        y_range=_range(facts, curves),
+    )
+    spent = ", ".join(f"{name} {words(float(curve[cost][-1]))}" for name, curve in curves.items() if curve[cost][-1] > 0)
+    columns = [Column("strategy", True), Column("spent"), Column("reached")]
+    rows = [[name, words(float(curve[cost][-1])), number(float(curve["value"][-1]))] for name, curve in curves.items()]
+    return Figure(f"by-{cost}", title, f"Spent in all: {spent}.", chart, Table(f"{title}, at the end", columns, rows), 250, HALF)
+
+
+def _table(curves: dict[str, dict[str, Any]]) -> Table:
+    """The values at up to a dozen of the rounds."""
+    rounds = sorted({int(one) for curve in curves.values() for one in curve["round"]})
+    kept = [rounds[place] for place in np.unique(np.linspace(0, len(rounds) - 1, min(len(rounds), 12)).round().astype(int))]
+    values = {name: dict(zip(curve["round"].astype(int).tolist(), curve["value"].tolist(), strict=True)) for name, curve in curves.items()}
+    rows = [[f"{one:,}", *(number(found.get(one)) for found in values.values())] for one in kept]
+    return Table("By round", [Column("round"), *map(Column, values)], rows)
+
+
+def _range(facts: Facts, curves: dict[str, dict[str, Any]]) -> tuple[float, float]:
+    """From the worst to the best value; where less is better, high first rounds are cut off so that the rest can be told apart."""
+    values = np.concatenate([curve["value"] for curve in curves.values()])
+    if (alone := _alone(facts)) is not None:
+        values = np.append(values, alone[0])
+    low, high = float(values.min()), float(values.max())
+    if not facts.decides.metric.higher_is_better and len(values) > 8:
+        last = max(float(curve["value"][-1]) for curve in curves.values())
+        high = min(high, low + 3 * (max(last, alone[0] if alone else last) - low) or high)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def _alone(facts: Facts) -> tuple[float, str] | None:
+    value = (facts.entries.get(ALONE) or {}).get(facts.decides.key)
+    return None if value is None or not np.isfinite(value) else (float(value), "each client alone")
+
+
+def _short(words: str) -> str:
+    """An amount on an axis: `10 KB`, not `10.0 KB`."""
+    return words.replace(".0 ", " ")

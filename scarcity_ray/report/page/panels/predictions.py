@@ -1,0 +1,172 @@
+"""How good the predictions are: telling rows apart (discrimination), meaning what they say (calibration), and being worth acting on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scarcity_ray.core.metrics import HIGH, LOW, POOLED
+from scarcity_ray.report.final_table import marked
+from scarcity_ray.report.page.charts.lines import Line, lines
+from scarcity_ray.report.page.charts.svg import HALF
+from scarcity_ray.report.page.facts import Facts
+from scarcity_ray.report.page.parts import Column, Figure, Panel, Part, Table
+from scarcity_ray.report.units import number
+
+_BINS = 10
+_THRESHOLDS = np.arange(1, 100) / 100
+
+_MEASURES = {
+    "test_auc": "AUC",
+    "test_brier": "Brier score",
+    "test_calibration_slope": "calibration slope",
+    "test_calibration_in_the_large": "calibration in the large",
+    "test_calibration_error": "calibration error",
+    "test_loss": "log loss",
+    "test_mae": "MAE",
+    "test_r2": "R2",
+}
+
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def predictions(facts: Facts) -> Panel:
+    """The table for all strategies, and the curves of the one of the verdict."""
+    parts: list[Part] = [figure for figure in _figures(facts) if figure is not None]
+    table = _table(facts)
+    words = ["Over all test rows of all clients."]
+    if facts.summary["task"] == "classification":
+        words[0] += (
+            " Discrimination (AUC) says how well the rows of a class are told from the others: 0.5 is chance, 1 is perfect. Calibration says "
+            "whether a probability of 30 % comes true in 30 % of cases: its slope is best at 1, its error at 0. "
+        )
+    if any("net_benefit" in column.head or "net benefit" in column.head for column in table.columns):
+        words[0] += "Net benefit counts true alarms, less false ones by the weight that the threshold gives them."
+    return Panel("predictions", "How good the predictions are", words, [*parts, table])
+
+
+def _table(facts: Facts) -> Table:
+    entries = {name: entry for name, entry in facts.entries.items() if entry["status"] != "diverged"}
+    heads = {key: words for key, words in _MEASURES.items() if any(entry.get(f"{key}{POOLED}") is not None for entry in entries.values())}
+    if facts.summary["task"] == "regression":
+        heads = {"rmse": "RMSE", **{key: words for key, words in heads.items() if key != "test_loss"}}
+    benefits = [
+        key.removesuffix(POOLED) for key in next(iter(entries.values())) if key.startswith("test_net_benefit_at") and key.endswith(POOLED)
+    ]
+    heads |= {key: f"net benefit at {_threshold(key):g}" for key in benefits}
+    rows = [[marked(name, entry), *(_cell(entry, key) for key in heads)] for name, entry in entries.items()]
+    strong = [place for place, name in enumerate(entries) if name in facts.best]
+    note = "AUC with its 95 % interval over rows." if "test_auc" in heads else ""
+    return Table("Measures over all test rows", [Column("strategy", True), *map(Column, heads.values())], rows, strong, note)
+
+
+def _cell(entry: Mapping[str, Any], key: str) -> str:
+    low, high = entry.get(f"{key}{LOW}"), entry.get(f"{key}{HIGH}")
+    ends = f" ({number(low)} to {number(high)})" if low is not None and high is not None else ""
+    return f"{number(entry.get(f'{key}{POOLED}'))}{ends}"
+
+
+def _threshold(key: str) -> float:
+    return float(key.rpartition("_at_")[2].replace("_", "."))
+
+
+def _figures(facts: Facts) -> list[Figure | None]:
+    """Calibration and net benefit, from the answers where the run kept them."""
+    if facts.summary["task"] != "classification" or facts.clients is None:
+        return []
+    name = facts.clients.strategy
+    answers = _binary_answers(facts, name)
+    if answers is None:
+        return [_of_confidence(facts, name)]
+    p, y = answers
+    bins = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    rows = np.bincount(bins, minlength=_BINS).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        said, came = (np.bincount(bins, values, minlength=_BINS) / rows for values in (p, y))
+    return [_reliability(name, said, came, rows, "predicted probability", "share that came true"), _net_benefit(name, p, y)]
+
+
+def _binary_answers(facts: Facts, name: str) -> tuple[Floats, Floats] | None:
+    """Of each kept answer of a strategy with two classes the probability of the positive class, and whether it is true, `[rows]`."""
+    table = facts.predictions
+    if table is None or "p_1" not in table.column_names or "p_2" in table.column_names:
+        return None
+    positive = _positive(facts, name)
+    rows = table.filter(np.asarray(table["strategy"]) == name)
+    if positive is None or not len(rows):
+        return None
+    p = np.asarray(rows[f"p_{positive}"].to_numpy(zero_copy_only=False), dtype=np.float64)
+    y = np.asarray(rows["y"].to_numpy() == positive, dtype=np.float64)
+    known = np.isfinite(p)
+    return (p[known], y[known]) if known.any() else None
+
+
+def _positive(facts: Facts, name: str) -> int | None:
+    """The place of the positive class of two; None where its label is not known here."""
+    label = (facts.scenario.get("evaluation") or {}).get("positive")
+    if label is None:
+        return 1
+    labels: list[Any] = ["0", "1"]
+    for model in facts.results.models:
+        encoding = facts.results.metadata(model).get("encoding")
+        classes = (encoding if isinstance(encoding, dict) else json.loads(encoding or "{}")).get("classes")
+        labels = classes or labels
+        break
+    places = [place for place, one in enumerate(labels) if str(one).casefold() == str(label).casefold()]
+    return places[0] if len(places) == 1 else None
+
+
+def _of_confidence(facts: Facts, name: str) -> Figure | None:
+    """Calibration of the most probable class, as an ensemble's entry in the summary has it; of the first seed."""
+    entry = facts.entries[name]
+    found = (next(iter(entry["seeds"].values())) if "seeds" in entry else entry).get("calibration") or {}
+    if "rows" not in found:
+        return None
+    said, came = (
+        np.array([math.nan if value is None else value for value in found[key]], dtype=float) for key in ("confidence", "accuracy")
+    )
+    return _reliability(name, said, came, np.array(found["rows"], dtype=float), "probability of the class named", "share that was right")
+
+
+def _reliability(name: str, said: Floats, came: Floats, rows: Floats, x_label: str, y_label: str) -> Figure:
+    filled = rows > 0
+    drawn = [
+        Line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "reference", "ideal"),
+        Line(said[filled], came[filled], "best", name if len(name) <= 12 else "", marked=True),
+    ]
+    chart = lines(drawn, x_label=x_label, y_label=y_label, x_range=(0, 1), y_range=(0, 1))
+    error = float((rows[filled] * np.abs(said - came)[filled]).sum() / rows.sum())
+    cells = [[number(a), number(b), f"{c:,.0f}"] for a, b, c in zip(said[filled], came[filled], rows[filled], strict=True)]
+    table = Table("Calibration by tenths of the probability", [Column(x_label), Column(y_label), Column("rows")], cells)
+    description = f"What {name} said against what came true. On average they are {number(error)} apart; on the line they are equal."
+    return Figure("calibration", "Calibration", description, chart, table, 250, HALF)
+
+
+def _net_benefit(name: str, p: Floats, y: Floats) -> Figure:
+    """The decision curve (Vickers and Elkin, 2006) beside acting on all rows and on none."""
+    odds, share = _THRESHOLDS / (1 - _THRESHOLDS), float(y.mean())
+    flagged = p[:, None] >= _THRESHOLDS[None] - 1e-12
+    model = (flagged * y[:, None]).mean(0) - odds * (flagged * (1 - y)[:, None]).mean(0)
+    everybody = share - odds * (1 - share)
+    kept = min(0.99, max(0.3, 1.6 * share)) >= _THRESHOLDS
+    x = _THRESHOLDS[kept]
+    top = max(share, float(model[kept].max())) * 1.1 or 0.1
+    drawn = [
+        Line(x, everybody[kept], "line-0", "act on all"),
+        Line(x, np.zeros(kept.sum()), "line-1", "act on none"),
+        Line(x, model[kept], "best", name if len(name) <= 12 else "the model"),
+    ]
+    chart = lines(
+        drawn, x_label="threshold of the probability", y_label="net benefit", x_range=(0, float(x[-1])), y_range=(-0.25 * top, top)
+    )
+    told = [place for place in range(len(x)) if (place + 1) % 5 == 0]
+    cells = [[f"{x[place]:.2f}", *(number(float(curve[place])) for curve in (model, everybody)), "0"] for place in told]
+    columns = [Column("threshold"), Column(name), Column("act on all"), Column("act on none")]
+    better = x[(model[kept] > np.maximum(everybody[kept], 0) + 1e-4)]
+    where = f"It is above both from {better[0]:.2f} to {better[-1]:.2f}." if len(better) else "It is nowhere clearly above both."
+    description = f"What acting on the predictions of {name} is worth, in true alarms a row, beside acting on every row or on none. {where}"
+    return Figure("net-benefit", "Net benefit", description, chart, Table("Net benefit by threshold", columns, cells), 250, HALF)
