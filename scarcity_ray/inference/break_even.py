@@ -61,7 +61,7 @@ def _fieller(a: float, b: float, covariance: np.ndarray[tuple[int, ...], np.dtyp
     """The x for which a + b x is not surely other than 0: between the roots of (a + b x)^2 = t^2 var(a + b x). b is surely not 0."""
     c2, c1, c0 = b**2 - t**2 * covariance[1, 1], a * b - t**2 * covariance[0, 1], a**2 - t**2 * covariance[0, 0]
     root = math.sqrt(max(c1**2 - c2 * c0, 0.0))
-    return (-c1 - root) / c2, (-c1 + root) / c2
+    return float((-c1 - root) / c2), float((-c1 + root) / c2)
 
 
 def _rows(x: float) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.panels.answer import answer_of
@@ -74,6 +74,7 @@ def _rendered(facts: Facts, panels: list[Panel]) -> str:
     environment = Environment(
         loader=PackageLoader("scarcity_ray.report.page", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["spelled"] = spelled
     return environment.get_template("page.html.j2").render(
         head=answer_of(facts),
         panels=panels,
@@ -97,6 +98,12 @@ def in_script(value: Any) -> str:
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
+
+
+def spelled(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    pieces = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(one) if place % 2 else escape(one) for place, one in enumerate(pieces))
 
 
 def _hash(text: str) -> str:

@@ -13,10 +13,11 @@ from scarcity_ray.report.page.charts.svg import WIDE
 
 @dataclass(frozen=True)
 class Column:
-    """words: whether its cells are words, at the left, and not numbers, at the right."""
+    """words: whether its cells are words, at the left, and not numbers, at the right. code: whether they are for machines."""
 
     head: str
     words: bool = False
+    code: bool = False
 
 
 @dataclass(frozen=True)

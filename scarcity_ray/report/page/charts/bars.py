@@ -5,29 +5,30 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 
-from scarcity_ray.report.page.charts.svg import WIDE, Floats, Frame, element, number, padded, path, text
+from scarcity_ray.report.page.charts.svg import LETTER, WIDE, Floats, Frame, element, number, padded, path, text
+
+HEIGHT = 304.0
+"""Of the chart, in pixels."""
+
+_BELOW = 124.0
+"""Pixels below the bars: the axis, and two intervals with their names."""
 
 
-def spread(gains: Floats, mean: tuple[float, float, float], following: tuple[float, float], *, label: str, bins: int = 40) -> Markup:
-    """A histogram of gains `[clients]`, and below it two intervals. mean: mean, low, high. following: low and high of the next client."""
-    low, high = padded(gains, *mean, *following, 0.0, share=0.03)
-    counts, edges = np.histogram(gains, bins=min(bins, max(8, int(2 * np.sqrt(len(gains))))), range=(low, high))
-    frame = Frame(WIDE, 290, 52, 12, 26, 110, (low, high), (0, float(max(counts.max(), 1))))
+def spread(gains: Floats, mean: tuple[float, float], following: tuple[float, float], *, label: str, most: int = 40) -> Markup:
+    """A histogram of gains `[clients]`, with at most so many bars, and below it two intervals: of the mean, and of the next client's gain."""
+    counts, edges = np.histogram(gains, bins=min(most, max(6, int(2 * np.sqrt(len(gains))))))
+    frame = Frame(WIDE, HEIGHT, 52, 12, 26, _BELOW, padded(gains, *mean, *following, 0.0, share=0.03), (0, float(counts.max())))
     content = [frame.y_axis("clients", lambda value: f"{value:,.0f}" if value == round(value) else "")]
     for count, left, right in zip(counts, frame.x(edges[:-1]), frame.x(edges[1:]), strict=True):
         if count:
             top = float(frame.y(count))
             content.append(element("rect", x=left + 0.5, y=top, width=float(right - left - 1), height=frame.floor - top, class_="bar"))
-    rows = (("mean of all clients", (mean[1], mean[2]), frame.floor + 56), ("the next client", following, frame.floor + 84))
-    axis = Frame(WIDE, 290, 52, 12, 26, 110, (low, high), (0, 1))
-    content.append(axis.x_axis(label))
-    zero = float(frame.x(0.0))
-    content.append(path([f"M{number(zero)} {number(frame.top)}V{number(frame.height - 14)}"], "zero"))
-    for words, (first, last), y in rows:
-        ends = [float(frame.x(end)) for end in (first, last)]
-        content.append(
-            path([f"M{number(ends[0])} {number(y)}H{number(ends[1])}m0 -4v8M{number(ends[0])} {number(y - 4)}v8"], "span better")
-        )
-        beside = ends[1] + 8 + 6.6 * len(words) < frame.end
-        content.append(text(ends[1] + 8 if beside else ends[0] - 8, y + 4, words, "name", None if beside else "end"))
-    return frame.drawn(*content)
+    content.append(frame.x_axis(label))
+    content.append(path([f"M{number(float(frame.x(0.0)))} {number(frame.top)}V{number(HEIGHT - 14)}"], "zero"))
+    for place, (words, ends) in enumerate((("mean of all clients", mean), ("the next client", following))):
+        y = frame.floor + 64 + 34 * place
+        start, stop = (float(frame.x(end)) for end in ends)
+        stops = "".join(f"M{number(end)} {number(y - 4)}v8" for end in (start, stop))
+        content.append(path([f"M{number(start)} {number(y)}H{number(stop)}", stops], "span better"))
+        content.append(text(min(start, frame.end - LETTER * len(words)), y - 9, words, "name"))
+    return Markup("").join(content)

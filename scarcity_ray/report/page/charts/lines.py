@@ -49,16 +49,14 @@ def lines(
     frame = Frame(width, height, 46, min(right, 0.42 * width), 26, 46, x_range, y_range, x_log)
     content = [frame.y_axis(y_label), frame.x_axis(x_label, x_words)]
     if level is not None:
-        content.append(frame.level(level[0], class_="reference"))
-        place = float(frame.y(level[0]))
-        content.append(text(frame.left + 4, place - 5, level[1], "tick"))
+        content.append(frame.level(*level, class_="reference"))
     named = [one for one in drawn if one.said and np.isfinite(one.y).any()]
     ends = [float(frame.y(np.clip(one.y[np.isfinite(one.y)][-1], *frame.y_range))) for one in named]
     for one in sorted(drawn, key=lambda each: each.style == "best"):
-        x, y = frame.x(one.x), frame.y(np.clip(one.y, *frame.y_range))
-        content.append(path(polyline(x, y), f"line {one.style}"))
+        x, y = frame.x(one.x), frame.y(one.y)
+        content.append(frame.clipped(path(polyline(x, y), f"line {one.style}")))
         if one.marked or np.isfinite(one.y).sum() < 3:
             content.append(path(dots(x[np.isfinite(y)], y[np.isfinite(y)]), f"points {one.style}"))
     for one, place in zip(named, apart(ends, 15), strict=True):
         content.append(text(frame.end + 6, place + 4, one.said, f"name {'strong accent' if one.style == 'best' else ''}".strip()))
-    return frame.drawn(*content)
+    return Markup("").join(content)

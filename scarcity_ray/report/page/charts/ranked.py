@@ -32,14 +32,13 @@ def ranked(gain: Floats, low: Floats, high: Floats, sure: Floats, *, label: str,
         for kind, which in (("open", sure == 0), ("better", sure > 0), ("worse", sure < 0)):
             content.append(path(dots(x[which], frame.y(gain[which])), f"dots {kind}{thin}"))
     content.append(frame.level(0.0, zero))
-    for kind, words, which, anchor in (("worse", "surely worse", sure < 0, None), ("better", "surely better", sure > 0, "end")):
+    for kind, words, which, place, anchor in (
+        ("worse", "surely worse", sure < 0, frame.left + 4, None),
+        ("better", "surely better", sure > 0, frame.end, "end"),
+    ):
         if which.any():
-            edge = 0 if kind == "worse" else int(np.flatnonzero(which)[0])
-            place = frame.left + 4 if kind == "worse" else frame.end
             content.append(text(place, frame.floor - 8, f"{int(which.sum()):,} {words}", f"note {kind}", anchor))
-            if kind == "better" and edge > 0:
-                content.append(path([f"M{number(float(frame.x(edge)))} {number(frame.floor)}v-6"], "axis"))
-    return frame.drawn(*content)
+    return Markup("").join(content)
 
 
 def _range(gain: Floats, low: Floats, high: Floats) -> tuple[float, float]:

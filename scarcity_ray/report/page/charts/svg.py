@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from scarcity_ray.report.page.charts.ticks import Ticks, linear_ticks, log_ticks
 
-WIDE, HALF = 720, 350
+WIDE, HALF = 720, 344
 """Widths of a chart, in CSS pixels: of the whole column, and of one of two side by side."""
 
-LETTER = 6.6
-"""About the width of a letter, in pixels."""
+LETTER = 7.4
+"""About the width of a letter of a chart, in pixels, in a wide font."""
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def element(name: str, *content: str, **attributes: str | float | None) -> Marku
 
 def number(value: float) -> str:
     """A coordinate with one decimal at most: a tenth of a pixel is enough, and a page of thousands of points stays small."""
-    return f"{value:.1f}".removesuffix(".0").replace("-0.", "-.") if value else "0"
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def text(x: float, y: float, words: str, class_: str | None = None, anchor: str | None = None) -> Markup:
@@ -118,17 +118,20 @@ class Frame:
         line = path([f"M{number(self.left)} {number(self.floor)}H{number(self.end)}"], "axis")
         return Markup("").join([line, *labels, text(self.end, self.floor + 36, label, "label", "end")])
 
+    def clipped(self, *content: Markup) -> Markup:
+        """What of some content lies in the field, with room for half a line at its edges."""
+        x, y = self.left - 5, self.top - 5
+        width, height = self.end - self.left + 10, self.floor - self.top + 10
+        box = " ".join(number(float(one)) for one in (x, y, width, height))
+        return element("svg", *content, x=float(x), y=float(y), width=float(width), height=float(height), viewBox=box)
+
     def level(self, value: float, words: str = "", class_: str = "zero") -> Markup:
-        """A horizontal line at a value, with words at its right end; nothing where it lies outside."""
+        """A horizontal line at a value, with words above its left end; nothing where it lies outside."""
         if not min(self.y_range) <= value <= max(self.y_range):
             return Markup("")
         height = float(self.y(value))
         line = path([f"M{number(self.left)} {number(height)}H{number(self.end)}"], class_)
-        return line + (text(self.end, height - 5, words, "tick", "end") if words else Markup(""))
-
-    def drawn(self, *content: Markup) -> Markup:
-        """The whole chart, without the element around it."""
-        return Markup("").join(content)
+        return line + (text(self.left + 4, height - 5, words, "tick") if words else Markup(""))
 
 
 def _labels(ticks: Ticks, words: Callable[[float], str] | None) -> list[str]:

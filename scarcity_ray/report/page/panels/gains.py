@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from scarcity_ray.inference.break_even import BreakEven, break_even
+from scarcity_ray.inference.break_even import FEWEST, BreakEven, break_even
 from scarcity_ray.report.page.charts.against import SizeGroup, against_rows
 from scarcity_ray.report.page.charts.intervals import Estimate, forest
 from scarcity_ray.report.page.charts.ranked import MOST, ranked
@@ -120,14 +120,13 @@ def _against_rows(facts: Facts, report: ClientReport) -> Figure | None:
     rows, gain = facts.column("num_train"), facts.column("measured_gain")
     known = (rows > 0) & np.isfinite(gain)
     rows, gain = rows[known], gain[known]
-    if len(np.unique(rows)) < 2:
+    if len(np.unique(rows)) < 3:
         return None
     groups, margin = _groups(rows, gain), float(facts.summary.get("margin") or 0.0)
     found = break_even(rows, gain, margin=margin)
-    crosses = found is not None and rows.min() <= found.rows <= rows.max()
     line = None if found is None else (found.at_fewest, found.at_most)
-    words = in_words(found, int(rows.min()), int(rows.max()), margin)
-    even = found.rows if found is not None and crosses else None
+    words = in_words(found, rows, margin)
+    even = found.rows if found is not None and _told(found, rows) else None
     chart = against_rows(rows, gain, groups, line, even, label=f"measured gain in {report.shown.short}", zero="no gain")
     cells = [
         [
@@ -149,23 +148,33 @@ def _against_rows(facts: Facts, report: ClientReport) -> Figure | None:
     return Figure("gain-by-rows", "Gain against training rows, and the break-even size", f"{words} {drawn}", chart, table, 320, note=note)
 
 
-def in_words(found: BreakEven | None, fewest: int, most: int, margin: float = 0.0) -> str:
-    """Whether gains depend on rows, and at how many rows they end. fewest, most: rows of a client."""
+def in_words(found: BreakEven | None, rows: Floats, margin: float = 0.0) -> str:
+    """Whether gains depend on rows, and at how many rows they end. rows: `[clients]`, training rows."""
     if found is None:
-        return "There are too few clients, or sizes of clients, to tell how gains depend on rows."
+        return "There are too few clients to tell how gains depend on rows."
+    fewest, most = float(rows.min()), float(rows.max())
     beyond = f"the margin of {number(margin)}" if margin else "0"
+    ends = f"{signed(found.slope_low)} to {signed(found.slope_high)}"
     if math.isnan(found.rows):
-        ends = f"{signed(found.slope_low)} to {signed(found.slope_high)}"
         return f"Gains do not surely depend on the number of rows: twice the rows add {signed(found.slope)} (95 % interval {ends})."
-    slope = f"Twice the rows add {signed(found.slope)} to the gain (95 % interval {signed(found.slope_low)} to {signed(found.slope_high)})."
+    slope = f"Twice the rows add {signed(found.slope)} to the gain (95 % interval {ends})."
     if not fewest <= found.rows <= most:
         side = "above" if found.at_fewest > margin else "below"
-        return f"{slope} The line stays {side} {beyond} at all sizes that occur, from {fewest:,} to {most:,} rows: there is no break-even size."
-    low = f"fewer than {fewest:,}" if found.low < fewest else f"{found.low:,.0f}"
-    high = f"more than {most:,}" if found.high > most else f"{found.high:,.0f}"
+        return f"{slope} The line stays {side} {beyond} from {fewest:,.0f} to {most:,.0f} rows: no size that occurs breaks even."
+    at = f"about {found.rows:,.0f} training rows"
+    if not _told(found, rows):
+        few = int(min((rows < found.rows).sum(), (rows > found.rows).sum()))
+        side = "larger" if (rows > found.rows).sum() == few else "smaller"
+        return f"{slope} The line reaches {beyond} at {at}, but {count(few, 'client')} only are {side}: too few to tell whether there is a break-even size."
+    low = f"fewer than {fewest:,.0f}" if found.low < fewest else f"{found.low:,.0f}"
+    high = f"more than {most:,.0f}" if found.high > most else f"{found.high:,.0f}"
     who = "smaller clients gain" if found.slope < 0 else "larger clients gain"
-    at = f"about {found.rows:,.0f} training rows (95 % interval {low} to {high})"
-    return f"The mean gain is {beyond} at {at}: {who} from the others, the rest do not. {slope}"
+    return f"The mean gain is {beyond} at {at} (95 % interval {low} to {high}): {who} from the others, the rest do not. {slope}"
+
+
+def _told(found: BreakEven, rows: Floats) -> bool:
+    """Whether the line breaks even among the clients, and not beyond most of them: a line says little where nobody is."""
+    return bool(min((rows < found.rows).sum(), (rows > found.rows).sum()) >= FEWEST)
 
 
 def _groups(rows: Floats, gain: Floats) -> Sequence[SizeGroup]:

@@ -17,7 +17,7 @@ _POINTS = 120
 """Of a line: a pixel holds no more."""
 
 _COSTS = {
-    "bytes": ("Learning by bytes", "sent and received by a client", size),
+    "bytes": ("Learning by bytes", "sent and received by a client", lambda kilobytes: size(1024 * kilobytes)),
     "hours": ("Learning by time", "of the simulated clock", lambda value: duration(3600 * value)),
     "joules": ("Learning by energy", "of a client", lambda value: f"{short_number(value)} J"),
 }
@@ -36,7 +36,7 @@ def learning(facts: Facts) -> Panel:
 
 
 def _curves(facts: Facts) -> dict[str, dict[str, Any]]:
-    """Of each strategy round, value and what was spent, arrays `[evaluated rounds]`, means over the seeds that came so far."""
+    """Of each strategy round, value and what was spent (kilobytes, hours, joules), arrays `[evaluated rounds]`, means over the seeds that came so far."""
     shown, clients, found = facts.decides, max(facts.summary["clients"], 1), {}
     frame = facts.rounds.assign(bytes=facts.rounds["uplink_bytes"] + facts.rounds["downlink_bytes"])
     for name in facts.played:
@@ -45,7 +45,7 @@ def _curves(facts: Facts) -> dict[str, dict[str, Any]]:
             continue
         seeds = mine.groupby("seed")
         mine = mine.assign(
-            bytes=seeds["bytes"].cumsum() / clients,
+            bytes=seeds["bytes"].cumsum() / clients / 1024,
             joules=mine["joules"].astype(float).fillna(0.0).groupby(mine["seed"]).cumsum() / clients,
             hours=mine["clock_seconds"].astype(float).fillna(0.0) / 3600,
             value=shown.shape(mine[shown.metric.column].astype(float)),

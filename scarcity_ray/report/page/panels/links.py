@@ -21,7 +21,7 @@ def links(facts: Facts) -> Panel:
         [
             name,
             *(size(facts.entries[name][f"{way}link_bytes_per_client"]) for way in ("up", "down")),
-            *(duration(8 * count / speed) for speed in SPEEDS.values()),
+            *(_time(8 * count / speed) for speed in SPEEDS.values()),
         ]
         for name, count in sent.items()
     ]
@@ -33,3 +33,7 @@ def links(facts: Facts) -> Panel:
     )
     table = Table("Time on a link, of all messages of a client", [Column("strategy", True), *map(Column, heads)], rows, strong)
     return Panel("links", title, [words], [Links(table, list(sent.values()))])
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 0.1 else "under 0.1 s"

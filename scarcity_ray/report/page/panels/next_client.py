@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scarcity_ray.report.page.charts.bars import spread
+from scarcity_ray.report.page.charts.bars import HEIGHT, spread
 from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.parts import Column, Figure, Panel, Table
 from scarcity_ray.report.units import signed
@@ -29,11 +29,11 @@ def next_client(facts: Facts) -> Panel:
         else "it may gain too"
     )
     words = f"One more client of the same population gains {signed(low)} to {signed(high)} in {report.shown.short} (95 %): {tail}."
-    chart = spread(values, (gain["mean"], gain["low"], gain["high"]), (low, high), label=f"gain in {report.shown.short}")
+    chart = spread(values, (gain["low"], gain["high"]), (low, high), label=f"gain in {report.shown.short}")
     quantiles = [(f"{share:.0%} of clients gain less than", float(np.quantile(values, share))) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
     rows = [[said, signed(value)] for said, value in quantiles]
     rows += [["the mean, from", signed(gain["low"])], ["the mean, to", signed(gain["high"])]]
     rows += [["the next client, from", signed(low)], ["the next client, to", signed(high)]]
     table = Table("Gains of clients, of their mean and of the next one", [Column("", True), Column("gain")], rows)
     description = "How many clients have which gain. Below: the 95 % intervals of their mean and of the next client's gain."
-    return Panel("next", title, [words], [Figure("next-client", "Gains, and the next one", description, chart, table, 290)])
+    return Panel("next", title, [words], [Figure("next-client", "Gains, and the next one", description, chart, table, HEIGHT)])

@@ -20,6 +20,9 @@ from scarcity_ray.report.units import number
 _BINS = 10
 _THRESHOLDS = np.arange(1, 100) / 100
 
+_OWN_UNIT = ("rmse", "test_mae", "test_loss")
+"""Measures in the unit of what is predicted, of any size; all others have none, and three decimals."""
+
 _MEASURES = {
     "test_auc": "AUC",
     "test_brier": "Brier score",
@@ -54,6 +57,8 @@ def _table(facts: Facts) -> Table:
     heads = {key: words for key, words in _MEASURES.items() if any(entry.get(f"{key}{POOLED}") is not None for entry in entries.values())}
     if facts.summary["task"] == "regression":
         heads = {"rmse": "RMSE", **{key: words for key, words in heads.items() if key != "test_loss"}}
+    if "test_auc" in heads and facts.decides.key != "test_loss":
+        del heads["test_loss"]  # the Brier score says much the same, and a table has so much room
     benefits = [
         key.removesuffix(POOLED) for key in next(iter(entries.values())) if key.startswith("test_net_benefit_at") and key.endswith(POOLED)
     ]
@@ -66,8 +71,9 @@ def _table(facts: Facts) -> Table:
 
 def _cell(entry: Mapping[str, Any], key: str) -> str:
     low, high = entry.get(f"{key}{LOW}"), entry.get(f"{key}{HIGH}")
-    ends = f" ({number(low)} to {number(high)})" if low is not None and high is not None else ""
-    return f"{number(entry.get(f'{key}{POOLED}'))}{ends}"
+    ends = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+    value = entry.get(f"{key}{POOLED}")
+    return number(value) if value is None or key in _OWN_UNIT or abs(value) >= 10 else f"{value:.3f}{ends}"
 
 
 def _threshold(key: str) -> float:
@@ -140,9 +146,9 @@ def _reliability(name: str, said: Floats, came: Floats, rows: Floats, x_label: s
     ]
     chart = lines(drawn, x_label=x_label, y_label=y_label, x_range=(0, 1), y_range=(0, 1))
     error = float((rows[filled] * np.abs(said - came)[filled]).sum() / rows.sum())
-    cells = [[number(a), number(b), f"{c:,.0f}"] for a, b, c in zip(said[filled], came[filled], rows[filled], strict=True)]
+    cells = [[f"{a:.3f}", f"{b:.3f}", f"{c:,.0f}"] for a, b, c in zip(said[filled], came[filled], rows[filled], strict=True)]
     table = Table("Calibration by tenths of the probability", [Column(x_label), Column(y_label), Column("rows")], cells)
-    description = f"What {name} said against what came true. On average they are {number(error)} apart; on the line they are equal."
+    description = f"What {name} said against what came true. On average they are {error:.3f} apart; on the line they are equal."
     return Figure("calibration", "Calibration", description, chart, table, 250, HALF)
 
 

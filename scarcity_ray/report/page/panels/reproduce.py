@@ -26,8 +26,8 @@ def reproduce(facts: Facts) -> Panel:
     hashes = [[name, entry["status"], entry["result_hash"] or "-"] for name, entry in facts.entries.items()]
     parts: list[Part] = [
         Code("Commands", commands),
-        Table("Result hashes", [Column("strategy", True), Column("status", True), Column("SHA-256", True)], hashes),
-        Table("What results depend on", [Column("", True), Column("", True)], _depends(facts)),
+        Table("Result hashes", [Column("strategy", True), Column("status", True), Column("SHA-256", True, code=True)], hashes),
+        Table("What results depend on", [Column("what", True), Column("here", True)], _depends(facts)),
     ]
     text = plain_yaml.write(facts.scenario)
     if len(text) <= _MOST:

@@ -76,7 +76,7 @@ def _table(facts: Facts) -> Table:
 def _cell(entry: dict[str, object] | object, key: str) -> str:
     assert isinstance(entry, dict)
     spread = entry.get("std", {}).get(key)
-    return number(entry.get(key)) + (f" ± {number(spread)}" if spread is not None and spread == spread else "")
+    return number(entry.get(key)) + (f" ± {spread:.2g}" if spread is not None and spread == spread else "")
 
 
 def _mark(gain: dict[str, float | None]) -> str:
