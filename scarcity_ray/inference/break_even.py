@@ -34,8 +34,8 @@ def break_even(rows: ArrayLike, gains: ArrayLike, *, margin: float = 0.0, level:
     """The line by least squares through clients' gains over the binary logarithm of their rows, and where it is at the margin.
 
     rows, gains: `[clients]`, training rows (those without any are left out) and gains measured on a client's own test rows; a gain that is
-    pulled to the mean of all would make the line too flat. Errors are those of HC3 (MacKinnon and White, Journal of Econometrics 29, 1985), as
-    small clients' gains scatter more; the interval of the crossing is Fieller's (Journal of the Royal Statistical Society B 16, 1954),
+    pulled to the mean of all would make the line too flat. Errors are those of HC3 (MacKinnon and White, Journal of Econometrics 29, 1985),
+    as small clients' gains scatter more; the interval of the crossing is Fieller's (Journal of the Royal Statistical Society B 16, 1954),
     with Student's t. None for fewer than ten clients or three sizes.
     """
     size, gain = np.asarray(rows, dtype=np.float64), np.asarray(gains, dtype=np.float64)
@@ -53,8 +53,8 @@ def break_even(rows: ArrayLike, gains: ArrayLike, *, margin: float = 0.0, level:
     half = t * math.sqrt(covariance[1, 1])
     low, high = _fieller(float(a), float(b), covariance, t) if abs(b) > half else (math.nan, math.nan)
     crossing = -float(a) / float(b) if math.isfinite(low) else math.nan
-    ends = [float(margin + a + b * place) for place in (x.min(), x.max())]
-    return BreakEven(float(b), float(b - half), float(b + half), *ends, _rows(crossing), _rows(low), _rows(high))
+    first, last = (float(margin + a + b * place) for place in (x.min(), x.max()))
+    return BreakEven(float(b), float(b - half), float(b + half), first, last, _rows(crossing), _rows(low), _rows(high))
 
 
 def _fieller(a: float, b: float, covariance: np.ndarray[tuple[int, ...], np.dtype[np.float64]], t: float) -> tuple[float, float]:

@@ -18,8 +18,8 @@ from scarcity_ray.report.page.panels.answer import answer_of
 from scarcity_ray.report.page.panels.costs import costs
 from scarcity_ray.report.page.panels.experts import experts
 from scarcity_ray.report.page.panels.gains import gains
-from scarcity_ray.report.page.panels.leaves import leaves
 from scarcity_ray.report.page.panels.learning import learning
+from scarcity_ray.report.page.panels.leaves import leaves
 from scarcity_ray.report.page.panels.limits import limits
 from scarcity_ray.report.page.panels.links import links
 from scarcity_ray.report.page.panels.next_client import next_client

@@ -34,9 +34,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart. key: unique in the page. description: what it shows, for those who do not see it too. table: the same numbers. width, height: in
-    CSS pixels. ranks: where the client of each rank stands (see `page.js`, mark): pixels of the first and of the last end, the line's
-    two ends across, and whether ranks go upwards (1) or to the right (0); empty where clients have no places."""
+    """A chart. key: unique in the page. description: what it shows, for those who do not see it too. table: the same numbers. width,
+    height: in CSS pixels. ranks: where the client of each rank stands (see `page.js`, mark): pixels of the first and of the last end, the
+    line's two ends across, and whether ranks go upwards (1) or to the right (0); empty where clients have no places."""
 
     kind: ClassVar[str] = "figure"
     key: str

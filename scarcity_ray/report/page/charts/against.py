@@ -1,4 +1,4 @@
-"""The gains of clients against their training rows: points, means of groups of like size, the line through all, and where it breaks even."""
+"""The gains of clients against their training rows: points, means of groups of like size, a line, and where it breaks even."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def against_rows(
     low, high = min([low, 0.0, *ends]), max([high, 0.0, *ends])
     room = 0.06 * (high - low) or 1.0
     first, last = float(rows.min()), float(rows.max())
-    frame = Frame(WIDE, 320, 52, 12, 26, 46, (first / 1.08, last * 1.08), (low - room, high + room), x_log=True)
+    frame = Frame(WIDE, 320, 52, 18, 26, 46, (first / 1.08, last * 1.08), (low - room, high + room), x_log=True)
     content = [frame.y_axis(label), frame.x_axis("training rows of a client")]
     if len(rows) <= MOST:
         inside = (gain >= frame.y_range[0]) & (gain <= frame.y_range[1])

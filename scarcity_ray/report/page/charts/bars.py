@@ -15,7 +15,7 @@ _BELOW = 124.0
 
 
 def spread(gains: Floats, mean: tuple[float, float], following: tuple[float, float], *, label: str, most: int = 40) -> Markup:
-    """A histogram of gains `[clients]`, with at most so many bars, and below it two intervals: of the mean, and of the next client's gain."""
+    """A histogram of gains `[clients]`, with at most so many bars, and below it the intervals of the mean and of the next client's gain."""
     counts, edges = np.histogram(gains, bins=min(most, max(6, int(2 * np.sqrt(len(gains))))))
     frame = Frame(WIDE, HEIGHT, 52, 12, 26, _BELOW, padded(gains, *mean, *following, 0.0, share=0.03), (0, float(counts.max())))
     content = [frame.y_axis("clients", lambda value: f"{value:,.0f}" if value == round(value) else "")]
@@ -24,7 +24,10 @@ def spread(gains: Floats, mean: tuple[float, float], following: tuple[float, flo
             top = float(frame.y(count))
             content.append(element("rect", x=left + 0.5, y=top, width=float(right - left - 1), height=frame.floor - top, class_="bar"))
     content.append(frame.x_axis(label))
-    content.append(path([f"M{number(float(frame.x(0.0)))} {number(frame.top)}V{number(HEIGHT - 14)}"], "zero"))
+    zero = number(float(frame.x(0.0)))
+    content.append(
+        path([f"M{zero} {number(frame.top)}V{number(frame.floor)}", f"M{zero} {number(frame.floor + 42)}V{number(HEIGHT - 14)}"], "zero")
+    )
     for place, (words, ends) in enumerate((("mean of all clients", mean), ("the next client", following))):
         y = frame.floor + 64 + 34 * place
         start, stop = (float(frame.x(end)) for end in ends)

@@ -31,23 +31,25 @@ class Estimate:
 def forest(
     estimates: Sequence[Estimate], *, label: str, zero: str, width: float = WIDE, bound: float | None = None
 ) -> tuple[float, Markup]:
-    """The height of the chart and its content. label: of the axis. zero: what is said of the line at 0. bound: no end goes beyond it."""
+    """The height of the chart and its content. label: of the axis. zero: what is said of the line at 0; without words there is none.
+    bound: no end goes beyond it."""
     left = min(12 + LETTER * max(len(one.name) for one in estimates), 0.4 * width)
     right = 16 + LETTER * max(len(one.said) for one in estimates)
     ends = [end for one in estimates for end in (one.low, one.high, one.value) if end is not None]
-    low, high = padded(ends, 0.0)
+    low, high = padded(ends, *([0.0] if zero else []))
     if bound is not None:
         low, high = max(low, -bound), min(high, bound)
     height = 30 + _LINE * len(estimates) + 46
     frame = Frame(width, height, left, right, 30, 46, (low, high), (0, 1))
     ticks = linear_ticks(low, high, most=5)
-    at_zero = float(frame.x(0.0))
     content = [
         path([f"M{number(x)} 24V{number(frame.floor)}" for x in frame.x(ticks.values)], "grid"),
-        path([f"M{number(at_zero)} 24V{number(frame.floor)}"], "zero"),
-        text(at_zero, 14, zero, "tick", "middle"),
         frame.x_axis(label),
     ]
+    if zero:
+        at_zero = float(frame.x(0.0))
+        content.append(path([f"M{number(at_zero)} 24V{number(frame.floor)}"], "zero"))
+        content.append(text(at_zero, 14, zero, "tick", "middle"))
     for place, one in enumerate(estimates):
         y = 30 + _LINE * (place + 0.5)
         content.append(text(0, y + 4, one.name, "name strong" if one.strong else "name"))

@@ -10,14 +10,18 @@ from scarcity_ray.report.page.charts.svg import WIDE, Floats, Frame, dots, numbe
 MOST = 5_000
 """Clients that are drawn one by one; more are drawn in bins."""
 
+HEIGHT = 340.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 18.0, 26.0, 46.0
+"""The chart's height and the margins of its field, in pixels."""
+
 _BINS = 240
 
 
-def ranked(gain: Floats, low: Floats, high: Floats, sure: Floats, *, label: str, zero: str, height: float = 320) -> Markup:
+def ranked(gain: Floats, low: Floats, high: Floats, sure: Floats, *, label: str, zero: str) -> Markup:
     """gain, low, high, sure: `[clients]`, by rising gain. sure: 1 surely better, -1 surely worse, 0 cannot tell. Beyond MOST clients a
     point is the mean of clients next to each other, and the band goes from the mean lower to the mean upper end of their intervals."""
     clients = len(gain)
-    frame = Frame(WIDE, height, 52, 8, 26, 46, (0, clients), _range(gain, low, high))
+    frame = Frame(WIDE, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, (0, clients), _range(gain, low, high))
     x = frame.x(np.arange(clients) + 0.5)
     bottom, top = np.clip(frame.y(low), 0, frame.floor), np.clip(frame.y(high), frame.top, frame.floor)
     content = [frame.y_axis(label), frame.x_axis("clients, from the smallest gain to the largest", lambda value: f"{value:,.0f}")]
@@ -31,7 +35,7 @@ def ranked(gain: Floats, low: Floats, high: Floats, sure: Floats, *, label: str,
             content.append(path(spans(x[which], bottom[which], top[which]), f"span {kind}{thin}"))
         for kind, which in (("open", sure == 0), ("better", sure > 0), ("worse", sure < 0)):
             content.append(path(dots(x[which], frame.y(gain[which])), f"dots {kind}{thin}"))
-    content.append(frame.level(0.0, zero))
+    content.append(frame.level(0.0, zero, below=True))
     for kind, words, which, place, anchor in (
         ("worse", "surely worse", sure < 0, frame.left + 4, None),
         ("better", "surely better", sure > 0, frame.end, "end"),
@@ -45,8 +49,8 @@ def _range(gain: Floats, low: Floats, high: Floats) -> tuple[float, float]:
     """Of the values and nearly all ends: a few very wide intervals would flatten the others."""
     least, most = float(np.quantile(low, 0.01)), float(np.quantile(high, 0.99))
     least, most = min(least, float(gain.min()), 0.0), max(most, float(gain.max()), 0.0)
-    room = 0.04 * (most - least) or 1.0
-    return least - room, most + room
+    size = most - least or 1.0
+    return least - 0.14 * size, most + 0.03 * size  # below there is room for words
 
 
 def _binned(values: Floats) -> Floats:

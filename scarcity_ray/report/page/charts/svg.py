@@ -125,13 +125,13 @@ class Frame:
         box = " ".join(number(float(one)) for one in (x, y, width, height))
         return element("svg", *content, x=float(x), y=float(y), width=float(width), height=float(height), viewBox=box)
 
-    def level(self, value: float, words: str = "", class_: str = "zero") -> Markup:
-        """A horizontal line at a value, with words above its left end; nothing where it lies outside."""
+    def level(self, value: float, words: str = "", class_: str = "zero", below: bool = False) -> Markup:
+        """A horizontal line at a value, with words above its left end, or below it; nothing where it lies outside."""
         if not min(self.y_range) <= value <= max(self.y_range):
             return Markup("")
         height = float(self.y(value))
         line = path([f"M{number(self.left)} {number(height)}H{number(self.end)}"], class_)
-        return line + (text(self.left + 4, height - 5, words, "tick") if words else Markup(""))
+        return line + (text(self.left + 4, height + (14 if below else -5), words, "tick") if words else Markup(""))
 
 
 def _labels(ticks: Ticks, words: Callable[[float], str] | None) -> list[str]:

@@ -35,4 +35,6 @@ def log_ticks(low: float, high: float, most: int = 6) -> Ticks:
             break
     else:
         values = values[:: math.ceil(len(values) / most)]
+    if len(values) < 3:  # less than a decade
+        return linear_ticks(low, high, 4)
     return Ticks(values, [f"{value:,.10g}" for value in values])

@@ -40,19 +40,16 @@ def _figure(found: Mapping[str, Any], name: str) -> Figure:
                 scale = 100.0 if shown.metric.bounded else 1.0
                 low, high = (None if cost[end] is None else scale * cost[end] for end in ("low", "high"))
                 mark = "better" if low is not None and high is not None and (low > 0 or high < 0) else "open"
-                lines.append(Estimate(f"{scarcity}, {words}", scale * cost["mean"], low, high, mark, said, quantity == "alone"))
+                lines.append(Estimate(f"{scarcity}, {words}", scale * cost["mean"], low, high, mark, said))
         rows.append([scarcity, *(_said(costs[quantity][scarcity], shown) for quantity in ("alone", "beside_the_others"))])
     if len(found["scarcities"]) > 1:
         rows += [["all together", _said(costs["together"], shown), ""], ["interaction", _said(costs["interaction"], shown), ""]]
     height, chart = forest(lines, label=f"cost, {unit(shown)}: to the right is worse", zero="no cost")
-    description = (
-        f"What each scarcity costs {name}, with 90 % intervals: alone, where nothing else is scarce, and beside the others. Filled: the "
-        "interval leaves 0 out."
-    )
+    description = "With 90 % intervals: alone, where nothing else is scarce, and beside the others. Filled: the interval leaves 0 out."
     table = Table(
         f"What each scarcity costs {name}, {unit(shown)}", [Column("scarcity", True), Column("alone"), Column("beside the others")], rows
     )
-    return Figure(f"scarcity-of-{name}", name, description, chart, table, height)
+    return Figure(f"scarcity-of-{name}", f"What each scarcity costs {name}", description, chart, table, height)
 
 
 def _said(cost: Mapping[str, Any], shown: Any) -> str:

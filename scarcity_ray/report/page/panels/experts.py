@@ -61,6 +61,6 @@ def _strangers(facts: Facts) -> Figure:
         "Clients that never took part", [Column("who answers", True), Column(metric.short)], [[one, number(found[one])] for one in order]
     )
     description = (
-        f"{metric.short} on the rows of clients that never took part, by who answers. Best: {order[0]}, {number(found[order[0]])}."
+        f"The {metric.short} on rows of clients that never took part, by who answers. Best: {order[0]}, {number(found[order[0]])}."
     )
     return Figure("strangers", "Clients that never took part", description, chart, table, height)

@@ -11,7 +11,7 @@ from scipy import stats
 from scarcity_ray.inference.break_even import FEWEST, BreakEven, break_even
 from scarcity_ray.report.page.charts.against import SizeGroup, against_rows
 from scarcity_ray.report.page.charts.intervals import Estimate, forest
-from scarcity_ray.report.page.charts.ranked import MOST, ranked
+from scarcity_ray.report.page.charts.ranked import BOTTOM, HEIGHT, LEFT, MOST, RIGHT, TOP, ranked
 from scarcity_ray.report.page.charts.svg import WIDE
 from scarcity_ray.report.page.facts import Facts, count
 from scarcity_ray.report.page.names import shown
@@ -66,9 +66,9 @@ def _by_client(facts: Facts, report: ClientReport) -> Figure:
         ranks = f"{height - 46:g} 30 0 {WIDE} 1"
         description += " Filled: surely better; a square: surely worse; a ring: the client's rows cannot tell."
     else:
-        height = 320.0
-        chart = ranked(gain[known], low[known], high[known], sure[known], label=label, zero=zero, height=height)
-        ranks = f"52 {WIDE - 8} 26 {height - 46:g} 0"
+        height = HEIGHT
+        chart = ranked(gain[known], low[known], high[known], sure[known], label=label, zero=zero)
+        ranks = f"{LEFT:g} {WIDE - RIGHT:g} {TOP:g} {HEIGHT - BOTTOM:g} 0"
         binned = f" More than {MOST:,} clients are drawn in groups of neighbours." if known.sum() > MOST else ""
         description += f" The largest gain is {signed(gain[known].max())}, the smallest {signed(gain[known].min())}.{binned}"
     return Figure("gain-by-client", title, description, chart, _clients_table(facts, report), height, ranks=ranks)
@@ -141,7 +141,8 @@ def _against_rows(facts: Facts, report: ClientReport) -> Figure | None:
     table = Table("Gain by training rows", columns, cells)
     drawn = "Dots: clients, as measured on their own test rows. Discs: means of clients of like size, with 95 % intervals."
     note = (
-        "The line is fitted by least squares over the logarithm of rows; intervals by errors that allow for unequal scatter, and Fieller's method."
+        "The line is fitted by least squares over the logarithm of rows. Its intervals allow for unequal scatter (HC3), that of the break-even "
+        "size is Fieller's."
         if found is not None
         else ""
     )
@@ -165,7 +166,8 @@ def in_words(found: BreakEven | None, rows: Floats, margin: float = 0.0) -> str:
     if not _told(found, rows):
         few = int(min((rows < found.rows).sum(), (rows > found.rows).sum()))
         side = "larger" if (rows > found.rows).sum() == few else "smaller"
-        return f"{slope} The line reaches {beyond} at {at}, but {count(few, 'client')} only are {side}: too few to tell whether there is a break-even size."
+        are = f"only {count(few, 'client')} {'is' if few == 1 else 'are'} {side}"
+        return f"{slope} The line reaches {beyond} at {at}, but {are}: too few to tell whether there is a break-even size."
     low = f"fewer than {fewest:,.0f}" if found.low < fewest else f"{found.low:,.0f}"
     high = f"more than {most:,.0f}" if found.high > most else f"{found.high:,.0f}"
     who = "smaller clients gain" if found.slope < 0 else "larger clients gain"

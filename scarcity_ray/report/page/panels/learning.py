@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,17 @@ from scarcity_ray.report.units import duration, number, short_number, size
 _POINTS = 120
 """Of a line: a pixel holds no more."""
 
-_COSTS = {
-    "bytes": ("Learning by bytes", "sent and received by a client", lambda kilobytes: size(1024 * kilobytes)),
-    "hours": ("Learning by time", "of the simulated clock", lambda value: duration(3600 * value)),
-    "joules": ("Learning by energy", "of a client", lambda value: f"{short_number(value)} J"),
+_COSTS: dict[str, tuple[str, str, Callable[[float], str], dict[str, float]]] = {
+    "bytes": ("Learning by bytes", "sent and received by a client", size, {"bytes": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}),
+    "seconds": (
+        "Learning by time",
+        "of the simulated clock",
+        duration,
+        {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400},
+    ),
+    "joules": ("Learning by energy", "of a client", lambda value: f"{short_number(value)} J", {"mJ": 1e-3, "J": 1, "kJ": 1e3}),
 }
+"""Of each cost its title, whose it is, an amount of it in words, and the units of its axis."""
 
 
 def learning(facts: Facts) -> Panel:
@@ -36,7 +44,8 @@ def learning(facts: Facts) -> Panel:
 
 
 def _curves(facts: Facts) -> dict[str, dict[str, Any]]:
-    """Of each strategy round, value and what was spent (kilobytes, hours, joules), arrays `[evaluated rounds]`, means over the seeds that came so far."""
+    """Of each strategy round, value and what was spent (bytes, seconds, joules), arrays `[evaluated rounds]`, means over the seeds that came
+    so far."""
     shown, clients, found = facts.decides, max(facts.summary["clients"], 1), {}
     frame = facts.rounds.assign(bytes=facts.rounds["uplink_bytes"] + facts.rounds["downlink_bytes"])
     for name in facts.played:
@@ -45,12 +54,12 @@ def _curves(facts: Facts) -> dict[str, dict[str, Any]]:
             continue
         seeds = mine.groupby("seed")
         mine = mine.assign(
-            bytes=seeds["bytes"].cumsum() / clients / 1024,
+            bytes=seeds["bytes"].cumsum() / clients,
             joules=mine["joules"].astype(float).fillna(0.0).groupby(mine["seed"]).cumsum() / clients,
-            hours=mine["clock_seconds"].astype(float).fillna(0.0) / 3600,
+            seconds=mine["clock_seconds"].astype(float).fillna(0.0),
             value=shown.shape(mine[shown.metric.column].astype(float)),
         )
-        mean = mine[np.isfinite(mine["value"])].groupby("round")[["value", "bytes", "hours", "joules"]].mean()
+        mean = mine[np.isfinite(mine["value"])].groupby("round")[["value", "bytes", "seconds", "joules"]].mean()
         if len(mean):
             kept = np.unique(np.linspace(0, len(mean) - 1, min(len(mean), _POINTS)).round().astype(int))
             found[name] = {"round": mean.index.to_numpy()[kept].astype(float)} | {key: mean[key].to_numpy()[kept] for key in mean}
@@ -64,18 +73,15 @@ def _drawn(facts: Facts, curves: dict[str, dict[str, Any]], x: str) -> list[Line
     named = set(strong) | set(ranked[: DASHES - len(strong)])
     others = [name for name in curves if name not in strong]
     styles = {name: f"line-{min(place, DASHES - 1)}" for place, name in enumerate(others)} | dict.fromkeys(strong, "best")
-    return [
-        Line(
-            np.where(curves[name][x] > 0, curves[name][x], np.nan) if x != "round" else curves[name][x],
-            curves[name]["value"],
-            styles[name],
-            name,
-        )
-        if name in named
-        else Line(curves[name][x], curves[name]["value"], styles[name])
-        for name in curves
-        if x == "round" or curves[name][x][-1] > 0
-    ]
+    drawn = []
+    for name, curve in curves.items():
+        at, value = curve[x], curve["value"]
+        if x != "round":
+            paid = (at > 0) & (np.append(np.diff(at), 1) > 0)  # the last value of what was spent once
+            at, value = at[paid], value[paid]
+        if len(at):
+            drawn.append(Line(at, value, styles[name], name if name in named else ""))
+    return drawn
 
 
 def _by_round(facts: Facts, curves: dict[str, dict[str, Any]]) -> Figure:
@@ -93,16 +99,12 @@ def _by_round(facts: Facts, curves: dict[str, dict[str, Any]]) -> Figure:
 
 
 def _by_cost(facts: Facts, curves: dict[str, dict[str, Any]], cost: str) -> Figure:
-    title, label, words = _COSTS[cost]
-    drawn = _drawn(facts, curves, cost)
+    title, label, words, units = _COSTS[cost]
+    most = max(float(curve[cost][-1]) for curve in curves.values())
+    unit = max((one for one in units if units[one] <= most), key=lambda one: units[one], default=next(iter(units)))
+    drawn = [replace(one, x=one.x / units[unit]) for one in _drawn(facts, curves, cost)]
     chart = lines(
-        drawn,
-        x_label=label,
-        y_label=facts.decides.short,
-        x_log=True,
-        level=_alone(facts),
-        x_words=lambda value: _short(words(value)),
-        y_range=_range(facts, curves),
+        drawn, x_label=f"{unit} {label}", y_label=facts.decides.short, x_log=True, level=_alone(facts), y_range=_range(facts, curves)
     )
     spent = ", ".join(f"{name} {words(float(curve[cost][-1]))}" for name, curve in curves.items() if curve[cost][-1] > 0)
     columns = [Column("strategy", True), Column("spent"), Column("reached")]
@@ -135,8 +137,3 @@ def _range(facts: Facts, curves: dict[str, dict[str, Any]]) -> tuple[float, floa
 def _alone(facts: Facts) -> tuple[float, str] | None:
     value = (facts.entries.get(ALONE) or {}).get(facts.decides.key)
     return None if value is None or not np.isfinite(value) else (float(value), "each client alone")
-
-
-def _short(words: str) -> str:
-    """An amount on an axis: `10 KB`, not `10.0 KB`."""
-    return words.replace(".0 ", " ")

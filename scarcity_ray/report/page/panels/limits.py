@@ -61,7 +61,7 @@ def _rows(facts: Facts) -> Iterator[Point]:
         if unsure and median < _FEW_TESTED:
             yield (
                 "Test rows",
-                f"Half of the clients have {median:,.0f} test rows or fewer. For {unsure:,} of {judged:,} these cannot tell whether it gains.",
+                f"Half of the clients have {median:,.0f} test rows or fewer. For {unsure:,} of {judged:,} these cannot tell who gains.",
             )
         elif unsure:
             yield "Test rows", f"For {unsure:,} of {judged:,} clients their own test rows cannot tell whether they gain."
@@ -94,7 +94,7 @@ def _data(facts: Facts) -> Iterator[Point]:
         yield "Made groups", "The groups of clients were made by transforming their rows; groups of real sites are seldom so distinct."
     yield (
         "Time",
-        "Test rows are drawn at random from each client's rows, so they are of the same time as the training rows. How long a model stays good "
+        "Test rows are drawn at random from each client's rows, so they are as old as the training rows. How long a model stays good "
         "when patients, devices or habits change is not measured"
         + (" beyond the change that the scenario makes." if data.get("drift") else "."),
     )
@@ -109,8 +109,8 @@ def _choices(facts: Facts) -> Iterator[Point]:
     more = "" if alone else "; local_only is not in the scenario"
     yield (
         "Alone",
-        f"A client alone is taken at the best of simple models of its own rows (means, ridge regression){more}. With better models of its own "
-        "it would gain less from the others.",
+        f"A client alone is taken at the best of simple models of its own rows (means, ridge regression){more}. With better models of "
+        "its own it would gain less from the others.",
     )
     if not facts.summary.get("margin"):
         yield "Margin", "Every gain counts, however small: `evaluation.margin` says from what size on it matters to you."
@@ -130,12 +130,12 @@ def _scarce(facts: Facts) -> Iterator[Point]:
 def _always(facts: Facts) -> Iterator[Point]:
     yield (
         "The next client",
-        "Its interval holds for one more client of the same population, with as many rows as these. A site of another kind may do otherwise.",
+        "Its interval holds for one more client of the same population, with as many rows as these. A site of another kind may differ.",
     )
     yield (
         "Privacy",
-        "No differential privacy, no secure aggregation and no encryption were simulated. Their noise costs accuracy, their messages bytes: "
-        "the numbers above are without.",
+        "No differential privacy, no secure aggregation and no encryption were simulated. Their noise costs accuracy, their "
+        "messages bytes: the numbers above are without.",
     )
     yield "Honesty", "All clients follow the protocol. What one that lies could do to the others is not measured."
 

@@ -28,8 +28,8 @@ def links(facts: Facts) -> Panel:
     heads = ("sent", "received", *SPEEDS)
     strong = [place for place, name in enumerate(sent) if name in facts.best]
     words = (
-        "All messages of a client in the whole run, a mean over clients, packed as they would be sent. Both directions have the speed of the "
-        "link; its delay, and the time to compute, do not count here."
+        "All messages of a client in the whole run, a mean over clients, packed as they would be sent. Both directions have the speed of "
+        "the link; its delay, and the time to compute, do not count here."
     )
     table = Table("Time on a link, of all messages of a client", [Column("strategy", True), *map(Column, heads)], rows, strong)
     return Panel("links", title, [words], [Links(table, list(sent.values()))])

@@ -43,13 +43,13 @@ def predictions(facts: Facts) -> Panel:
     table = _table(facts)
     words = ["Over all test rows of all clients."]
     if facts.summary["task"] == "classification":
-        words[0] += (
-            " Discrimination (AUC) says how well the rows of a class are told from the others: 0.5 is chance, 1 is perfect. Calibration says "
-            "whether a probability of 30 % comes true in 30 % of cases: its slope is best at 1, its error at 0. "
+        words.append(
+            "Discrimination (AUC) says how well the rows of a class are told from the others: 0.5 is chance, 1 is perfect. Calibration "
+            "says whether what is said with 30 % comes true in 30 of 100 cases: its slope is best at 1, its error at 0."
         )
-    if any("net_benefit" in column.head or "net benefit" in column.head for column in table.columns):
-        words[0] += "Net benefit counts true alarms, less false ones by the weight that the threshold gives them."
-    return Panel("predictions", "How good the predictions are", words, [*parts, table])
+    if any("net benefit" in column.head for column in table.columns):
+        words.append("Net benefit counts true alarms in a row, less false ones, weighed by the odds of the threshold.")
+    return Panel("predictions", "How good the predictions are", [" ".join(words)], [*parts, table])
 
 
 def _table(facts: Facts) -> Table:
@@ -73,7 +73,11 @@ def _cell(entry: Mapping[str, Any], key: str) -> str:
     low, high = entry.get(f"{key}{LOW}"), entry.get(f"{key}{HIGH}")
     ends = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
     value = entry.get(f"{key}{POOLED}")
-    return number(value) if value is None or key in _OWN_UNIT or abs(value) >= 10 else f"{value:.3f}{ends}"
+    return (
+        number(value)
+        if value is None or key in _OWN_UNIT or abs(value) >= 10
+        else f"{value + 0.0 if abs(value) >= 0.0005 else 0:.3f}{ends}"
+    )
 
 
 def _threshold(key: str) -> float:

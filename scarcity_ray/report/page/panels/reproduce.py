@@ -6,6 +6,11 @@ from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.parts import Code, Column, Panel, Part, Table
 from scarcity_ray.scenario import plain_yaml
 
+_COMMANDS = """\
+scarcity-ray verify RUN_DIR       # plays the run again and compares every bit
+scarcity-ray run scenario.yaml    # the file below\
+"""
+
 _MOST = 24_000
 """Letters of a scenario that the page holds; a longer one is in the run's folder."""
 
@@ -15,7 +20,6 @@ _VERSIONS = ("python", "scarcity-ray", "torch", "numpy", "scipy", "scikit-learn"
 def reproduce(facts: Facts) -> Panel:
     """The commands first."""
     found, environment = facts.summary, facts.environment
-    commands = "scarcity-ray verify RUN_DIR          # plays the run again and compares every bit\nscarcity-ray run scenario.yaml       # the file below"
     words = [
         f"The run started at {environment.get('started_at', 'an unknown time')} with seed {environment.get('seed')}"
         + (f" and {facts.seeds - 1} further ones" if facts.seeds > 1 else "")
@@ -25,7 +29,7 @@ def reproduce(facts: Facts) -> Panel:
         words.append(f"Work was done again {found['recovered']:,} times because a process died; that changes no bit.")
     hashes = [[name, entry["status"], entry["result_hash"] or "-"] for name, entry in facts.entries.items()]
     parts: list[Part] = [
-        Code("Commands", commands),
+        Code("Commands", _COMMANDS),
         Table("Result hashes", [Column("strategy", True), Column("status", True), Column("SHA-256", True, code=True)], hashes),
         Table("What results depend on", [Column("what", True), Column("here", True)], _depends(facts)),
     ]

@@ -27,8 +27,8 @@ def site(facts: Facts) -> Panel:
 
 
 def _sites(facts: Facts) -> dict[str, Any]:
-    """Columns by name, each `[clients]`, whole numbers in a unit of 10^-digits, null for none. They are in the order of the gains, so that a
-    client's place is its rank."""
+    """Columns by name, each `[clients]`, whole numbers in a unit of 10^-digits, null for none. They are in the order of the gains, so
+    that a client's place is its rank."""
     assert facts.clients is not None
     report = facts.clients
     table, shown = report.table.to_pydict(), report.shown

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from scarcity_ray.core.metrics import POOLED, UNDEFINED, WORST
 from scarcity_ray.report.final_table import marked, target_in_words
 from scarcity_ray.report.page.charts.intervals import Estimate, forest
@@ -13,7 +16,7 @@ from scarcity_ray.report.units import number, signed, size
 def strategies(facts: Facts) -> Panel:
     """A chart of the gains and the table of what the strategies reached."""
     words = ["Each strategy is compared with every client at its best alone, on the same test rows. Bold: the one of the verdict."]
-    notes = [line for line in target_in_words(facts.summary)]
+    notes = [f"{line[0].upper()}{line[1:]}" for line in target_in_words(facts.summary)]
     parts: list[Part] = [figure] if (figure := _gains(facts)) is not None else []
     return Panel("strategies", "The strategies", [*words, *notes], [*parts, _table(facts)])
 
@@ -73,8 +76,7 @@ def _table(facts: Facts) -> Table:
     return Table("What each strategy reached, and what it cost", columns, rows, strong, " ".join(notes))
 
 
-def _cell(entry: dict[str, object] | object, key: str) -> str:
-    assert isinstance(entry, dict)
+def _cell(entry: Mapping[str, Any], key: str) -> str:
     spread = entry.get("std", {}).get(key)
     return number(entry.get(key)) + (f" ± {spread:.2g}" if spread is not None and spread == spread else "")
 
