@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scarcity_ray.actors.server import Server as Server
     from scarcity_ray.ensemble.router import Router as Router
     from scarcity_ray.results.results import Results as Results
+    from scarcity_ray.runtime.session import Session as Session
     from scarcity_ray.runtime.simulation import resume as resume
     from scarcity_ray.runtime.simulation import simulate as simulate
     from scarcity_ray.runtime.verification import verify as verify
@@ -30,6 +31,7 @@ _MODULES = {
     "Results": "scarcity_ray.results.results",
     "Router": "scarcity_ray.ensemble.router",
     "Server": "scarcity_ray.actors.server",
+    "Session": "scarcity_ray.runtime.session",
     "resume": "scarcity_ray.runtime.simulation",
     "simulate": "scarcity_ray.runtime.simulation",
     "verify": "scarcity_ray.runtime.verification",

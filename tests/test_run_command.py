@@ -17,6 +17,7 @@ import scarcity_ray
 from scarcity_ray import run
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES
+from scarcity_ray.runtime.claim import OutputExists
 from scarcity_ray.scenario import SpecErrors, json_schema, load
 
 ROOT = Path(__file__).parent.parent
@@ -32,11 +33,6 @@ strategies:
   - {kind: local_only}
 execution: {ray: false}
 """
-
-
-class OutputExists(RuntimeError):
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
 
 class RunFailed(RuntimeError):
@@ -91,15 +87,15 @@ def exit_code(*arguments: str | Path) -> int:
 
 def test_options_reach_the_simulation(small: Path, calls: SimpleNamespace) -> None:
     assert exit_code("run", small, "--set", "rounds=3", "--set", "local.lr=1e-2", "--out", "there", "--force") == 0
-    ((scenario, options),) = calls.asked
-    assert (scenario.rounds, scenario.local.lr) == (3, 0.01)
-    assert options == {"base_dir": small.parent, "out": Path("there"), "force": True, "show": True, "attended": False}
+    ((loaded, options),) = calls.asked
+    assert (loaded.path, loaded.scenario.rounds, loaded.scenario.local.lr) == (small, 3, 0.01)
+    assert options == {"out": "there", "force": True, "show": True, "attended": False}
 
 
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (OutputExists(Path("there")), 2, ["--out there already holds a run", "--force"]),
+        (OutputExists(Path("there")), 2, ["there already holds a run", "--force"]),
         (RunFailed("the disk is full", Path("kept")), 1, ["the run failed: the disk is full", "kept in kept: models/, rounds.parquet"]),
         (RunFailed("no actor came up", None), 1, ["the run failed: no actor came up", "nothing was written"]),
         (Interrupted(Path("kept")), 130, ["interrupted", "kept in kept: models/, rounds.parquet"]),

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
+from scarcity_ray.commands.options import Json, print_json
 
 
 def clients(
@@ -19,6 +20,7 @@ def clients(
     table: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all columns as CSV, with all digits, instead of the table.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Print for each client its rows, the metric that decides alone and federated, its gain, its expert and its bytes.
 
@@ -38,7 +40,10 @@ def clients(
         leave(REFUSED, str(error))
     except OSError as error:
         leave(FAILED, str(error))
-    if table is None:
+    if json:
+        asked = {"strategy": report.strategy, "metric": report.shown.key, "seeds": report.seeds}
+        print_json(asked | ({"clients": report.table.to_pylist()} if table is None else {"file": table}))
+    elif table is None:
         show_clients(Console(), report, summary)
     else:
         typer.echo(f"{len(report.table):,} rows of {report.strategy} in {table}")

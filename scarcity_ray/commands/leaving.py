@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from scarcity_ray.scenario import ScenarioError
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -26,8 +22,8 @@ def leave(code: int, head: str, *lines: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-def refuse(error: ScenarioError) -> NoReturn:
-    """Ends the program with the problems of a scenario."""
+def refuse(error: Exception) -> NoReturn:
+    """Ends the program with the lines of an error that says what is wrong with a scenario or a run."""
     head, *problems = str(error).split("\n")
     leave(REFUSED, head, *problems)
 
@@ -35,26 +31,12 @@ def refuse(error: ScenarioError) -> NoReturn:
 @contextmanager
 def endings() -> Iterator[None]:
     """Turns a failure or an interruption into a message that names what was kept and how to continue, and an exit code."""
+    from scarcity_ray.results.kept import kept
     from scarcity_ray.runtime.simulation import Interrupted, RunFailed
 
     try:
         yield
     except RunFailed as error:
-        leave(FAILED, f"the run failed: {error.message}", *_left(error.directory))
+        leave(FAILED, f"the run failed: {error.message}", *kept(error.directory))
     except Interrupted as error:
-        leave(INTERRUPTED, "interrupted", *_left(error.directory))
-
-
-def _left(directory: Path | None) -> list[str]:
-    from scarcity_ray.results.checkpoints import FOLDER
-
-    more = directory is not None and any((directory / FOLDER).glob("*"))
-    return [_kept(directory), *([f"to continue: scarcity-ray resume {directory}"] if more else [])]
-
-
-def _kept(directory: Path | None) -> str:
-    """What an unfinished run has written."""
-    if directory is None or not directory.is_dir():
-        return "nothing was written"
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in directory.iterdir())
-    return f"kept in {directory}: {', '.join(names) or 'nothing'}"
+        leave(INTERRUPTED, "interrupted", *kept(error.directory))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from scarcity_ray.commands.leaving import REFUSED, endings, leave, refuse
-from scarcity_ray.commands.options import Imports
+from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def resume(
@@ -20,6 +20,7 @@ def resume(
         typer.Option("--force", help="Continue although the program, the data or the processor has changed: the results then mix two."),
     ] = False,
     imports: Imports = False,
+    json: Json = False,
 ) -> None:
     """Continue a run that was killed, was interrupted or failed; it gives the same results as an undisturbed run.
 
@@ -33,10 +34,10 @@ def resume(
 
     try:
         with endings():
-            resume(run_dir, force=force, imports=imports, show=True, attended=context.obj)
-    except ScenarioError as error:
+            results = resume(run_dir, force=force, imports=imports, show=not json, attended=context.obj)
+    except (ScenarioError, Changed) as error:
         refuse(error)
-    except Changed as error:
-        leave(REFUSED, str(error), *error.differences, "undo the change, run the scenario again, or continue with --force")
     except (RunError, SpecError, SpecErrors) as error:
         leave(REFUSED, str(error))
+    if json:
+        print_json(results.answer())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scarcity_ray.commands.leaving import INTERRUPTED, REFUSED, endings, leave, refuse
+from scarcity_ray.commands.options import Json, print_json
 
 if TYPE_CHECKING:
     from scarcity_ray.scenario import Loaded
@@ -24,9 +25,10 @@ def run(
             "--set", metavar="FIELD=VALUE", help="Change a field, as in --set local.lr=0.1 or --set strategies.1.fraction=0.2; repeatable."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of the scenario's directory.")] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of the scenario's directory.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved scenario and the plan; do not run, do not write.")] = False,
+    json: Json = False,
 ) -> None:
     """Run a scenario and compare its strategies.
 
@@ -35,12 +37,12 @@ def run(
     # A script's background jobs start with SIGINT ignored, and Python keeps that; Ctrl-C and `kill -INT` must still reach the run.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _run(scenario, overrides or [], out, force, dry_run, context.obj)
+        _run(scenario, overrides or [], out, force, dry_run, json, context.obj)
     except KeyboardInterrupt:
         leave(INTERRUPTED, "interrupted before the run started; nothing was written")
 
 
-def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dry_run: bool, attended: bool) -> None:
+def _run(path: Path, overrides: Sequence[str], out: str | None, force: bool, dry_run: bool, json: bool, attended: bool) -> None:
     from scarcity_ray.core.spec import SpecError
     from scarcity_ray.scenario import ScenarioError, SpecErrors, load
 
@@ -55,17 +57,21 @@ def _run(path: Path, overrides: Sequence[str], out: Path | None, force: bool, dr
 
     try:
         if dry_run:
-            _show_plan(loaded)
+            _show_plan(loaded, json)
             return
         with endings():
-            simulate(loaded.scenario, base_dir=loaded.base_dir, out=out, force=force, show=True, attended=attended)
+            results = simulate(loaded, out=out, force=force, show=not json, attended=attended)
     except (SpecError, SpecErrors) as error:
         refuse(loaded.explain(error))
+    except ScenarioError as error:
+        refuse(error)
     except OutputExists as error:
-        leave(REFUSED, f"--out {error.path} already holds a run; name another folder, or replace the run with --force")
+        leave(REFUSED, str(error))
+    if json:
+        print_json(results.answer())
 
 
-def _show_plan(loaded: Loaded) -> None:
+def _show_plan(loaded: Loaded, json: bool) -> None:
     from scarcity_ray.runtime.simulation import prepare
     from scarcity_ray.scenario import resolved
 
@@ -76,6 +82,9 @@ def _show_plan(loaded: Loaded) -> None:
         there = offered(loaded.scenario.execution.address)
         plan = plan.on(there) if there else plan
     rows = plan.describe()
+    if json:
+        print_json({"scenario": loaded.scenario.model_dump(mode="json"), "plan": [{"what": what, "value": value} for what, value in rows]})
+        return
     width = max((len(label) for label, _ in rows), default=0)
     typer.echo(resolved(loaded.scenario))
     for label, value in rows:

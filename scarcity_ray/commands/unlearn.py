@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
-from scarcity_ray.commands.options import Imports
+from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def unlearn(
@@ -23,6 +24,7 @@ def unlearn(
         bool, typer.Option("--strict", help="Refuse, and change nothing, where anything of the client would stay in a model.")
     ] = False,
     imports: Imports = False,
+    json: Json = False,
 ) -> None:
     """Take a client out of a run, and print what was learned again, what was removed, and what stays.
 
@@ -46,6 +48,9 @@ def unlearn(
         leave(REFUSED, str(error))
     except OSError as error:
         leave(FAILED, f"{run_dir} cannot be changed: {error}")
+    if json:
+        print_json({"client": client, "directory": run_dir, **asdict(done)})
+        return
     typer.echo(f"removed client {client} from {run_dir} and its tables")
     for line in done.lines():
         typer.echo(line)

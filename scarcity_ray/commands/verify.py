@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scarcity_ray.commands.leaving import FAILED, INTERRUPTED, REFUSED, leave, refuse
-from scarcity_ray.commands.options import Imports
+from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def verify(
@@ -17,6 +18,7 @@ def verify(
         int | None, typer.Option("--rounds", min=1, metavar="K", help="Repeat only K rounds, drawn by the run's seed; all if left out.")
     ] = None,
     imports: Imports = False,
+    json: Json = False,
 ) -> None:
     """Repeat a run on this machine and compare the results bit by bit, except wall-clock times.
 
@@ -30,7 +32,7 @@ def verify(
     from scarcity_ray.scenario import ScenarioError, SpecErrors
 
     try:
-        with Progress(True) as progress:
+        with Progress(not json) as progress:
             found = verify(run_dir, rounds, progress, imports=imports)
     except ScenarioError as error:
         refuse(error)
@@ -40,6 +42,9 @@ def verify(
         leave(FAILED, f"the repetition failed: {error.message}")
     except KeyboardInterrupt:
         leave(INTERRUPTED, "interrupted")
+    if json:
+        print_json(asdict(found))
+        raise typer.Exit(0 if found.difference is None else FAILED)
     for line in found.changed:
         typer.echo(f"changed since the run: {line}")
     if found.difference is not None:

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from scarcity_ray.core.federation import Array, Encoding, Federation, Shards
 from scarcity_ray.core.randomness import hash64, stream
 from scarcity_ray.core.spec import Spec, SpecError
+from scarcity_ray.data.arrays import Arrays
 from scarcity_ray.data.blobs import Blobs
 from scarcity_ray.data.bundled import Bundled, Digits
 from scarcity_ray.data.columns import Columns
@@ -31,7 +32,9 @@ from scarcity_ray.data.standardise import Standardised, standardise
 from scarcity_ray.data.table import Table
 from scarcity_ray.data.transforms import Transform
 
-Source = Annotated[Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset, Field(discriminator="kind")]
+Source = Annotated[
+    Digits | Bundled | Blobs | LeafSynthetic | FedEM | ShiftedRegression | Table | RDataset | Arrays, Field(discriminator="kind")
+]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 _UNSEEN = 3  # the part of the unseen clients' rows, beside the three parts of `split`
 
@@ -71,9 +74,9 @@ class Data(Spec):
     def repeats(self) -> Literal["splits", "deals", "draws"]:
         """What another seed brings: new splits of the rows that each client keeps (the data name their clients, and all of them take
         part), the same rows dealt to new clients, or rows drawn by a generator."""
-        if not isinstance(self.source, Table | RDataset | Digits | Bundled):
+        if not isinstance(self.source, Table | RDataset | Arrays | Digits | Bundled):
             return "draws"
-        own = isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset)
+        own = isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset | Arrays)
         return "splits" if own and not self.held_out_clients else "deals"
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The progress of a run: a live display on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live display on a terminal, one output in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 from scarcity_ray.core.metrics import LOSS, WORST, Shown
+from scarcity_ray.report.notebook import Cell
 from scarcity_ray.report.units import duration, number, size
 
 LINE_SECONDS = 1.0
@@ -32,7 +33,8 @@ class Progress:
         self._console = console or Console()
         self._show = show
         self._bars: Bars | None = None
-        if show and self._console.is_terminal:
+        self._cell = Cell() if show and self._console.is_jupyter else None
+        if show and self._cell is None and self._console.is_terminal:
             whole = Column(no_wrap=True)
             bar = [BarColumn(bar_width=12)] if self._console.width >= 100 else []
             facts = TextColumn("{task.fields[facts]}", table_column=whole.copy())
@@ -67,6 +69,8 @@ class Progress:
         now.take(row, updates_per_second)
         if self._bars and now.task is not None:
             self._bars.update(now.task, completed=now.round, facts=now.line(short=True))
+        elif self._cell:
+            self._cell.show(f"{now.title}  {now.line()}")
         elif now.due():
             self._line(now)
 
@@ -84,7 +88,10 @@ class Progress:
 
     def message(self, text: str) -> None:
         """A line of its own, above the live display."""
-        if self._show:
+        if self._cell:
+            self._cell.lines.append(text)
+            self._cell.show(at_once=True)
+        elif self._show:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, now: _Strategy) -> None:

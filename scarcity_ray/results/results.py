@@ -47,15 +47,26 @@ class Results:
     def load(cls, run_dir: str | Path, *, imports: bool = False) -> Results:
         """The results in a run's directory. imports: call the functions that its models name. Raises RunError."""
         directory = Path(run_dir)
-        if not directory.is_dir():
-            raise RunError(f"{directory} is no directory")
-        if not (directory / "scenario.yaml").is_file():
-            found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-            raise RunError(f"{directory} is not the directory of a run: it has no scenario.yaml (it has {found})")
+        try:
+            if not directory.is_dir():
+                raise RunError(f"{directory} is no directory")
+            names = sorted(path.name for path in directory.iterdir())
+            if not (directory / "scenario.yaml").is_file():
+                found = ", ".join(names[:8]) or "nothing"
+                raise RunError(f"{directory} is not the directory of a run: it has no scenario.yaml (it has {found})")
+        except OSError as error:
+            raise RunError(f"{directory} cannot be read: {error.strerror}") from error
         return cls(directory, imports=imports)
 
     def __repr__(self) -> str:
         return f"Results({str(self.directory)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the final table."""
+        from scarcity_ray.report.notebook import as_html  # the one thing that results need of the report, when it is asked for
+
+        ended = inside(self.directory, "summary.json").exists()
+        return as_html(self.directory, self.summary if ended else None)
 
     @property
     def scenario(self) -> dict[str, Any]:
@@ -98,6 +109,10 @@ class Results:
     def scarcity(self) -> dict[str, Any] | None:
         """What each scarcity costs, see results.scarcity_costs; None without a report, or before its end."""
         return read_json(self._file("scarcity.json")) if inside(self.directory, "scarcity.json").exists() else None
+
+    def answer(self) -> dict[str, Any]:
+        """The run's folder and what it found, as `--json` prints it. Raises RunError before a run's end."""
+        return {"directory": self.directory, "summary": self.summary, "scarcity": self.scarcity}
 
     @property
     def rounds(self) -> pa.Table:

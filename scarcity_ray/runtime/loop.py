@@ -13,6 +13,7 @@ from scarcity_ray.actors.report import RoundResult
 from scarcity_ray.actors.server import Server
 from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.results.checkpoints import Checkpoint
+from scarcity_ray.results.kept import kept
 from scarcity_ray.results.log import get_logger
 from scarcity_ray.results.summary import Status
 from scarcity_ray.runtime.actor_group import ActorGroup, TrainedModels
@@ -38,7 +39,7 @@ class RunFailed(RuntimeError):
         self.message, self.directory = message, directory
 
     def __str__(self) -> str:
-        return self.message
+        return "\n".join([self.message, *kept(self.directory)])
 
 
 def rounds(

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.spec import Spec
+from scarcity_ray.data.arrays import FILE, Arrays
 from scarcity_ray.report.progress import Progress
 from scarcity_ray.results.checkpoints import Checkpoint
 from scarcity_ray.results.environment import environment
-from scarcity_ray.results.files import Unwritable, held
+from scarcity_ray.results.files import Unwritable, held, new_file
 from scarcity_ray.results.hashing import fingerprint
 from scarcity_ray.results.imported import sources
 from scarcity_ray.results.log import log_to
@@ -22,7 +23,7 @@ from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.runtime.actor_group import ActorGroup, start_actor_group
 from scarcity_ray.runtime.fleet import WorkerError, describe_error
 from scarcity_ray.runtime.loop import Driver, RunFailed
-from scarcity_ray.runtime.observers import observers_of
+from scarcity_ray.runtime.observers import Callbacks, observers_of
 from scarcity_ray.runtime.plan import RunPlan
 from scarcity_ray.scenario import OBSERVED, Scenario, resolved
 
@@ -32,7 +33,8 @@ _Spec = TypeVar("_Spec", bound=Spec)
 class Session:
     """Plays runs one after the other, and starts Ray and the actors once for all that can share them.
 
-    Results do not depend on what was played before. Use it in a `with` block: the actors end with it. once: it plays one run, and its
+    Results do not depend on what was played before. Each start of Ray costs seconds and leaves a socket open in this process, so many runs
+    belong into one session. Use it in a `with` block: the actors end with it. once: it plays one run, and its
     actors end while the plots are drawn. After a run that failed the next one gets new actors.
     """
 
@@ -68,12 +70,19 @@ class Session:
         return self._group
 
     def play(
-        self, scenario: Scenario, base_dir: Path, directory: Path, plan: RunPlan, progress: Progress, last: Checkpoint | None = None
+        self,
+        scenario: Scenario,
+        base_dir: Path,
+        directory: Path,
+        plan: RunPlan,
+        progress: Progress,
+        last: Checkpoint | None = None,
+        callbacks: Callbacks | None = None,
     ) -> list[str]:
         """Plays a scenario into a directory and returns a sentence for each strategy that diverged.
 
-        plan: of its first seed. last: the checkpoint that the run in the directory continues from. Raises SpecError before anything is
-        written, RunFailed.
+        plan: of its first seed. last: the checkpoint that the run in the directory continues from. callbacks: the user's observers.
+        Raises SpecError before anything is written, RunFailed.
         """
         facts, schema = facts_of(scenario, plan), tables.insights(insights.SCHEMA, insights.PAYLOADS)
         done = False
@@ -83,7 +92,8 @@ class Session:
                 recorder = Recorder(
                     directory, resolved(_anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
                 )
-                observers, checkpoints = observers_of(plan, recorder, progress, last)
+                _keep_arrays(scenario, base_dir, directory)
+                observers, checkpoints = observers_of(plan, recorder, progress, last, callbacks or Callbacks(()))
                 driver = Driver(scenario, base_dir, group, observers, checkpoints)
                 diverged = driver.run(plan, directory, group.leave if self._once else lambda: None)
             done = True
@@ -118,6 +128,14 @@ def is_finished(results: Results, scenario: Scenario) -> bool:
     return ended >= set(wanted)
 
 
+def _keep_arrays(scenario: Scenario, base_dir: Path, directory: Path) -> None:
+    source = scenario.data.source
+    if isinstance(source, Arrays) and source.save:
+        arrays = source.held(base_dir)  # before the file is replaced: they may come from it
+        with new_file(directory / FILE) as draft:
+            arrays.save(draft)
+
+
 def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
     # Where a table or a trace lies is written differently in a run's own folder; what is in it is in `data`. Metrics only observe.
@@ -129,9 +147,13 @@ def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
 
 
 def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:
-    """The same scenario with the paths of its table and of its trace, if it has any, made absolute: it is written into another folder."""
+    """The same scenario with the paths of its table and of its trace, if it has any, made absolute: it is written into another folder.
+
+    Arrays that the run keeps lie in that folder, which may be moved."""
 
     def absolute(part: _Spec) -> _Spec:
+        if isinstance(part, Arrays) and part.save:
+            return part.model_copy(update={"path": FILE})
         path = getattr(part, "path", None)
         return part if path is None else part.model_copy(update={"path": str((base_dir / path).resolve())})
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core import insights, tables
 from scarcity_ray.core.randomness import stream
+from scarcity_ray.data.arrays import Held
 from scarcity_ray.report.progress import Progress
 from scarcity_ray.results.checkpoints import Checkpoint, Checkpoints
 from scarcity_ray.results.environment import differences
@@ -29,7 +30,7 @@ from scarcity_ray.runtime.observers import Round, StrategyRun
 from scarcity_ray.runtime.observers.checkpoints import History, history_of
 from scarcity_ray.runtime.plan import RunPlan, prepare
 from scarcity_ray.runtime.session import Session, facts_of
-from scarcity_ray.scenario import Scenario, load
+from scarcity_ray.scenario import Scenario, load, with_arrays
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,17 @@ class Verdict:
     changed: list[str]
 
 
-def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | None = None, *, imports: bool = False) -> Verdict:
+def verify(
+    run_dir: str | Path,
+    rounds: int | None = None,
+    progress: Progress | None = None,
+    *,
+    imports: bool = False,
+    arrays: Mapping[str, Any] | None = None,
+) -> Verdict:
     """Repeats a run, or so many of its rounds, drawn from those that follow a kept checkpoint or begin a strategy.
 
-    An unfinished run is compared as far as it came. imports: as for `resume`.
+    An unfinished run is compared as far as it came. imports, arrays: as for `resume`.
     Raises RunError, ScenarioError, SpecError, RunFailed, and ValueError
     where `rounds` is below 1.
     """
@@ -75,7 +83,8 @@ def verify(run_dir: str | Path, rounds: int | None = None, progress: Progress | 
     refuse_links(before.directory)
     loaded = load(before.runnable(), before.added_settings())
     base_dir, here = loaded.base_dir, loaded.scenario.execution.model_copy(update={"address": "local"})
-    scenario = loaded.scenario.model_copy(update={"execution": here})  # whatever cluster it ran on
+    scenario = loaded.scenario if arrays is None else with_arrays(loaded.scenario, Held.of(**arrays))
+    scenario = scenario.model_copy(update={"execution": here})  # whatever cluster it ran on
     plan = prepare(scenario, base_dir)
     changed = differences(before.environment, facts_of(scenario, plan))
     progress = progress or Progress(False)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scarcity_ray.core.spec import SpecError
+from scarcity_ray.data.arrays import Arrays, Held, taken_out
 from scarcity_ray.scenario import plain_yaml
 from scarcity_ray.scenario.checking import at_its_place, check
-from scarcity_ray.scenario.diagnostics import Diagnostic, Place, Places, ScenarioError, SpecErrors, look_up
+from scarcity_ray.scenario.diagnostics import Diagnostic, FieldPath, Place, Places, ScenarioError, SpecErrors, look_up
 from scarcity_ray.scenario.overrides import override
 from scarcity_ray.scenario.plain_yaml import Document
 from scarcity_ray.scenario.schema import Scenario
@@ -55,11 +58,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def parse(data: Mapping[str, Any]) -> Scenario:
-    """The scenario that plain data describe (dicts, lists, numbers, text, as in a file). Raises ScenarioError."""
-    scenario, problems = check(data, {})
-    if scenario is None:
-        raise ScenarioError(problems)
-    return scenario
+    """The scenario that plain data describe (dicts, lists, numbers, text, as in a file, and arrays in a source of kind arrays).
+
+    Raises ScenarioError.
+    """
+    try:
+        rest, held = taken_out(data)
+        scenario, problems = check(_plain(rest), {})
+        if scenario is None:
+            raise ScenarioError(problems)
+        return scenario if held is None else with_arrays(scenario, held)
+    except SpecError as error:
+        raise ScenarioError([at_its_place(error, {}, {})]) from error
+
+
+def with_arrays(scenario: Scenario, held: Held) -> Scenario:
+    """The scenario whose source is of kind arrays, with its arrays. Raises SpecError where they are not those of its digest."""
+    source = scenario.data.source
+    if not isinstance(source, Arrays):
+        raise SpecError(("data", "source", "kind"), source.kind, "arrays are handed over, and only `kind: arrays` takes them")
+    return scenario.model_copy(update={"data": scenario.data.model_copy(update={"source": source.holding(held)})})
 
 
 def resolved(scenario: Scenario) -> str:
@@ -83,6 +101,19 @@ def _read(path: Path) -> Document:
 
 def _unreadable(path: Path, message: str) -> Document:
     return Document(problems=[Diagnostic((), message, Place(str(path)))])
+
+
+def _plain(value: Any, path: FieldPath = ()) -> Any:
+    """The same data of dicts, lists, numbers and text alone: NumPy's numbers, tuples and paths are written so. Raises SpecError."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part, (*path, str(name))) for name, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(part, (*path, place)) for place, part in enumerate(value)]
+    if isinstance(value, np.generic | Path):
+        return value.item() if isinstance(value, np.generic) else str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise SpecError(path, type(value).__name__, "allowed in a scenario: dicts, lists, numbers, text, booleans and None")
 
 
 def _kind_first(data: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from scarcity_ray.core.federation import Encoding
+from scarcity_ray.data.arrays import FILE
 from scarcity_ray.results.checkpoints import FOLDER
 from scarcity_ray.results.files import to_json, write_whole
 from scarcity_ray.results.reading import believing, inside, refuse_links
@@ -121,6 +122,7 @@ def unlearn(results: Results, client: str | int, *, strict: bool = False) -> Unl
             ("report.html", "it shows the client among the others; `report` makes it again"),
             ("coefficients.csv", "they are those of all clients' rows"),
             (what_if.FOLDER, "its runs were played with the client"),
+            (FILE, "it holds the client's rows"),
         )
         if inside(directory, name).exists()
     }

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +138,12 @@ def test_other_broken_files_are_named(run):
         results.tensors("fed_avg")
     with pytest.raises(RunError, match="no table 'round'; it has rounds, clients, insights"):
         results.table("round")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(RunError, match=rf"^{tmp_path} cannot be read: Permission denied$"):
+        Results.load(tmp_path)

@@ -9,9 +9,9 @@ import pytest
 from helpers.scenarios import scenario
 
 from scarcity_ray import simulate
-from scarcity_ray.core.spec import SpecError
 from scarcity_ray.report.final_table import target_in_words
 from scarcity_ray.results.target import Target
+from scarcity_ray.scenario import ScenarioError
 
 
 def points(*values: float) -> list[dict[str, Any]]:
@@ -67,5 +67,5 @@ def test_a_run_says_it_with_and_without_a_clock(tmp_path: Path) -> None:
     ],
 )
 def test_a_target_that_cannot_be_seen_is_refused(target: dict[str, float], words: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=words):
+    with pytest.raises(ScenarioError, match=words):
         simulate(scenario(evaluation={"target": target}), out=tmp_path / "run")

@@ -34,7 +34,7 @@ TWELVE: list[dict[str, Any]] = [
 """Changes to the small scenario; data and seed are those of all."""
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import ray
 from scarcity_ray import simulate
@@ -56,12 +56,24 @@ ray.init, RayLauncher.put = counted_init, counted_put
 with Session() as session:
     for number, content in enumerate(json.loads(Path("scenarios.json").read_text())):
         simulate(content, out=f"run{number}", session=session)
+    files = len(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        simulate(content, out=f"again{number}", session=session)
+    counts["files"] = len(os.listdir("/proc/self/fd")) - files
 print(json.dumps(counts))
 """
 
 
 def hashes(results: Results) -> dict[str, str]:
     return {name: entry["result_hash"] for name, entry in results.summary["strategies"].items()}
+
+
+def test_no_run_keeps_a_file_open(tmp_path: Path) -> None:
+    simulate(scenario(), out=tmp_path / "first")  # it loads fonts, which stay open
+    before = os.listdir("/proc/self/fd")
+    for place in range(3):
+        simulate(scenario(), out=tmp_path / str(place))
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 @pytest.mark.slow
@@ -74,7 +86,7 @@ def test_twelve_scenarios_start_ray_once_and_put_their_data_once(tmp_path: Path)
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"ray": 1, "data": 1}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"ray": 1, "data": 1, "files": 0}
     for number, changes in enumerate(TWELVE):
         alone = simulate(scenario(**changes), out=tmp_path / f"alone{number}")
         assert hashes(Results.load(tmp_path / f"run{number}")) == hashes(alone), changes
@@ -144,11 +156,12 @@ def test_actors_are_added_or_replaced_where_a_scenario_needs_others(counts: Coun
 
 
 def test_a_run_that_fails_leaves_the_next_one_new_actors(counts: Counts, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "models").touch()
     with Session() as session:
         first = simulate(scenario(), out=tmp_path / "first", session=session)
         with pytest.raises(RunFailed, match="cannot write to"):
-            simulate(scenario(), out=tmp_path / "file", session=session)
+            simulate(scenario(), out=tmp_path / "broken", session=session)
         again = simulate(scenario(), out=tmp_path / "again", session=session)
     assert hashes(first) == hashes(again)
     assert counts.launched == ["1 Client", "1 Server"] * 2

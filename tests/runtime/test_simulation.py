@@ -131,7 +131,7 @@ def test_repeats_are_runs_of_their_own_seeds(tmp_path: Path) -> None:
 
 def test_a_strategy_that_diverges_is_marked_and_the_others_run(tmp_path: Path) -> None:
     wild = {"kind": "fed_avg", "name": "wild", "local": {"epochs": 5, "batch_size": 8, "lr": 1e30}}
-    told = r"^wild diverged: every update of round 1 was rejected: x is not finite, or beyond 1e\+30 \(try a smaller lr\)$"
+    told = r"(?m)^wild diverged: every update of round 1 was rejected: x is not finite, or beyond 1e\+30 \(try a smaller lr\)$"
     with pytest.raises(RunFailed, match=told) as failed:
         simulate(scenario(strategies=[wild, {"kind": "fed_avg"}]), out=tmp_path / "run")
     assert failed.value.directory == tmp_path / "run"
@@ -187,7 +187,9 @@ def test_a_strategy_whose_insights_have_another_form_is_told_so(tmp_path: Path, 
         return replace(result, payload={name: value[:, :3] for name, value in result.payload.items()})
 
     monkeypatch.setattr(GradientExchange, "client_update", client_update)
-    with pytest.raises(RunFailed, match=r"^gradient_exchange: every insight of round 1 was rejected: .* not 20 numbers for each client$"):
+    with pytest.raises(
+        RunFailed, match=r"(?m)^gradient_exchange: every insight of round 1 was rejected: .* not 20 numbers for each client$"
+    ):
         simulate(scenario(strategies=[{"kind": "gradient_exchange", "dimensions": 20}]), out=tmp_path / "run")
 
 

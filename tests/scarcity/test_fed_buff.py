@@ -16,10 +16,9 @@ from scarcity.test_simulation import CLIENTS, Play
 
 from scarcity_ray import Client, Server, simulate
 from scarcity_ray.core.randomness import hash64
-from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.versions import Versions
 from scarcity_ray.scarcity.answer import Answer
-from scarcity_ray.scenario import SpecErrors
+from scarcity_ray.scenario import ScenarioError
 from scarcity_ray.strategies import FedBuff
 from scarcity_ray.training.local import Local
 
@@ -135,5 +134,5 @@ def test_stale_moves_count_by_the_root_of_their_age() -> None:
 
 
 def test_without_a_clock_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises((SpecError, SpecErrors), match=r"strategies\.0\.kind is 'fed_buff': fed_buff needs a clock that says who is slow"):
+    with pytest.raises(ScenarioError, match=r"strategies\.0\.kind is 'fed_buff': fed_buff needs a clock that says who is slow"):
         simulate(scenario(strategies=[{"kind": "fed_buff"}]), out=tmp_path / "run")

@@ -11,8 +11,7 @@ from helpers.interrupted import interrupt_after
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results, resume, simulate
-from scarcity_ray.core.spec import SpecError
-from scarcity_ray.scenario import SpecErrors
+from scarcity_ray.scenario import ScenarioError
 
 WORLD: dict[str, Any] = {
     "compute": {"jitter": 0.3},
@@ -129,7 +128,7 @@ def test_the_run_ends_when_its_time_is_up(tmp_path: Path) -> None:
 )
 def test_an_answer_without_its_question_is_refused(strategy: dict[str, Any], world: Any, words: str, tmp_path: Path) -> None:
     content = scenario(strategies=[{"kind": "fed_avg", **strategy}]) | ({} if world is None else {"scarcity": world})
-    with pytest.raises((SpecError, SpecErrors), match=words):
+    with pytest.raises(ScenarioError, match=words):
         simulate(content, out=tmp_path / "run")
 
 
@@ -169,7 +168,7 @@ def test_clients_that_never_come_are_strangers_and_no_round_is_waited_for(tmp_pa
     ids=["nothing scarce", "sent in every round"],
 )
 def test_a_refresh_that_would_do_nothing_is_refused(more: dict[str, Any], scarcity: Any, tmp_path: Path) -> None:
-    with pytest.raises((SpecError, SpecErrors), match=r"strategies\.0\.refresh is 0\.5: .* it would do nothing"):
+    with pytest.raises(ScenarioError, match=r"strategies\.0\.refresh is 0\.5: .* it would do nothing"):
         simulate(scenario(strategies=[{"kind": "sf_hfe", **more}], scarcity=scarcity), out=tmp_path / "run")
 
 

@@ -9,6 +9,7 @@ from scarcity_ray.results.summary import Tally
 from scarcity_ray.results.target import Target
 from scarcity_ray.runtime.observers.base import Observer, Round, StrategyRun
 from scarcity_ray.runtime.observers.baselines import Baselines
+from scarcity_ray.runtime.observers.callbacks import Callbacks
 from scarcity_ray.runtime.observers.checkpoints import Checkpointer
 from scarcity_ray.runtime.observers.coefficients import Coefficients
 from scarcity_ray.runtime.observers.log import RunLog
@@ -20,10 +21,12 @@ from scarcity_ray.runtime.observers.tables import TableWriter
 from scarcity_ray.runtime.observers.unseen_clients import UnseenClients
 from scarcity_ray.runtime.plan import RunPlan
 
-__all__ = ["Checkpointer", "Observer", "Round", "StrategyRun", "observers_of"]
+__all__ = ["Callbacks", "Checkpointer", "Observer", "Round", "StrategyRun", "observers_of"]
 
 
-def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Checkpoint | None) -> tuple[list[Observer], Checkpointer]:
+def observers_of(
+    plan: RunPlan, recorder: Recorder, progress: Progress, last: Checkpoint | None, callbacks: Callbacks
+) -> tuple[list[Observer], Checkpointer]:
     """The observers of a run, in the order in which each hook calls them; and the one that knows where a strategy starts.
 
     The order matters where one needs what another did:
@@ -33,7 +36,7 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
     - on_trained comes before on_strategy_end, so models are hashed before the result hash is taken.
     - on_strategy_end: the result hash enters the tally before the checkpoint of the strategy's end is made from it.
     - on_run_end: the log has the error first; all rows are on disk before summary.json is written, and both before plots read them.
-    An observer of the user belongs at the end of the list: it then sees only what is recorded, and can change nothing of it.
+    The callbacks are those of the user, and last: they see only what is recorded.
     """
     scenario = plan.scenario
     evaluation, facts = scenario.evaluation, plan.federation
@@ -59,5 +62,6 @@ def observers_of(plan: RunPlan, recorder: Recorder, progress: Progress, last: Ch
         checkpointer,
         Coefficients(recorder.directory, scenario.seed),
         Plots(recorder.directory, progress.message),
+        callbacks,
     ]
     return observers, checkpointer
