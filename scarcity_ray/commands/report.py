@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
+from scarcity_ray.commands.options import Json, print_json
 
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A finished run's directory; only its report.html is written.", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the page there instead.")] = None,
+    json: Json = False,
 ) -> None:
     """Write report.html: one page that says whether federating pays, for whom, how sure that is, and what the run cannot say.
 
@@ -29,4 +31,7 @@ def report(
         leave(REFUSED, str(error))
     except OSError as error:
         leave(FAILED, str(error))
-    typer.echo(f"{path}: {path.stat().st_size / 1000:,.0f} KB")
+    if json:
+        print_json({"file": path, "bytes": path.stat().st_size})
+    else:
+        typer.echo(f"{path}: {path.stat().st_size / 1000:,.0f} KB")

