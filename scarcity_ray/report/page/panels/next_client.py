@@ -34,6 +34,6 @@ def next_client(facts: Facts) -> Panel:
     rows = [[said, signed(value)] for said, value in quantiles]
     rows += [["the mean, from", signed(gain["low"])], ["the mean, to", signed(gain["high"])]]
     rows += [["the next client, from", signed(low)], ["the next client, to", signed(high)]]
-    table = Table("Gains of clients, of their mean and of the next one", [Column("", True), Column("gain")], rows)
+    table = Table("Gains of clients, of their mean and of the next one", [Column("what", True), Column("gain")], rows)
     description = "How many clients have which gain. Below: the 95 % intervals of their mean and of the next client's gain."
     return Panel("next", title, [words], [Figure("next-client", "Gains, and the next one", description, chart, table, HEIGHT)])

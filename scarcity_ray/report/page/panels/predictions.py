@@ -20,6 +20,9 @@ from scarcity_ray.report.units import number
 _BINS = 10
 _THRESHOLDS = np.arange(1, 100) / 100
 
+_NET_BENEFIT = "test_net_benefit_at_"
+"""How the keys of net benefits begin; the threshold follows, as in `0_1`."""
+
 _OWN_UNIT = ("rmse", "test_mae", "test_loss")
 """Measures in the unit of what is predicted, of any size; all others have none, and three decimals."""
 
@@ -39,34 +42,36 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 def predictions(facts: Facts) -> Panel:
     """The table for all strategies, and the curves of the one of the verdict."""
-    parts: list[Part] = [figure for figure in _figures(facts) if figure is not None]
-    table = _table(facts)
+    title, entries = "How good the predictions are", {n: one for n, one in facts.entries.items() if one["status"] != "diverged"}
+    heads = _heads(facts, entries)
+    if not heads:
+        return Panel("predictions", title)
     words = ["Over all test rows of all clients."]
     if facts.summary["task"] == "classification":
         words.append(
             "Discrimination (AUC) says how well the rows of a class are told from the others: 0.5 is chance, 1 is perfect. Calibration "
             "says whether what is said with 30 % comes true in 30 of 100 cases: its slope is best at 1, its error at 0."
         )
-    if any("net benefit" in column.head for column in table.columns):
+    if any(key.startswith(_NET_BENEFIT) for key in heads):
         words.append("Net benefit counts true alarms in a row, less false ones, weighed by the odds of the threshold.")
-    return Panel("predictions", "How good the predictions are", [" ".join(words)], [*parts, table])
-
-
-def _table(facts: Facts) -> Table:
-    entries = {name: entry for name, entry in facts.entries.items() if entry["status"] != "diverged"}
-    heads = {key: words for key, words in _MEASURES.items() if any(entry.get(f"{key}{POOLED}") is not None for entry in entries.values())}
-    if facts.summary["task"] == "regression":
-        heads = {"rmse": "RMSE", **{key: words for key, words in heads.items() if key != "test_loss"}}
-    if "test_auc" in heads and facts.decides.key != "test_loss":
-        del heads["test_loss"]  # the Brier score says much the same, and a table has so much room
-    benefits = [
-        key.removesuffix(POOLED) for key in next(iter(entries.values())) if key.startswith("test_net_benefit_at") and key.endswith(POOLED)
-    ]
-    heads |= {key: f"net benefit at {_threshold(key):g}" for key in benefits}
     rows = [[marked(name, entry), *(_cell(entry, key) for key in heads)] for name, entry in entries.items()]
     strong = [place for place, name in enumerate(entries) if name in facts.best]
     note = "AUC with its 95 % interval over rows." if "test_auc" in heads else ""
-    return Table("Measures over all test rows", [Column("strategy", True), *map(Column, heads.values())], rows, strong, note)
+    table = Table("Measures over all test rows", [Column("strategy", True), *map(Column, heads.values())], rows, strong, note)
+    figures: list[Part] = [figure for figure in _figures(facts) if figure is not None]
+    return Panel("predictions", title, [" ".join(words)], [*figures, table])
+
+
+def _heads(facts: Facts, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The measures that some strategy has, by key, with what stands above their columns."""
+    known = {key.removesuffix(POOLED) for one in entries.values() for key in one if key.endswith(POOLED) and one[key] is not None}
+    if facts.summary["task"] == "regression":
+        return {key: words for key, words in {"rmse": "RMSE", **_MEASURES}.items() if key in known and key != "test_loss"}
+    heads = {key: words for key, words in _MEASURES.items() if key in known}
+    if "test_auc" in heads and facts.decides.key != "test_loss":
+        del heads["test_loss"]  # the Brier score says much the same, and a table has so much room
+    thresholds = {key: float(key.removeprefix(_NET_BENEFIT).replace("_", ".")) for key in known if key.startswith(_NET_BENEFIT)}
+    return heads | {key: f"net benefit at {thresholds[key]:g}" for key in sorted(thresholds, key=lambda key: thresholds[key])}
 
 
 def _cell(entry: Mapping[str, Any], key: str) -> str:
@@ -78,10 +83,6 @@ def _cell(entry: Mapping[str, Any], key: str) -> str:
         if value is None or key in _OWN_UNIT or abs(value) >= 10
         else f"{value + 0.0 if abs(value) >= 0.0005 else 0:.3f}{ends}"
     )
-
-
-def _threshold(key: str) -> float:
-    return float(key.rpartition("_at_")[2].replace("_", "."))
 
 
 def _figures(facts: Facts) -> list[Figure | None]:
