@@ -158,4 +158,5 @@
     event.preventDefault();
   });
   byId("finder").hidden = false;
+  byId("unscripted").hidden = true;
 })();

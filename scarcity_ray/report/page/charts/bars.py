@@ -22,7 +22,7 @@ def spread(gains: Floats, mean: tuple[float, float], following: tuple[float, flo
     for count, left, right in zip(counts, frame.x(edges[:-1]), frame.x(edges[1:]), strict=True):
         if count:
             top = float(frame.y(count))
-            content.append(element("rect", x=left + 0.5, y=top, width=float(right - left - 1), height=frame.floor - top, class_="bar"))
+            content.append(element("rect", x=float(left), y=top, width=float(max(0.9 * (right - left), 0.5)), height=frame.floor - top, class_="bar"))
     content.append(frame.x_axis(label))
     zero = number(float(frame.x(0.0)))
     content.append(
