@@ -51,7 +51,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of 7,424 clients."""
     folder = tmp_path_factory.mktemp("many")
-    source = {"kind": "shifted_regression", "features": 2, "samples_per_client": {"lognormal": {"mean": 8, "sigma": 0.6, "minimum": 4}}}
+    source = {"kind": "shifted_regression", "features": 2, "samples_per_client": {"lognormal": {"mean": 2.2, "sigma": 0.5, "minimum": 4}}}
     plain = scenario(data={"source": source, "clients": 7424}, model={"kind": "linear"}, strategies=[IDENTITY | {"experts": 1}], rounds=1)
     draw_page(simulate(plain, out=folder / "run"), folder / "page.html")
     return folder / "page.html"

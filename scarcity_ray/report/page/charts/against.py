@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from scarcity_ray.report.page.charts.intervals import mark
 from scarcity_ray.report.page.charts.ranked import MOST
-from scarcity_ray.report.page.charts.svg import WIDE, Floats, Frame, dots, number, path, polyline, text
+from scarcity_ray.report.page.charts.svg import WIDE, Floats, Frame, dots, margin, number, path, polyline, text
 
 
 class SizeGroup(NamedTuple):
@@ -35,11 +35,13 @@ def against_rows(
     low, high = min([low, 0.0, *ends]), max([high, 0.0, *ends])
     room = 0.06 * (high - low) or 1.0
     first, last = float(rows.min()), float(rows.max())
-    frame = Frame(WIDE, 320, 52, 18, 26, 46, (first / 1.08, last * 1.08), (low - room, high + room), x_log=True)
+    y_range = (low - room, high + room)
+    frame = Frame(WIDE, 320, margin(*y_range), 18, 26, 46, (first / 1.08, last * 1.08), y_range, x_log=True)
     content = [frame.y_axis(label), frame.x_axis("training rows of a client")]
     if len(rows) <= MOST:
         inside = (gain >= frame.y_range[0]) & (gain <= frame.y_range[1])
-        content.append(path(dots(frame.x(rows[inside]), frame.y(gain[inside])), f"dots cloud{' thin' if len(rows) > 300 else ''}"))
+        points = np.unique(np.stack([frame.x(rows[inside]), frame.y(gain[inside])], axis=1).round(), axis=0)
+        content.append(path(dots(*points.T), f"dots cloud{' thin' if len(rows) > 300 else ''}"))
     content.append(frame.level(0.0, zero))
     if line is not None:
         content.append(path(polyline(frame.x([first, last]), frame.y(line)), "trend"))

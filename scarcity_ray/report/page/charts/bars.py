@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 
-from scarcity_ray.report.page.charts.svg import LETTER, WIDE, Floats, Frame, element, number, padded, path, text
+from scarcity_ray.report.page.charts.svg import LETTER, WIDE, Floats, Frame, element, margin, number, padded, path, text
 
 HEIGHT = 304.0
 """Of the chart, in pixels."""
@@ -17,12 +17,16 @@ _BELOW = 124.0
 def spread(gains: Floats, mean: tuple[float, float], following: tuple[float, float], *, label: str, most: int = 40) -> Markup:
     """A histogram of gains `[clients]`, with at most so many bars, and below it the intervals of the mean and of the next client's gain."""
     counts, edges = np.histogram(gains, bins=min(most, max(6, int(2 * np.sqrt(len(gains))))))
-    frame = Frame(WIDE, HEIGHT, 52, 12, 26, _BELOW, padded(gains, *mean, *following, 0.0, share=0.03), (0, float(counts.max())))
-    content = [frame.y_axis("clients", lambda value: f"{value:,.0f}" if value == round(value) else "")]
+    most_clients = float(counts.max())
+    x_range = padded(gains, *mean, *following, 0.0, share=0.03)
+    frame = Frame(WIDE, HEIGHT, margin(0, most_clients), 12, 26, _BELOW, x_range, (0, most_clients))
+    content = [frame.y_axis("clients", whole=True)]
     for count, left, right in zip(counts, frame.x(edges[:-1]), frame.x(edges[1:]), strict=True):
         if count:
             top = float(frame.y(count))
-            content.append(element("rect", x=float(left), y=top, width=float(max(0.9 * (right - left), 0.5)), height=frame.floor - top, class_="bar"))
+            content.append(
+                element("rect", x=float(left), y=top, width=float(max(0.9 * (right - left), 0.5)), height=frame.floor - top, class_="bar")
+            )
     content.append(frame.x_axis(label))
     zero = number(float(frame.x(0.0)))
     content.append(

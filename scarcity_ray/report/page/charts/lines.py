@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
-from scarcity_ray.report.page.charts.svg import HALF, LETTER, Floats, Frame, apart, dots, padded, path, polyline, text
+from scarcity_ray.report.page.charts.svg import HALF, LETTER, Floats, Frame, apart, dots, margin, padded, path, polyline, text
 
 DASHES = 5
 """Styles of lines that are not the best one's: each has a dash of its own, which print without colour keeps."""
@@ -36,9 +36,10 @@ def lines(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     level: tuple[float, str] | None = None,
-    x_words: Callable[[float], str] | None = None,
+    whole: bool = False,
 ) -> Markup:
-    """The chart. Its ranges hold all lines where they are not given. level: a value that is marked across, and its words."""
+    """The chart. Its ranges hold all lines where they are not given. level: a value that is marked across, and its words.
+    whole: x has whole numbers only."""
     right = 10 + LETTER * max((len(one.said) for one in drawn), default=0)
     xs = np.concatenate([one.x[np.isfinite(one.y)] for one in drawn]) if drawn else np.zeros(0)
     ys = [one.y for one in drawn]
@@ -46,8 +47,8 @@ def lines(
     if x_range is None:
         low, high = (float(xs.min()), float(xs.max())) if len(xs) else (0.0, 1.0)
         x_range = (low / 1.15, high * 1.15) if x_log else (min(low, 0.0), high)
-    frame = Frame(width, height, 46, min(right, 0.42 * width), 26, 46, x_range, y_range, x_log)
-    content = [frame.y_axis(y_label), frame.x_axis(x_label, x_words)]
+    frame = Frame(width, height, margin(*y_range), min(right, 0.42 * width), 26, 46, x_range, y_range, x_log)
+    content = [frame.y_axis(y_label), frame.x_axis(x_label, whole)]
     if level is not None:
         content.append(frame.level(*level, class_="reference"))
     named = [one for one in drawn if one.said and np.isfinite(one.y).any()]

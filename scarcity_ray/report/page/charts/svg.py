@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
-from scarcity_ray.report.page.charts.ticks import Ticks, linear_ticks, log_ticks
+from scarcity_ray.report.page.charts.ticks import linear_ticks, log_ticks
 
 WIDE, HALF = 720, 344
 """Widths of a chart, in CSS pixels: of the whole column, and of one of two side by side."""
@@ -102,19 +102,18 @@ class Frame:
         """The right edge."""
         return self.width - self.right
 
-    def y_axis(self, label: str, words: Callable[[float], str] | None = None) -> Markup:
-        """Few light lines with their values at the left, and above them what they are. words: of a value, in place of its digits."""
-        ticks = linear_ticks(*self.y_range)
-        lines = [f"M{number(self.left)} {number(height)}H{number(self.end)}" for height in self.y(ticks.values)]
-        marks = _labels(ticks, words)
-        labels = [text(self.left - 8, h + 4, w, "tick", "end") for h, w in zip(self.y(ticks.values), marks, strict=True)]
+    def y_axis(self, label: str, whole: bool = False) -> Markup:
+        """Few light lines with their values at the left, and above them what they are. whole: at whole numbers only."""
+        ticks = linear_ticks(*self.y_range, whole=whole)
+        heights = self.y(ticks.values)
+        lines = [f"M{number(self.left)} {number(height)}H{number(self.end)}" for height in heights]
+        labels = [text(self.left - 8, height + 4, word, "tick", "end") for height, word in zip(heights, ticks.labels, strict=True)]
         return Markup("").join([path(lines, "grid"), *labels, text(0, 12, label, "label")])
 
-    def x_axis(self, label: str, words: Callable[[float], str] | None = None) -> Markup:
-        """A line with values below it, and below them what they are."""
-        ticks = log_ticks(*self.x_range) if self.x_log else linear_ticks(*self.x_range, most=5)
-        places, marks = self.x(ticks.values), _labels(ticks, words)
-        labels = [text(place, self.floor + 18, word, "tick", "middle") for place, word in zip(places, marks, strict=True)]
+    def x_axis(self, label: str, whole: bool = False) -> Markup:
+        """A line with values below it, and below them what they are. whole: at whole numbers only."""
+        ticks = log_ticks(*self.x_range) if self.x_log else linear_ticks(*self.x_range, most=5, whole=whole)
+        labels = [text(x, self.floor + 18, word, "tick", "middle") for x, word in zip(self.x(ticks.values), ticks.labels, strict=True)]
         line = path([f"M{number(self.left)} {number(self.floor)}H{number(self.end)}"], "axis")
         return Markup("").join([line, *labels, text(self.end, self.floor + 36, label, "label", "end")])
 
@@ -134,8 +133,9 @@ class Frame:
         return line + (text(self.left + 4, height + (14 if below else -5), words, "tick") if words else Markup(""))
 
 
-def _labels(ticks: Ticks, words: Callable[[float], str] | None) -> list[str]:
-    return ticks.labels if words is None else [words(value) for value in ticks.values]
+def margin(low: float, high: float) -> float:
+    """Pixels at the left that the values of an axis from low to high need."""
+    return 12 + LETTER * max(len(label) for label in linear_ticks(low, high).labels)
 
 
 def padded(values: ArrayLike, *more: float, share: float = 0.06) -> tuple[float, float]:

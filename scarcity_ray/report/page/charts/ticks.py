@@ -13,12 +13,14 @@ class Ticks(NamedTuple):
     labels: list[str]
 
 
-def linear_ticks(low: float, high: float, most: int = 6) -> Ticks:
-    """At most so many multiples of 1, 2 or 5 times a power of ten from low to high."""
+def linear_ticks(low: float, high: float, most: int = 6, whole: bool = False) -> Ticks:
+    """At most so many multiples of 1, 2 or 5 times a power of ten from low to high. whole: whole numbers only."""
     if not high > low:
         return Ticks([low], [f"{low:g}"])
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step *= next(times for times in (1, 2, 5, 10, 20) if (high - low) / (times * step) <= most)
+    if whole:
+        step = max(step, 1.0)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     values = [place * step for place in range(first, last + 1)]

@@ -11,7 +11,7 @@ from scipy import stats
 from scarcity_ray.inference.break_even import FEWEST, BreakEven, break_even
 from scarcity_ray.report.page.charts.against import SizeGroup, against_rows
 from scarcity_ray.report.page.charts.intervals import Estimate, forest
-from scarcity_ray.report.page.charts.ranked import BOTTOM, HEIGHT, LEFT, MOST, RIGHT, TOP, ranked
+from scarcity_ray.report.page.charts.ranked import BOTTOM, HEIGHT, MOST, RIGHT, TOP, ranked
 from scarcity_ray.report.page.charts.svg import WIDE
 from scarcity_ray.report.page.facts import Facts, count
 from scarcity_ray.report.page.names import shown
@@ -67,8 +67,8 @@ def _by_client(facts: Facts, report: ClientReport) -> Figure:
         description += " Filled: surely better; a square: surely worse; a ring: the client's rows cannot tell."
     else:
         height = HEIGHT
-        chart = ranked(gain[known], low[known], high[known], sure[known], label=label, zero=zero)
-        ranks = f"{LEFT:g} {WIDE - RIGHT:g} {TOP:g} {HEIGHT - BOTTOM:g} 0"
+        left, chart = ranked(gain[known], low[known], high[known], sure[known], label=label, zero=zero)
+        ranks = f"{left:g} {WIDE - RIGHT:g} {TOP:g} {HEIGHT - BOTTOM:g} 0"
         binned = f" More than {MOST:,} clients are drawn in groups of neighbours." if known.sum() > MOST else ""
         description += f" The largest gain is {signed(gain[known].max())}, the smallest {signed(gain[known].min())}.{binned}"
     return Figure("gain-by-client", title, description, chart, _clients_table(facts, report), height, ranks=ranks)
@@ -139,7 +139,8 @@ def _against_rows(facts: Facts, report: ClientReport) -> Figure | None:
     ]
     columns = [Column("training rows"), Column("clients"), Column("mean gain"), Column("95 % interval")]
     table = Table("Gain by training rows", columns, cells)
-    drawn = "Dots: clients, as measured on their own test rows. Discs: means of clients of like size, with 95 % intervals."
+    dots = "Dots: clients, as measured on their own test rows. " if len(rows) <= MOST else ""
+    drawn = f"{dots}Discs: means of clients of like size, with 95 % intervals."
     note = (
         "The line is fitted by least squares over the logarithm of rows. Its intervals allow for unequal scatter (HC3), that of the "
         "break-even size is Fieller's."

@@ -34,7 +34,7 @@ _COSTS: dict[str, tuple[str, str, Callable[[float], str], dict[str, float]]] = {
 def learning(facts: Facts) -> Panel:
     """A chart by round, and one by each cost that the run counted."""
     curves = _curves(facts)
-    if not curves:
+    if all(len(curve["round"]) < 2 for curve in curves.values()):
         return Panel("learning", "Learning")
     shown = facts.decides
     words = f"{shown.mean[0].upper()}{shown.mean[1:]} on test rows" + (f", a mean over {facts.seeds} seeds." if facts.seeds > 1 else ".")
@@ -91,7 +91,7 @@ def _by_round(facts: Facts, curves: dict[str, dict[str, Any]]) -> Figure:
         x_label="round",
         y_label=facts.decides.short,
         level=_alone(facts),
-        x_words=lambda value: f"{value:,.0f}",
+        whole=True,
         y_range=_range(facts, curves),
     )
     reached = ", ".join(f"{name} {number(float(curve['value'][-1]))}" for name, curve in curves.items())
