@@ -143,7 +143,8 @@ class Federation:
     later: the data of the same clients from round `drift_round` on; None if they do not change.
     facts: float64 `[clients]` by name, columns of the table that say something of a client, as its device's speed. spans: when clients are
     there, by a trace; None without one. written: how the user's text file is written, where that is not the usual way.
-    notes: what a user should know of the rows, a sentence each: what was left out, what may mislead.
+    notes: what a user should know of the rows, a sentence each: what was left out, what may mislead. absent: names of those of the data's
+    own clients that take no part.
     """
 
     train: Shards
@@ -164,6 +165,7 @@ class Federation:
     spans: Spans | None = None
     written: str = ""
     notes: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def at(self, round: int) -> Federation:
         """The data of the clients in a round."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from scarcity_ray.data.standardise import LONGEST_WORD
 MOST_WORDS = 1000  # largest number of categories of one text feature; a column with more is a name or a text, not a category
 _SOURCE = ("data", "source")
 _FACT = ("scarcity", "column")
+_SPLIT = ("data", "split")
 
 
 class Columns(Spec):
@@ -49,6 +50,10 @@ class _Reader:
 
     def add(self, column: pa.Array) -> None:
         """Adds one batch."""
+        if pa.types.is_temporal(column.type) and not self.text:
+            column = column.cast(
+                pa.int32() if column.type.bit_width == 32 else pa.int64()
+            )  # days, or units of time; float64 keeps 285 years
         if not self.text:
             self.parts.append(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
             return
@@ -85,16 +90,19 @@ def read(
     scan: Callable[[list[str]], Iterable[pa.RecordBatch]],
     ignored: Sequence[str] = (),
     facts: Sequence[str] = (),
+    beside: Mapping[str, str] | None = None,
 ) -> Pool:
     """The pool of a table. Batches are read once, one at a time. Each number takes 8 bytes of memory, each word 4.
 
     scan: returns the batches of the named columns. ignored: columns that are features only if they are named. facts: columns of numbers
-    that say something of a client, and are features only if they are named.
+    that say something of a client, and are features only if they are named. beside: columns that split a client's rows, by what they are
+    for (`by`: a word or whole number; `time`: a number or date); features only if they are named.
     Raises SpecError for missing columns, unusable types and missing values.
     """
     if spec.group is not None and spec.client is None:
         raise SpecError((*_SOURCE, "group"), spec.group, "groups are groups of clients: name the `client` column too")
-    features = _features(spec, schema, (*ignored, *facts))
+    beside = beside or {}
+    features = _features(spec, schema, (*ignored, *facts, *beside.values()))
     special = {field: name for field in ("label", "client", "group") if (name := getattr(spec, field)) is not None}
     readers: dict[str, _Reader] = {}
     for field, name in special.items():
@@ -115,12 +123,13 @@ def read(
         if _is_text(_FACT, name, schema):
             raise SpecError(_FACT, name, "the column is text: a client's value is a number")
         readers.setdefault(name, _Reader(name, False))
+    apart = {field: _beside(spec, field, name, schema) for field, name in beside.items()}
 
-    for batch in scan(list(readers)):
-        for name, reader in readers.items():
-            reader.add(batch.column(name))
+    for batch in scan(list(dict.fromkeys([*readers, *beside.values()]))):
+        for reader in (*readers.values(), *apart.values()):
+            reader.add(batch.column(reader.name))
         _refuse_long_text(readers[name] for _, name, _ in features)
-    keep = _complete(spec, list(readers.values()))
+    keep = _complete(spec, [*readers.values(), *apart.values()])
 
     columns = {name: reader.values(keep) for name, reader in readers.items()}
     y, classes = _label(spec, columns[spec.label], schema.field(spec.label).type)
@@ -133,6 +142,7 @@ def read(
         inputs=tuple((name, power) for _, name, power in features),
         label=spec.label,
         classes=classes,
+        beside={field: reader.values(keep) for field, reader in apart.items()},
     )
     client, group = columns.get(spec.client or ""), columns.get(spec.group or "")
     if not isinstance(client, Categorical):
@@ -142,6 +152,17 @@ def read(
     own = {name: _fact(name, columns[name], client) for name in facts}
     groups = _group(spec.group, group, client) if spec.group and isinstance(group, Categorical) else None
     return replace(pool, owner=client.codes.astype(np.int64), names=client.words, group=groups, client=spec.client, facts=own)
+
+
+def _beside(spec: Columns, field: str, name: str, schema: pa.Schema) -> _Reader:
+    """The reader of a column that splits a client's rows. It is read apart, as it may be a feature too. Raises SpecError."""
+    _require((*_SPLIT, field), name, schema)
+    kind = schema.field(name).type
+    if name in (spec.label, spec.client):
+        raise SpecError((*_SPLIT, field), name, "the column is the label or the client: name another one")
+    if not (pa.types.is_temporal(kind) or not _is_text((*_SPLIT, field), name, schema) or field == "by"):
+        raise SpecError((*_SPLIT, field), name, "the column is text: times are numbers or dates, as 2024-05-31")
+    return _Reader(name, field == "by")
 
 
 def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[tuple[str, str, int]]:

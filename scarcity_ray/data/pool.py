@@ -41,7 +41,8 @@ class Pool:
     Names in the user's table:
     inputs: (name, power) of each column of `x`. label: the label's column. classes: the values of the classes, if they are
     not 0 .. outputs - 1. client: the column that `names` come from. written: how a text file is written, where that is not the usual way.
-    notes: what a user should know of how the rows were read, a sentence each.
+    notes: what a user should know of how the rows were read, a sentence each. beside: columns `[rows]` that are read beside the features,
+    by what they are read for.
     """
 
     x: NDArray[np.float32] | tuple[Column, ...]
@@ -58,6 +59,7 @@ class Pool:
     facts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     written: str = ""
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, Column] = field(default_factory=dict)
 
     @property
     def owners(self) -> int | None:

@@ -24,6 +24,7 @@ _NAMED = 5  # clients that a line names at most
 _BY_LABELS = 0.5  # share of the variance of clients' class shares between experts from which the report warns
 _REPEATS = {
     "splits": ", each a new split of the same clients' rows",
+    "trainings": ", each another training on the same rows, tested on the same rows",
     "deals": ", each dealing the same rows to other clients",
     "draws": ", each with rows of its own",
 }

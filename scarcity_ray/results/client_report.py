@@ -19,6 +19,7 @@ from scarcity_ray.results.files import new_file
 from scarcity_ray.results.gains import Gains, SeedGains, largest
 from scarcity_ray.results.reading import believing
 from scarcity_ray.results.results import Results, RunError
+from scarcity_ray.results.summary import keeps_clients
 from scarcity_ray.scenario.words import closest
 
 SURE = {1: "surely better", 0: "cannot tell", -1: "surely worse"}
@@ -138,7 +139,7 @@ def _over_seeds(rows: Any) -> Any:
     """Each client once: means over the seeds, the experts of all."""
     clients = rows.groupby("client_id")
     means = clients[["alone", "federated", "gain", "uplink_bytes", "downlink_bytes"]].mean()
-    same = clients[["client", "num_train", "num_test"]].first()
+    same = clients[["client"]].first().join(clients[["num_train", "num_test"]].mean().round().astype(int))
     experts = clients["expert"].agg(lambda each: "/".join(each) if each.notna().all() else None)
     return means.join(same).assign(expert=experts, seed=None).reset_index()
 
@@ -147,4 +148,4 @@ def _keeps_clients(results: Results) -> bool:
     """Whether a client of the run has the same rows under every seed."""
     scenario = results.scenario
     with believing(results.directory / "scenario.yaml"):
-        return Data.model_validate_json(json.dumps(scenario["data"])).repeats == "splits"
+        return keeps_clients(Data.model_validate_json(json.dumps(scenario["data"])).repeats)

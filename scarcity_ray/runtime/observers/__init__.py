@@ -52,7 +52,7 @@ def observers_of(
     )
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
-        RunLog(recorder, facts.notes),
+        RunLog(recorder, plan.notes),
         TableWriter(recorder),
         Baselines(recorder, tally),
         SummaryWriter(recorder, tally, last),
