@@ -21,6 +21,9 @@ from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.names import shown
 from scarcity_ray.report.page.page import MOST_BYTES, in_script
 from scarcity_ray.report.page.panels.limits import limits
+from scarcity_ray.report.page.panels.predictions import predictions
+from scarcity_ray.report.page.parts import Figure
+from scarcity_ray.report.units import number
 from scarcity_ray.report.verdict import sentences
 from scarcity_ray.results.client_report import client_report
 from scarcity_ray.run import main
@@ -60,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Nine sites with hostile names, two classes, one seed."""
     folder = tmp_path_factory.mktemp("page")
     strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "representation": {"kind": "identity"}, "experts": 1}]
-    evaluation = {"predictions": True, "metric": "log_loss"}
+    evaluation = {"predictions": True, "metric": "log_loss", "positive": "no"}
     plain = scenario(data=table(folder), model={"kind": "linear"}, strategies=strategies, evaluation=evaluation, rounds=4)
     return simulate(plain, out=folder / "run")
 
@@ -128,6 +131,16 @@ def test_names_are_text_whatever_they_hold(run: Results, text: str, document: Do
     assert {shown(name) for name in NAMES} <= set(heads)
     gain = report.table["gain"].to_pylist()
     assert sites["columns"]["gain"] == pytest.approx([value * 10 ** sites["digits"] for value in gain], abs=0.5)
+
+
+def test_net_benefit_drawn_from_answers_is_that_of_the_summary(run: Results) -> None:
+    """The curve is of predictions.parquet, the summary's number of what each actor counted. The positive class is the first one."""
+    name = client_report(run).strategy
+    (figure,) = [part for part in predictions(Facts(run)).parts if isinstance(part, Figure) and part.key == "net-benefit"]
+    curve = {row[0]: row[1] for row in figure.table.rows}
+    for threshold in (0.1, 0.2):
+        key = f"test_net_benefit_at_{threshold}_pooled".replace(".", "_")
+        assert curve[f"{threshold:.2f}"] == number(run.summary["strategies"][name][key])
 
 
 def test_json_in_a_script_element_cannot_end_it() -> None:

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.panels.answer import answer_of
+from scarcity_ray.report.page.panels.coefficients import coefficients
 from scarcity_ray.report.page.panels.costs import costs
 from scarcity_ray.report.page.panels.experts import experts
 from scarcity_ray.report.page.panels.gains import gains
@@ -42,6 +43,7 @@ PANELS: tuple[Callable[[Facts], Panel], ...] = (
     gains,
     site,
     predictions,
+    coefficients,
     experts,
     next_client,
     learning,

@@ -31,8 +31,7 @@ def answer_of(facts: Facts) -> Answer:
     summary = facts.summary
     question = summary.get("question") or f"Does federating pay for the {facts.clients_in_words} of {summary['scenario']}?"
     short, said = answer(summary), sentences(summary)
-    # The first sentence begins with the answer, which stands above it.
-    first = said[0].removeprefix(short).lstrip(":, ")
+    first = said[0].removeprefix(f"{short}: ")  # which stands above it
     return Answer(question, f"{short}.", [first[0].upper() + first[1:], *said[1:]], _numbers(facts))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from scarcity_ray.report.units import duration, number, short_number, size
 
 _POINTS = 120
 """Of a line: a pixel holds no more."""
+
+_NAMED = 5
+"""Strategies whose last values a description says."""
 
 _COSTS: dict[str, tuple[str, str, Callable[[float], str], dict[str, float]]] = {
     "bytes": ("Learning by bytes", "sent and received by a client", size, {"bytes": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}),
@@ -94,8 +97,7 @@ def _by_round(facts: Facts, curves: dict[str, dict[str, Any]]) -> Figure:
         whole=True,
         y_range=_range(facts, curves),
     )
-    reached = ", ".join(f"{name} {number(float(curve['value'][-1]))}" for name, curve in curves.items())
-    return Figure("by-round", "Learning by round", f"At the end: {reached}.", chart, _table(curves), 250, HALF)
+    return Figure("by-round", "Learning by round", f"At the end: {_told(curves, 'value', number)}.", chart, _table(curves), 250, HALF)
 
 
 def _by_cost(facts: Facts, curves: dict[str, dict[str, Any]], cost: str) -> Figure:
@@ -106,10 +108,18 @@ def _by_cost(facts: Facts, curves: dict[str, dict[str, Any]], cost: str) -> Figu
     chart = lines(
         drawn, x_label=f"{unit} {label}", y_label=facts.decides.short, x_log=True, level=_alone(facts), y_range=_range(facts, curves)
     )
-    spent = ", ".join(f"{name} {words(float(curve[cost][-1]))}" for name, curve in curves.items() if curve[cost][-1] > 0)
+    spent = _told({name: curve for name, curve in curves.items() if curve[cost][-1] > 0}, cost, words)
     columns = [Column("strategy", True), Column("spent"), Column("reached")]
     rows = [[name, words(float(curve[cost][-1])), number(float(curve["value"][-1]))] for name, curve in curves.items()]
     return Figure(f"by-{cost}", title, f"Spent in all: {spent}.", chart, Table(f"{title}, at the end", columns, rows), 250, HALF)
+
+
+def _told(curves: Mapping[str, Mapping[str, Any]], key: str, words: Callable[[float], str]) -> str:
+    """The last value of each curve; of many the least and the most alone."""
+    last = sorted(((float(curve[key][-1]), name) for name, curve in curves.items()))
+    if len(last) <= _NAMED:
+        return ", ".join(f"{name} {words(float(curve[key][-1]))}" for name, curve in curves.items())
+    return f"from {words(last[0][0])} ({last[0][1]}) to {words(last[-1][0])} ({last[-1][1]})"
 
 
 def _table(curves: dict[str, dict[str, Any]]) -> Table:

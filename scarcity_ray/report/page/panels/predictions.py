@@ -53,7 +53,7 @@ def predictions(facts: Facts) -> Panel:
             "says whether what is said with 30 % comes true in 30 of 100 cases: its slope is best at 1, its error at 0."
         )
     if any(key.startswith(_NET_BENEFIT) for key in heads):
-        words.append("Net benefit counts true alarms in a row, less false ones, weighed by the odds of the threshold.")
+        words.append("Net benefit counts the true alarms of a row, less false ones weighed by the odds of the threshold.")
     rows = [[marked(name, entry), *(_cell(entry, key) for key in heads)] for name, entry in entries.items()]
     strong = [place for place, name in enumerate(entries) if name in facts.best]
     note = "AUC with its 95 % interval over rows." if "test_auc" in heads else ""
@@ -177,7 +177,7 @@ def _net_benefit(name: str, p: Floats, y: Floats) -> Figure:
     told = [place for place in range(len(x)) if (place + 1) % 5 == 0]
     cells = [[f"{x[place]:.2f}", *(number(float(curve[place])) for curve in (model, everybody)), "0"] for place in told]
     columns = [Column("threshold"), Column(name), Column("act on all"), Column("act on none")]
-    better = x[(model[kept] > np.maximum(everybody[kept], 0) + 1e-4)]
-    where = f"It is above both from {better[0]:.2f} to {better[-1]:.2f}." if len(better) else "It is nowhere clearly above both."
+    better = int((model[kept] > np.maximum(everybody[kept], 0) + 1e-4).sum())
+    where = f"It is above both at {better} of {len(x)} thresholds."
     description = f"What acting on the predictions of {name} is worth, in true alarms a row, beside acting on every row or on none. {where}"
     return Figure("net-benefit", "Net benefit", description, chart, Table("Net benefit by threshold", columns, cells), 250, HALF)

@@ -43,7 +43,7 @@ def _gains(facts: Facts) -> Figure | None:
 
 
 def _table(facts: Facts) -> Table:
-    shown = facts.decides
+    shown, entries = facts.decides, facts.entries.values()
     spread = facts.seeds > 1
     undefined = max((entry.get(f"{shown.key}{UNDEFINED}") or 0 for entry in facts.entries.values()), default=0)
     columns = [
@@ -70,6 +70,8 @@ def _table(facts: Facts) -> Table:
         for name, entry in facts.entries.items()
     ]
     notes = [f"Mean: {shown.over}.", "alone: each client at its best by itself; guess: what predicts without inputs."]
+    notes += ["not learned: worse than a guess, and out of the comparison."] if any(one.get("not_learned") for one in entries) else []
+    notes += ["still falling: more rounds would gain more."] if any(one.get("still_falling") for one in entries) else []
     notes += [f"± is the standard deviation over {facts.seeds} seeds."] if spread else []
     notes += [f"{undefined:,.0f} clients have test rows that define no {shown.short}, and do not count."] if undefined else []
     strong = [place for place, name in enumerate(facts.entries) if name in facts.best]
