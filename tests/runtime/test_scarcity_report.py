@@ -127,6 +127,13 @@ def test_costs_are_differences_of_the_tables(reported: Results) -> None:
     assert float(rows["fed_avg", "beside_the_others", "compute"]["high"]) == fed_avg["beside_the_others"]["compute"]["high"]
 
 
+def test_the_page_of_the_run_is_drawn_again_with_the_report(reported: Results) -> None:
+    assert reported.scarcity is not None
+    text = (reported.directory / "report.html").read_text(encoding="utf-8")
+    sentence = in_words(reported.scarcity)
+    assert f"<p>{sentence[0].upper()}{sentence[1:]}</p>" in text
+
+
 def test_rows_say_what_was_reached_and_spent(reported: Results) -> None:
     assert reported.scarcity is not None
     rows = reported.scarcity["runs"]

@@ -70,7 +70,8 @@
     }
     if (at("expert") !== null) rows.push(["Expert", String(at("expert"))]);
     if (at("contribution") !== null)
-      rows.push(["Contribution", signed(at("contribution"), finer) + ": what its rows take from the loss of the others of its expert; below 0 they add to it"]);
+      rows.push(["Contribution", (at("contribution") < 0 ? "" : "+") + (at("contribution") / 10 ** finer).toPrecision(3) +
+        ": what its rows take from the loss of the others of its expert; below 0 they add to it"]);
     rows.push(["Bytes", size(at("bytes")) + " sent and received"]);
     return rows;
   };

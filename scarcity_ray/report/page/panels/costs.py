@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scarcity_ray.report.never_joined import never_joined_in_words
+from scarcity_ray.report.page import names
 from scarcity_ray.report.page.charts.intervals import Estimate, forest
 from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.parts import Column, Figure, Panel, Table
@@ -14,7 +15,7 @@ from scarcity_ray.report.scarcity_in_words import amount, in_words, shown_of, un
 
 def costs(facts: Facts) -> Panel:
     """Who never joined, and the costs of each scarcity to the federated strategies."""
-    words, found = never_joined_in_words(facts.summary), facts.scarcity
+    words, found = [names.shown(line, 2_000) for line in never_joined_in_words(facts.summary)], facts.scarcity
     if found is None:
         return Panel("scarcity", "What scarcity costs", words)
     sentence = in_words(found)

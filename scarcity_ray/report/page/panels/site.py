@@ -33,6 +33,7 @@ def _sites(facts: Facts) -> dict[str, Any]:
     report = facts.clients
     table, shown = report.table.to_pydict(), report.shown
     digits = 3 if shown.metric.bounded else _digits(facts.column("alone"))
+    digits = min(max(digits, _digits(facts.column("gain"))), digits + 1)  # gains are smaller, and they are what is asked for
     contribution = _contribution(facts)
     told = [value for value in contribution if value is not None and value != 0]
     finer = _digits(told)
