@@ -10,6 +10,7 @@ import pytest
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results, resume, simulate, verify
+from scarcity_ray.report.scarcity_in_words import in_words
 from scarcity_ray.runtime import scarcity_report
 from scarcity_ray.runtime.actor_group import ActorGroup
 from scarcity_ray.runtime.observers import Plots
