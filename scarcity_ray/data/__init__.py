@@ -258,7 +258,7 @@ def _reorder(pool: Pool, order: NDArray[np.int64]) -> Pool:
         return pool
 
     def ordered(column: Column) -> Column:
-        return Categorical(column.codes[order], column.words) if isinstance(column, Categorical) else column[order]
+        return replace(column, codes=column.codes[order]) if isinstance(column, Categorical) else column[order]
 
     x = tuple(ordered(column) for column in pool.x) if isinstance(pool.x, tuple) else pool.x[order]
     return replace(pool, x=x, y=pool.y[order], owner=None, beside={field: ordered(column) for field, column in pool.beside.items()})

