@@ -152,8 +152,7 @@ def test_json_in_a_script_element_cannot_end_it() -> None:
 def test_what_it_cannot_say_follows_from_what_was_played(run: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     def about(**changes: Any) -> dict[str, str]:
         facts = Facts(run)
-        plain = run.scenario
-        facts.__dict__["scenario"] = plain | {name: plain.get(name) or {} | value for name, value in changes.items()} | changes
+        facts.__dict__["scenario"] = run.scenario | changes
         return dict(next(iter(limits(facts).parts)).items)  # type: ignore[union-attr]
 
     found = about()
@@ -161,6 +160,10 @@ def test_what_it_cannot_say_follows_from_what_was_played(run: Results, monkeypat
     assert not {"Made data", "Made clients", "Outcome"} & set(found)
     assert "Made data" in about(data={"source": {"kind": "blobs"}})
     assert "Made clients" in about(data={"source": {"kind": "digits"}, "partition": {"kind": "iid"}})
+    assert "Rows that belong together" in found
+    by_time = about(data=run.scenario["data"] | {"split": {"by": None, "time": "age"}})
+    assert "Rows that belong together" not in by_time
+    assert by_time["Time"] != found["Time"]
     assert "No clock" not in about(scarcity={"network": {"downlink": 1.0}})
     monkeypatch.setattr(Facts, "seeds", 5)
     assert "One seed" not in about()

