@@ -22,7 +22,7 @@ from _common import show, write_json
 
 from scarcity_ray import simulate
 from scarcity_ray.report.page import draw_page
-from scarcity_ray.report.page.page import MOST_BYTES
+from scarcity_ray.report.page.document import MOST_BYTES
 
 CLIENTS = (54, 2_410, 5_000, 7_424)
 _TRIES = 5

@@ -17,9 +17,9 @@ from helpers.scenarios import scenario
 
 from scarcity_ray import Results, simulate
 from scarcity_ray.report.page import page
+from scarcity_ray.report.page.document import MOST_BYTES, in_script
 from scarcity_ray.report.page.facts import Facts
 from scarcity_ray.report.page.names import shown
-from scarcity_ray.report.page.page import MOST_BYTES, in_script
 from scarcity_ray.report.page.panels.limits import limits
 from scarcity_ray.report.page.panels.predictions import predictions
 from scarcity_ray.report.page.parts import Figure
@@ -141,6 +141,13 @@ def test_net_benefit_drawn_from_answers_is_that_of_the_summary(run: Results) -> 
     for threshold in (0.1, 0.2):
         key = f"test_net_benefit_at_{threshold}_pooled".replace(".", "_")
         assert curve[f"{threshold:.2f}"] == number(run.summary["strategies"][name][key])
+
+
+def test_too_many_clients_for_one_page_are_left_out_and_it_says_so(run: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scarcity_ray.report.page.document.MOST_BYTES", 20_000)
+    found = Document(page(run))
+    assert [attributes for attributes, _ in found.all("script")] == [{}]
+    assert any("too many clients for a page of 20 KB" in words for _, words in found.all("p"))
 
 
 def test_json_in_a_script_element_cannot_end_it() -> None:

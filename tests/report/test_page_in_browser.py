@@ -13,7 +13,7 @@ from helpers.scenarios import scenario
 
 from scarcity_ray import simulate
 from scarcity_ray.report.page import draw_page
-from scarcity_ray.report.page.page import MOST_BYTES
+from scarcity_ray.report.page.document import MOST_BYTES
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")

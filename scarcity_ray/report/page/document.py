@@ -28,7 +28,7 @@ from scarcity_ray.report.page.panels.predictions import predictions
 from scarcity_ray.report.page.panels.reproduce import reproduce
 from scarcity_ray.report.page.panels.site import site
 from scarcity_ray.report.page.panels.strategies import strategies
-from scarcity_ray.report.page.parts import Finder, Panel, Points
+from scarcity_ray.report.page.parts import Finder, Panel
 from scarcity_ray.results.files import write_whole
 from scarcity_ray.results.results import Results
 
@@ -123,4 +123,4 @@ def _without_sites(panel: Panel) -> Panel:
     words = (
         f"There are too many clients for a page of {MOST_BYTES // 1000:,} KB: `scarcity-ray clients RUN_DIR --csv FILE` lists every one."
     )
-    return Panel(panel.key, panel.title, [*panel.words, words], [part for part in panel.parts if not isinstance(part, Finder | Points)])
+    return Panel(panel.key, panel.title, [*panel.words, words], [part for part in panel.parts if not isinstance(part, Finder)])
