@@ -14,12 +14,13 @@ from scarcity_ray.report.units import number
 
 _MOST = 30  # rows of a table on the terminal
 
-_PREDICTS = {
+PREDICTS = {
     "gaussian": "change of the label, a unit of the column",
     "binomial": "change of the log odds of {}, a unit of the column",
     "multinomial": "change of the log odds against the first class, a unit of the column",
     "poisson": "change of the log of the expected count, a unit of the column",
 }
+"""What a coefficient is, by family; {} is the class of two that is predicted."""
 
 
 def show_coefficients(console: Console, summary: Mapping[str, Any]) -> None:
@@ -46,7 +47,7 @@ def coefficient_table(name: str, entry: Mapping[str, Any]) -> Table:
     """A row a coefficient. entry: what summary.json says of the strategy under one seed."""
     found = entry["coefficients"][:_MOST]
     one = entry["family"] == "binomial"
-    title = f"{name}: {_PREDICTS[entry['family']].format(found[0].get('class'))}"
+    title = f"{name}: {PREDICTS[entry['family']].format(found[0].get('class'))}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("column", overflow="fold", min_width=10)
     classes = "class" in found[0] and not one  # one predictor: its class stands above
@@ -56,9 +57,10 @@ def coefficient_table(name: str, entry: Mapping[str, Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True, min_width=6)  # "<0.001"
     for row in found:
         cells = [number(row[key]) for key in ("estimate", "std_error", "lower", "upper", "statistic")]
-        table.add_row(Text(row["name"]), *([Text(row["class"])] if classes else []), *cells, _chance(row["p_value"]))
+        table.add_row(Text(row["name"]), *([Text(row["class"])] if classes else []), *cells, chance(row["p_value"]))
     return table
 
 
-def _chance(p: float | None) -> str:
+def chance(p: float | None) -> str:
+    """A p-value with three decimals."""
     return "-" if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"
