@@ -120,10 +120,10 @@ def written(proposal: Proposal, source: Mapping[str, Any], command: str, about: 
     table, in words."""
     label, client, metric = proposal.label, proposal.client, proposal.metric
     lines = [
-        f"# Question  Does a federation of the clients in `{client[0]}` pay, to predict `{label[0]}`?",
         f"# Command   {command}",
         *(f"# {fact}" for fact in (*([about] if about else []), *proposal.facts)),
         f"name: {proposal.name}",
+        f"question: {_yaml(f'Does a federation of the clients in {client[0]} pay, to predict {label[0]}?')}",
         "seed: 1",
         "repeats: 5                    # other splits of each client's rows: intervals then have the luck of training too",
         "rounds: 50",

@@ -44,6 +44,7 @@ def observers_of(
         scenario.name,
         facts.task,
         facts.clients,
+        question=scenario.question,
         metrics=plan.metrics,
         metric=evaluation.metric,
         margin=evaluation.margin,

