@@ -185,8 +185,8 @@ def play(scenario: Scenario, seed: int, out: str, choosing: bool = False) -> Res
     """Runs a scenario in this process, without plots. choosing: test clients only on the rows that choose settings, see `tuned`."""
     deal = plan.deal
 
-    def dealt(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Federation:
-        federation = deal(data, seed, base_dir, facts)
+    def dealt(data: Data, seed: int, *rest: Any) -> Federation:
+        federation = deal(data, seed, *rest)
         return replace(federation, test=_third(federation.test)) if choosing else federation
 
     settings = {"name": "ensemble", **scenario, "seed": seed, "execution": {"ray": False}}

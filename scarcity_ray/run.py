@@ -11,8 +11,11 @@ import typer
 import scarcity_ray
 from scarcity_ray.commands.clients import clients
 from scarcity_ray.commands.compare import compare
+from scarcity_ray.commands.datasets import datasets
 from scarcity_ray.commands.export import export
+from scarcity_ray.commands.init import init
 from scarcity_ray.commands.predict import predict
+from scarcity_ray.commands.report import report
 from scarcity_ray.commands.resume import resume
 from scarcity_ray.commands.run import run
 from scarcity_ray.commands.schema import schema
@@ -20,7 +23,7 @@ from scarcity_ray.commands.strategies import strategies
 from scarcity_ray.commands.unlearn import unlearn
 from scarcity_ray.commands.verify import verify
 
-COMMANDS = (run, resume, verify, clients, compare, export, predict, unlearn, strategies, schema)
+COMMANDS = (init, run, resume, verify, clients, compare, report, export, predict, unlearn, datasets, strategies, schema)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 

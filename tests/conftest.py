@@ -35,7 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Those on Ray come last: beside its processes, and on two cores, every other test takes twice as long.
     """
     asked = config.option.markexpr
-    left_out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in ("slow", "chaos", "cluster"))]
+    marks = [mark for mark in ("slow", "browser", "chaos", "cluster") if mark not in asked]
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
     items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: "ray_session" in getattr(item, "fixturenames", ()))
     config.hook.pytest_deselected(items=left_out)

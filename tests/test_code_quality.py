@@ -1,4 +1,4 @@
-"""Lint, types and import contracts are part of the tests."""
+"""Lint and import contracts are part of the tests, types of the marked ones: checking them takes as long as a tenth of all others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
     [
         ["ruff", "check", "--no-cache", "."],
         ["ruff", "format", "--check", "--no-cache", "."],
-        [sys.executable, "-m", "mypy"],
+        pytest.param([sys.executable, "-m", "mypy"], marks=pytest.mark.slow),
         ["lint-imports", "--no-cache"],
     ],
     ids=["ruff check", "ruff format", "mypy", "lint-imports"],

@@ -9,7 +9,7 @@ import typer
 
 from scarcity_ray.commands.completing import clients, models, run_dirs
 from scarcity_ray.commands.leaving import FAILED, REFUSED, leave
-from scarcity_ray.commands.options import Imports
+from scarcity_ray.commands.options import Imports, Json, print_json
 
 
 def predict(
@@ -53,11 +53,13 @@ def predict(
         list[str] | None, typer.Option("--keep", metavar="COL", help="A column of TABLE that the output has too; repeatable.")
     ] = None,
     imports: Imports = False,
+    json: Json = False,
 ) -> None:
     """Predict new rows with a saved model of a run. Labels in TABLE are not read.
 
     With --client, the client's own head or model predicts. Without it, an ensemble's router chooses experts, or the one model of all
-    clients predicts. A client that did not take part needs --labelled, and an ensemble.
+    clients predicts. A client that did not take part needs --labelled, and an ensemble. Missing values and words that the training rows
+    did not have are read as in training, and counted.
 
     Exit code 0: done. 1: the output cannot be written. 2: the run, the rows or an option is wrong; nothing was written.
     """
@@ -68,9 +70,14 @@ def predict(
 
     options = {"model": model, "client": client, "labelled": labelled, "top": top, "keep": keep or []}
     try:
-        rows, source = write_predictions(Results.load(run_dir, imports=imports), table, out, **options)
+        rows, source, notes = write_predictions(Results.load(run_dir, imports=imports), table, out, **options)
     except (RunError, TableError, OptionError) as error:
         leave(REFUSED, str(error))
     except OSError as error:
         leave(FAILED, f"{out} cannot be written: {error}")
+    if json:
+        print_json({"rows": rows, "file": out, "by": source, "notes": notes})
+        return
     typer.echo(f"{rows:,} predictions in {out}, {source}")
+    for note in notes:
+        typer.echo(note)

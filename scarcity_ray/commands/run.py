@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    scenario: Annotated[Path, typer.Argument(help="The scenario's YAML file.", autocompletion=scenarios, show_default=False)],
+    scenario: Annotated[
+        Path,
+        typer.Argument(
+            help="The scenario's YAML file, or the name of a real federation that `datasets` lists.",
+            autocompletion=scenarios,
+            show_default=False,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,12 +52,12 @@ def run(
 
 def _run(path: Path, overrides: Sequence[str], out: str | None, force: bool, dry_run: bool, json: bool, attended: bool) -> None:
     from scarcity_ray.core.spec import SpecError
-    from scarcity_ray.scenario import ScenarioError, SpecErrors, load
+    from scarcity_ray.scenario import ScenarioError, SpecErrors
 
     if force and out is None:
         leave(REFUSED, "--force replaces the run in --out: give --out DIR too (without --out, a second run gets a new folder)")
     try:
-        loaded = load(path, overrides)
+        loaded = _loaded(path, overrides)
     except ScenarioError as error:
         refuse(error)
 
@@ -70,6 +77,21 @@ def _run(path: Path, overrides: Sequence[str], out: str | None, force: bool, dry
         leave(REFUSED, str(error))
     if json:
         print_json(results.answer())
+
+
+def _loaded(path: Path, overrides: Sequence[str]) -> Loaded:
+    """The scenario of a file, or of a real federation that has this name. Raises ScenarioError."""
+    from scarcity_ray.core.spec import SpecError
+    from scarcity_ray.data.federations import known
+    from scarcity_ray.scenario import Diagnostic, ScenarioError, load, read
+    from scarcity_ray.scenario.known import of_real
+
+    if path.exists() or (real := known(str(path))) is None:
+        return load(path, overrides)
+    try:
+        return read(of_real(real), real.name, overrides)
+    except SpecError as error:
+        raise ScenarioError([Diagnostic((), error.message)], real.name) from error
 
 
 def _show_plan(loaded: Loaded, json: bool) -> None:

@@ -14,6 +14,8 @@ def strategies(json: Json = False) -> None:
 
     if json:
         known = STRATEGIES.classes.items()
-        print_json({"strategies": [{"kind": kind, "sends": cls.sends, "receives": cls.receives} for kind, cls in known]})
+        print_json(
+            {"strategies": [{"kind": kind, "sends": cls.sends, "receives": cls.receives, "reveals": cls.reveals} for kind, cls in known]}
+        )
     else:
         typer.echo(overview())

@@ -37,8 +37,8 @@ def unlearn(
 
     The models of sf_hfe, afl and prototypes are learned again from the other clients' messages. The client's own model of local_only
     leaves the file. All other models that clients trained together are removed, as are insight_exchange (the clients' steps followed from
-    what all of them gained), checkpoints, experts.png, coefficients.csv and the runs of a report on scarcity. The client's rows leave the
-    tables of clients, insights and predictions.
+    what all of them gained), checkpoints, experts.png, report.html, coefficients.csv and the runs of a report on scarcity. The client's
+    rows leave the tables of clients, insights and predictions.
 
     Stays: means, standard deviations, words and classes by which tables are read, and a bandwidth from surveys or pilots (--strict
     refuses these); metrics measured before, curves.png, a report on scarcity and logs. Refused: an ensemble whose trunk was trained by

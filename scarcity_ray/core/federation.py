@@ -47,14 +47,40 @@ class Shards:
         return Shards(self.x, self.y, np.array([0, len(self.x)], dtype=np.int64))
 
 
-class Number(Spec):
-    """A numeric column: one input, `(column ** power - mean) / std`."""
+class Scaled(Spec):
+    """A column of numbers: one input, `(column ** power - mean) / std`, 0 where the row lacks a value."""
 
-    kind: Literal["number"] = "number"
+    kind: str
     name: Annotated[str, Field(description="the column")]
     power: Annotated[int, Field(ge=1, description="power of the raw column")] = 1
     mean: Annotated[float, Field(description="mean over the participants' training rows, a float32")]
     std: Annotated[float, Field(gt=0, description="standard deviation over the same rows, a float32")]
+
+
+class Number(Scaled):
+    """A numeric column."""
+
+    kind: Literal["number"] = "number"
+
+
+class YesNo(Scaled):
+    """A text column of yes and no (or y and n, true and false), in any case: 1 and 0."""
+
+    kind: Literal["yes_no"] = "yes_no"
+
+
+class Date(Scaled):
+    """A column of dates: days, with their fraction, since a first one."""
+
+    kind: Literal["date"] = "date"
+    since: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$", description="the date that is day 0")]
+
+
+class Missing(Spec):
+    """An input that is 1 where a row lacks the value of a column."""
+
+    kind: Literal["missing"] = "missing"
+    name: Annotated[str, Field(description="the column")]
 
 
 class Words(Spec):
@@ -63,6 +89,15 @@ class Words(Spec):
     kind: Literal["text"] = "text"
     name: Annotated[str, Field(description="the column")]
     words: Annotated[tuple[str, ...], Field(strict=False, description="the words in the participants' rows, in the order of the inputs")]
+
+
+class WordsOrNone(Words):
+    """A text column whose last word is that of rows without one."""
+
+    kind: Literal["text_or_none"] = "text_or_none"  # type: ignore[assignment]
+
+
+AnyInput = Annotated[Number | YesNo | Date | Missing | Words | WordsOrNone, Field(discriminator="kind")]
 
 
 class Array(Spec):
@@ -84,7 +119,7 @@ class Encoding(Spec):
     """
 
     inputs: Annotated[
-        Annotated[tuple[Annotated[Number | Words, Field(discriminator="kind")], ...], Field(strict=False)] | Array,
+        Annotated[tuple[AnyInput, ...], Field(strict=False)] | Array,
         Field(description="the input columns, in order"),
     ]
     label: Annotated[str, Field(description="the column to predict")] = "y"
@@ -143,7 +178,8 @@ class Federation:
     later: the data of the same clients from round `drift_round` on; None if they do not change.
     facts: float64 `[clients]` by name, columns of the table that say something of a client, as its device's speed. spans: when clients are
     there, by a trace; None without one. written: how the user's text file is written, where that is not the usual way.
-    notes: what a user should know of the rows, a sentence each: what was left out, what may mislead.
+    notes: what a user should know of the rows, a sentence each: what was left out, what may mislead. absent: names of those of the data's
+    own clients that take no part.
     """
 
     train: Shards
@@ -164,6 +200,7 @@ class Federation:
     spans: Spans | None = None
     written: str = ""
     notes: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def at(self, round: int) -> Federation:
         """The data of the clients in a round."""

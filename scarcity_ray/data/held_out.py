@@ -1,4 +1,4 @@
-"""Which clients are unseen: they never take part, and the models of the others are tested on them."""
+"""Which clients take part, and which are unseen: they never take part, and the models of the others are tested on them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,21 @@ def participants(clients: int, held_out: float) -> int:
     return remaining
 
 
-def participants_first(clients: int, remaining: int, seed: int) -> NDArray[np.int64]:
-    """All ids, `[clients]`: first the `remaining` participants, then the unseen clients, each in ascending order.
+def participants_first(ids: NDArray[np.int64], remaining: int, seed: int) -> NDArray[np.int64]:
+    """The ids `[clients]` in another order: first the `remaining` participants, then the unseen clients, each in ascending order.
 
     A hash of the seed and the id decides.
     """
-    drawn = np.argsort(hash64(seed, "held out", np.arange(clients)), kind="stable")
-    unseen = clients - remaining
+    drawn = ids[np.argsort(hash64(seed, "held out", ids), kind="stable")]
+    unseen = len(ids) - remaining
     return np.concatenate([np.sort(drawn[unseen:]), np.sort(drawn[:unseen])]).astype(np.int64)
+
+
+def some_of(ids: NDArray[np.int64], wanted: int, seed: int) -> NDArray[np.int64]:
+    """`wanted` of the clients `ids`, ascending, by a hash of the seed and the id: a larger number adds clients to those of a smaller one.
+
+    Raises SpecError where there are fewer.
+    """
+    if wanted > len(ids):
+        raise SpecError(("data", "participants"), wanted, f"there are {len(ids):,} clients to take from; allowed: at most that many")
+    return np.sort(ids[np.argsort(hash64(seed, "participants", ids), kind="stable")[:wanted]])

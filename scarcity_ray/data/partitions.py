@@ -60,6 +60,9 @@ class Natural(Spec):
 
     kind: Literal["natural"] = "natural"
     minimum: Minimum = 2
+    below: Annotated[
+        Literal["refuse", "drop"], Field(description="what to do with clients that hold fewer rows: refuse, or leave them out")
+    ] = "refuse"
 
 
 Partition = Annotated[Dirichlet | Shards | IID | QuantitySkew | Natural, Field(discriminator="kind")]
@@ -99,17 +102,21 @@ def partition(
     )
 
 
-def natural(spec: Natural, owner: NDArray[np.int64], clients: int) -> list[NDArray[np.int64]]:
-    """Row numbers of each client. owner: `[rows]`, the client of each row."""
+def natural(spec: Natural, owner: NDArray[np.int64], clients: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Row numbers of each client; and the clients that hold enough rows, ascending. owner: `[rows]`, the client of each row.
+
+    Raises SpecError where a client holds too few, unless such clients are dropped, and where none would be left.
+    """
     counts = np.bincount(owner, minlength=clients)
     few, smallest = int((counts < spec.minimum).sum()), int(counts.min())
-    if few:
+    if few == clients or (few and spec.below == "refuse"):
+        remedy = "" if few == clients else "; `below: drop` leaves them out"
         raise SpecError(
             ("data", "partition", "minimum"),
             spec.minimum,
-            f"{few:,} of {clients:,} clients hold fewer rows, the smallest {smallest}; `minimum: {smallest}` takes them all",
+            f"{few:,} of {clients:,} clients hold fewer rows, the smallest {smallest}; `minimum: {smallest}` takes them all{remedy}",
         )
-    return _by_owner(owner, clients)
+    return _by_owner(owner, clients), np.flatnonzero(counts >= spec.minimum)
 
 
 def _by_owner(owner: NDArray[np.int64], clients: int) -> list[NDArray[np.int64]]:

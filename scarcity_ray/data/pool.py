@@ -18,10 +18,12 @@ Classes = tuple[bool, ...] | tuple[int, ...] | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Categorical:
-    """A text column. codes: int32 `[rows]`, places in `words`; -1 for a word that is not among them."""
+    """A text column. codes: int32 `[rows]`, places in `words`; -1 for a word that is not among them. lacking: the last word is that of rows
+    without one."""
 
     codes: NDArray[np.int32]
     words: tuple[str, ...]
+    lacking: bool = False
 
 
 Column = NDArray[np.float64] | Categorical
@@ -41,7 +43,9 @@ class Pool:
     Names in the user's table:
     inputs: (name, power) of each column of `x`. label: the label's column. classes: the values of the classes, if they are
     not 0 .. outputs - 1. client: the column that `names` come from. written: how a text file is written, where that is not the usual way.
-    notes: what a user should know of how the rows were read, a sentence each.
+    notes: what a user should know of how the rows were read, a sentence each. beside: columns `[rows]` that are read beside the features,
+    by what they are read for. yes_no: columns of x in which yes is 1 and no is 0. dates: columns of days since a date, and that date.
+    indicators: NaN in a column of x is a missing value, which gets an input of its own.
     """
 
     x: NDArray[np.float32] | tuple[Column, ...]
@@ -58,6 +62,10 @@ class Pool:
     facts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     written: str = ""
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, Column] = field(default_factory=dict)
+    yes_no: tuple[str, ...] = ()
+    dates: Mapping[str, str] = field(default_factory=dict)
+    indicators: bool = False
 
     @property
     def owners(self) -> int | None:

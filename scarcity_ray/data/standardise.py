@@ -3,7 +3,8 @@
 The messages are sent once. Up, from each client: a packed little-endian record (count u32; mean f32 and M2 f32, the sum of
 squared deviations, of each numeric column over its training rows) and its own categories, each as a length byte and UTF-8, with a
 byte 255 between text columns. Down, to each client: mean f32 and standard deviation f32 of each numeric column, and the union of
-the categories.
+the categories. Where rows without a value are kept, the record has the number of values of each numeric column too (u32), and the
+answer a byte for each that says whether any client lacks one.
 """
 
 from __future__ import annotations
@@ -15,25 +16,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scarcity_ray.core.federation import Array, Number, Words
+from scarcity_ray.core.federation import AnyInput, Array, Date, Missing, Number, Scaled, Words, WordsOrNone, YesNo
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.pool import Categorical, Column, Pool
 
 LONGEST_WORD = 254  # bytes; the length is one byte, in which 255 is the mark between two columns
 
 
-def upload(columns: Sequence[NDArray[np.float64]], starts: NDArray[np.int64]) -> NDArray[Any]:
-    """The clients' records: a structured array `[clients]` of count, mean `[columns]` and m2 `[columns]`.
+def upload(columns: Sequence[NDArray[np.float64]], starts: NDArray[np.int64], gaps: bool = False) -> NDArray[Any]:
+    """The clients' records: a structured array `[clients]` of count, mean `[columns]` and m2 `[columns]`; with gaps, also of the number
+    of values `[columns]`, as NaN is none.
 
     columns: training rows, client after client. Client m has the rows `starts[m]:starts[m + 1]`, at least one.
     """
-    counts = np.diff(starts)
-    records = np.empty(len(counts), dtype=[("count", "<u4"), ("mean", "<f4", (len(columns),)), ("m2", "<f4", (len(columns),))])
+    counts, shape = np.diff(starts), (len(columns),)
+    kinds: list[Any] = [("count", "<u4"), ("mean", "<f4", shape), ("m2", "<f4", shape)]
+    records = np.empty(len(counts), dtype=[*kinds, ("values", "<u4", shape)] if gaps else kinds)
     records["count"] = counts
     for place, column in enumerate(columns):
-        mean = np.add.reduceat(column, starts[:-1]) / counts
+        there, values = counts, column
+        if gaps:
+            known = np.isfinite(column)
+            records["values"][:, place] = np.add.reduceat(known, starts[:-1], dtype=np.int64)
+            there, values = np.maximum(records["values"][:, place], 1), np.where(known, column, 0.0)
+        mean = np.add.reduceat(values, starts[:-1]) / there
+        off = values - np.repeat(mean, counts)
         records["mean"][:, place] = mean
-        records["m2"][:, place] = np.add.reduceat((column - np.repeat(mean, counts)) ** 2, starts[:-1])
+        records["m2"][:, place] = np.add.reduceat((np.where(known, off, 0.0) if gaps else off) ** 2, starts[:-1])
     return records
 
 
@@ -41,10 +50,11 @@ def merge(records: NDArray[Any]) -> NDArray[Any]:
     """The server's answer: a structured array `[1]` of mean and std `[columns]` over all clients' rows.
 
     The formula of Chan, Golub and LeVeque (1979) for many parts: M2 = sum M2_i + sum n_i (mean_i - mean)^2. If a column varies by
-    less than the precision of float32, its std is 1: it is only centred.
+    less than the precision of float32, its std is 1: it is only centred. A column without any value has mean 0.
     """
-    counts, means = records["count"].astype(np.float64)[:, None], records["mean"].astype(np.float64)
-    total = counts.sum()
+    gaps = "values" in (records.dtype.names or ())
+    counts = records["values"].astype(np.float64) if gaps else records["count"].astype(np.float64)[:, None]
+    means, total = records["mean"].astype(np.float64), np.maximum(counts.sum(axis=0), 1.0)
     mean = (counts * means).sum(axis=0) / total
     m2 = records["m2"].astype(np.float64).sum(axis=0) + (counts * (means - mean) ** 2).sum(axis=0)
     std = np.sqrt(m2 / total)
@@ -53,8 +63,9 @@ def merge(records: NDArray[Any]) -> NDArray[Any]:
     return scale
 
 
-def spread(columns: Sequence[Column], inputs: Sequence[Number | Words]) -> NDArray[np.float32]:
-    """Inputs `[rows, width]` from columns in the same order: numbers standardised, text one-hot (an unknown word: all zeros).
+def spread(columns: Sequence[Column], inputs: Sequence[AnyInput]) -> NDArray[np.float32]:
+    """Inputs `[rows, width]` from columns in the same order: numbers standardised (a missing one: 0), text one-hot (an unknown word: all
+    zeros).
 
     The codes of a text column are places in the words of its input.
     """
@@ -70,7 +81,11 @@ def spread(columns: Sequence[Column], inputs: Sequence[Number | Words]) -> NDArr
             at += len(how.words)
         else:
             assert not isinstance(column, Categorical)
-            x[:, at] = (column - how.mean) / how.std
+            if isinstance(how, Scaled):
+                scaled = (column - how.mean) / how.std
+                x[:, at] = np.where(np.isnan(scaled), 0.0, scaled)
+            else:
+                x[:, at] = np.isnan(column)
             at += 1
     return x
 
@@ -88,7 +103,7 @@ class Standardised:
 
     x: NDArray[np.float32]
     y: NDArray[Any]
-    inputs: tuple[Number | Words, ...] | Array
+    inputs: tuple[AnyInput, ...] | Array
     label_mean: float
     label_scale: float
     uplink_bytes: NDArray[np.int64]
@@ -115,11 +130,11 @@ def standardise(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool
     if numeric:
         starts = np.concatenate([[0], np.cumsum(np.bincount(client[training], minlength=clients))])
         with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
-            records = upload([column[training] for column in numeric], starts)
+            records = upload([column[training] for column in numeric], starts, pool.indicators)
             scale = merge(records)
         mean, std = scale["mean"][0], scale["std"][0]
         up += records.dtype.itemsize
-        down += scale.dtype.itemsize
+        down += scale.dtype.itemsize + (len(numeric) if pool.indicators else 0)
     for place, text in enumerate(texts):
         sizes = np.array([1 + len(word.encode()) for word in text.words])
         owner, word = np.divmod(np.unique(client[:rows] * len(text.words) + text.codes[:rows]), len(text.words))
@@ -127,15 +142,19 @@ def standardise(pool: Pool, client: NDArray[np.int64], training: NDArray[np.bool
         up += np.bincount(owner, weights=sizes[word], minlength=clients).astype(np.int64) + mark
         down += int(sizes.sum()) + mark
 
-    inputs: list[Number | Words] = []
+    inputs: list[AnyInput] = []
+    whole: list[Column] = []
     moments = zip(mean.tolist(), std.tolist(), strict=True)
     for column, (name, power) in zip(columns, pool.inputs, strict=True):
+        whole.append(column)
         if isinstance(column, Categorical):
-            inputs.append(Words(name=name, words=column.words))
-        else:
-            centre, unit = _finite("features", name, *next(moments))
-            inputs.append(Number(name=name, power=power, mean=centre, std=unit))
-    x = spread(columns, inputs)
+            inputs.append((WordsOrNone if column.lacking else Words)(name=name, words=column.words))
+            continue
+        inputs.append(_scaled(pool, name, power, *_finite("features", name, *next(moments))))
+        if pool.indicators and np.isnan(column[:rows]).any() and Missing(name=name) not in inputs:
+            whole.append(column)
+            inputs.append(Missing(name=name))
+    x = spread(whole, inputs)
     if not targets:
         return Standardised(x, pool.y, tuple(inputs), 0.0, 1.0, up, down)
     centre, unit = _finite("label", pool.label, *next(moments))
@@ -147,7 +166,15 @@ def _known(text: Categorical, rows: int) -> Categorical:
     used = np.unique(text.codes[:rows])
     place = np.full(len(text.words), -1, dtype=np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
-    return Categorical(place[text.codes], tuple(text.words[word] for word in used))
+    lacking = text.lacking and len(used) > 0 and used[-1] == len(text.words) - 1
+    return Categorical(place[text.codes], tuple(text.words[word] for word in used), bool(lacking))
+
+
+def _scaled(pool: Pool, name: str, power: int, mean: float, std: float) -> Number | YesNo | Date:
+    """How a column of numbers becomes an input."""
+    if name in pool.dates:
+        return Date(name=name, power=power, mean=mean, std=std, since=pool.dates[name])
+    return (YesNo if name in pool.yes_no else Number)(name=name, power=power, mean=mean, std=std)
 
 
 def _finite(field: str, name: str, mean: float, std: float) -> tuple[float, float]:

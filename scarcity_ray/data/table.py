@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -101,27 +102,34 @@ class Table(Columns):
         said = (None if value == "auto" else value for value in (self.delimiter, self.decimal, self.encoding))
         return dialect_of(base_dir / self.path, *said)
 
-    def load(self, clients: int | None, seed: int, base_dir: Path, facts: Sequence[str] = ()) -> Pool:
+    def load(
+        self, clients: int | None, seed: int, base_dir: Path, facts: Sequence[str] = (), beside: Mapping[str, str] | None = None
+    ) -> Pool:
         """Reads the named columns, batch by batch."""
         path = base_dir / self.path
         try:
             dialect = self.written(base_dir)
-            table = open_file(path, self._widened, dialect)
+            table = open_file(path, partial(self._widened, words=(beside or {}).get("by")), dialect)
             with reading(path):
                 pool = read(
                     self,
                     table.schema,
                     lambda names: table.to_batches(columns=names, batch_size=_BATCH_ROWS, batch_readahead=2),
                     facts=facts,
+                    beside=beside,
                 )
             return pool if dialect is None or dialect.usual else replace(pool, written=str(dialect))
         except TableError as error:
             raise SpecError(("data", "source", "path"), self.path, error.message) from error
 
-    def _widened(self, schema: pa.Schema) -> pa.Schema:
-        """The types of a CSV file's columns: as its first block suggests, but with wider numbers, because later rows may need them."""
+    def _widened(self, schema: pa.Schema, words: str | None = None) -> pa.Schema:
+        """The types of a CSV file's columns: as its first block suggests, but with wider numbers, because later rows may need them.
+
+        words: a column of names, as of patients, which is text unless it is a feature too.
+        """
+        named = {self.client, self.group, words} - set(self.features or ())
         for place, field in enumerate(schema):
-            if field.name in (self.client, self.group):
+            if field.name in named:
                 schema = schema.set(place, field.with_type(pa.string()))
             elif pa.types.is_null(field.type) or (
                 pa.types.is_integer(field.type) and (field.name != self.label or self.task == "regression")

@@ -15,12 +15,13 @@ from scarcity_ray.report.units import chance, number
 
 _MOST = 30  # rows of a table on the terminal
 
-_PREDICTS = {
+PREDICTS = {
     "gaussian": "change of the label, a unit of the column",
     "binomial": "change of the log odds of {}, a unit of the column",
     "multinomial": "change of the log odds against the first class, a unit of the column",
     "poisson": "change of the log of the expected count, a unit of the column",
 }
+"""What a coefficient is, by family; {} is the class of two that is predicted."""
 
 
 def show_coefficients(console: Console, summary: Mapping[str, Any]) -> None:
@@ -48,7 +49,7 @@ def coefficient_table(name: str, entry: Mapping[str, Any]) -> Table:
     """A row a coefficient. entry: what summary.json says of the strategy under one seed."""
     found = entry["coefficients"][:_MOST]
     one = entry["family"] == "binomial"
-    title = f"{name}: {_PREDICTS[entry['family']].format(found[0].get('class'))}"
+    title = f"{name}: {PREDICTS[entry['family']].format(found[0].get('class'))}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("column", overflow="fold", min_width=10)
     classes = "class" in found[0] and not one  # one predictor: its class stands above

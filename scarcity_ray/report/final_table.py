@@ -25,6 +25,7 @@ _NAMED = 5  # clients that a line names at most
 _BY_LABELS = 0.5  # share of the variance of clients' class shares between experts from which the report warns
 _REPEATS = {
     "splits": ", each a new split of the same clients' rows",
+    "trainings": ", each another training on the same rows, tested on the same rows",
     "deals": ", each dealing the same rows to other clients",
     "draws": ", each with rows of its own",
 }
@@ -113,7 +114,8 @@ def show_final(console: Console, summary: Mapping[str, Any], directory: Path) ->
     if any(entry.get("coefficients") for entry in summary["strategies"].values()):
         console.print()
         show_coefficients(console, summary)
-    plots = " and ".join(f"{directory}/{name}" for name in ("curves.png", "experts.png") if (directory / name).exists())
+    drawn = [f"{directory}/{name}" for name in ("report.html", "curves.png", "experts.png") if (directory / name).exists()]
+    plots = " and ".join([", ".join(drawn[:-1]), drawn[-1]] if len(drawn) > 1 else drawn)
     look = f"Look at {plots}; all" if plots else "All"
     console.print(f"{look} numbers are in {directory}.", highlight=False, markup=False, soft_wrap=True)
 

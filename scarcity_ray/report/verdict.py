@@ -30,27 +30,40 @@ def verdict(summary: Mapping[str, Any]) -> str:
     Claims go by the 95 % interval of the mean gain over clients, and a client is surely better or worse off by its own rows and what
     all clients' gains together say (see results.gains).
     """
+    return " ".join(sentences(summary))
+
+
+def sentences(summary: Mapping[str, Any]) -> list[str]:
+    """The same, a sentence each; the first holds `answer`."""
     entries, found, shown = summary["strategies"], summary.get("best"), headline(summary["task"], summary.get("metric"))
     if nothing_learned(summary):
-        return f"{learned_in_words(summary)}, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}."
+        return [f"{answer(summary)}, which reaches a {shown.mean} of {number(entries['guess'][shown.key])}."]
     if found is None:
-        return "No federated strategy came to a result that can be compared, so there is nothing to judge."
+        return [f"{answer(summary)}, so there is nothing to judge."]
     gain, names, conclusion = found["gain"], found["strategies"], found["conclusion"]
     reached = " or ".join(f"{number(entries[name][shown.key])} with {name}" for name in names)
     change = f"{shown.mean} {number(entries['alone'][shown.key])} alone, {reached}"
-    answer = _ANSWERS[Verdict(conclusion["verdict"])]
-    if conclusion["equal"] and summary.get("margin"):
-        answer = f"Federating makes no difference beyond the margin of {number(summary['margin'])}"
-    sentences = [f"{answer}: {change}; {_interval(gain, conclusion)}."]
+    said = [f"{answer(summary)}: {change}; {_interval(gain, conclusion)}."]
     if conclusion["weightings_disagree"]:
-        sentences.append(f"Counted by test rows the mean gain is {signed(gain['by_row']['mean'])}: large clients differ from small ones.")
+        said.append(f"Counted by test rows the mean gain is {signed(gain['by_row']['mean'])}: large clients differ from small ones.")
     cost = " or ".join(size(entries[name]["bytes_per_client"]) for name in names)
     needed = [] if gain["low"] is None else _needed(conclusion)  # of one client nobody knows
     clients = f"{gain['clients']:,} {'client' if gain['clients'] == 1 else 'clients'}"
-    sentences += [for_whom(gain, clients), *needed, f"It takes {cost} a client.", *_next(gain)]
+    said += [for_whom(gain, clients), *needed, f"It takes {cost} a client.", *_next(gain)]
     if len(names) > 1:
-        sentences.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
-    return " ".join([*sentences, *_rivals(names, summary.get("comparisons", []))])
+        said.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
+    return [*said, *_rivals(names, summary.get("comparisons", []))]
+
+
+def answer(summary: Mapping[str, Any]) -> str:
+    """The answer in a few words, without the stop."""
+    if nothing_learned(summary):
+        return learned_in_words(summary)
+    if (found := summary.get("best")) is None:
+        return "No federated strategy came to a result that can be compared"
+    if found["conclusion"]["equal"] and summary.get("margin"):
+        return f"Federating makes no difference beyond the margin of {number(summary['margin'])}"
+    return _ANSWERS[Verdict(found["conclusion"]["verdict"])]
 
 
 def nothing_learned(summary: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from scarcity_ray.results.gains import Gains, SeedGains, largest
 from scarcity_ray.results.reading import believing
 from scarcity_ray.results.repeats import repeats_of
 from scarcity_ray.results.results import Results, RunError
+from scarcity_ray.results.summary import keeps_clients
 from scarcity_ray.scenario.words import closest
 
 SURE = {1: "surely better", 0: "cannot tell", -1: "surely worse"}
@@ -84,7 +85,7 @@ def client_report(results: Results, strategy: str | None = None) -> ClientReport
     with believing(directory / "clients.parquet"):
         rows = _rows(results, name, shown)
         several = rows["seed"].nunique() > 1
-        averaged = several and repeats_of(results) == "splits"
+        averaged = several and keeps_clients(repeats_of(results))
         parts = [SeedGains.of(part, shown) for _, part in rows.groupby("seed")]
         found = Gains.of(parts, averaged, largest(shown)).shrunk(margin)
         report = _over_seeds(rows) if averaged else rows.copy()
@@ -137,6 +138,6 @@ def _over_seeds(rows: Any) -> Any:
     """Each client once: means over the seeds, the experts of all."""
     clients = rows.groupby("client_id")
     means = clients[["alone", "federated", "gain", "uplink_bytes", "downlink_bytes"]].mean()
-    same = clients[["client", "num_train", "num_test"]].first()
+    same = clients[["client"]].first().join(clients[["num_train", "num_test"]].mean().round().astype(int))
     experts = clients["expert"].agg(lambda each: "/".join(each) if each.notna().all() else None)
     return means.join(same).assign(expert=experts, seed=None).reset_index()

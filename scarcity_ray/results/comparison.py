@@ -20,7 +20,7 @@ from scarcity_ray.results.reading import believing
 from scarcity_ray.results.repeats import repeats_of
 from scarcity_ray.results.results import Results, RunError
 from scarcity_ray.results.run_names import run_names
-from scarcity_ray.results.summary import NOT_FEDERATED
+from scarcity_ray.results.summary import NOT_FEDERATED, keeps_clients
 from scarcity_ray.scenario.words import closest
 
 Floats = NDArray[np.float64]
@@ -123,6 +123,7 @@ class _Comparison:
     def __init__(self, runs: Sequence[_Run]) -> None:
         self.runs, self.shown = runs, runs[0].shown
         self.repeats = repeats_of(runs[0].results)
+        self.keeps = keeps_clients(self.repeats)
         self.seeds, self.ids = (
             np.array(sorted(set.intersection(*({*run.rows[column]} for run in runs))), dtype=np.int64) for column in ("seed", "client_id")
         )
@@ -183,7 +184,7 @@ class _Comparison:
         """A strategy's values as gains over nothing: the difference of two strategies' is their difference. They have no errors."""
         values = by_seed(run.rows, name, "value", self.seeds, self.ids)
         unknown = np.full((3, *values.shape), np.nan)
-        return Gains(np.stack([values] * 3), unknown, np.ones_like(values), unknown[0], self.repeats == "splits", largest(self.shown))
+        return Gains(np.stack([values] * 3), unknown, np.ones_like(values), unknown[0], self.keeps, largest(self.shown))
 
     def _reference(self, asked: str | None, gains: Mapping[str, Gains]) -> str:
         """The name of the strategy that all are compared with."""

@@ -120,8 +120,8 @@ def fingerprint(federation: Federation) -> str:
             kind, content = f"{value.dtype.newbyteorder('<').str}{list(value.shape)}", _bytes(value)
         elif is_dataclass(value):
             for part in fields(value):
-                if part.name in ("written", "notes") or (part.name in _ADDED and not getattr(value, part.name)):
-                    continue  # how a file is written is no content; others as in older runs, which had no such field
+                if part.name in ("written", "notes", "absent") or (part.name in _ADDED and not getattr(value, part.name)):
+                    continue  # no content: how a file is written, who takes no part; others as in older runs, which had no such field
                 take(f"{name}.{_HASHED_AS.get(part.name, part.name)}", getattr(value, part.name))
             return
         elif isinstance(value, Mapping):

@@ -72,7 +72,7 @@ class Recorder:
         for name in kept if last is not None else ():
             for _ in read_batches(GrowingTable.there(directory / f"{name}.parquet"), name):
                 """A broken table is found before anything is replaced."""
-        for name in ("summary.json", "coefficients.csv", "curves.png", "experts.png", *REPORT):
+        for name in ("summary.json", "coefficients.csv", "curves.png", "experts.png", "report.html", *REPORT):
             (directory / name).unlink(missing_ok=True)
         if last is None:
             for name in ("models", FOLDER, f"{PREDICTIONS}.parquet", what_if.FOLDER):

@@ -10,7 +10,7 @@ from scarcity_ray.results.results import Results
 
 
 def repeats_of(results: Results) -> str:
-    """New `splits` of each client's rows, other `deals` of the rows, or other `draws`: see Data.repeats. Raises RunError."""
+    """A word of `Data.repeats`, by the scenario of a run: summaries of older runs do not have it. Raises RunError."""
     scenario = results.scenario
     with believing(results.directory / "scenario.yaml"):
         return Data.model_validate_json(json.dumps(scenario["data"])).repeats

@@ -25,7 +25,7 @@ from scarcity_ray.results.files import new_file, to_json, write_whole
 from scarcity_ray.results.gains import interval, largest
 from scarcity_ray.results.last_round import by_seed, last_rounds
 from scarcity_ray.results.results import Results
-from scarcity_ray.results.summary import NOT_FEDERATED
+from scarcity_ray.results.summary import NOT_FEDERATED, keeps_clients
 from scarcity_ray.scarcity.availability import Always
 from scarcity_ray.scarcity.spec import Scarcity
 from scarcity_ray.scenario import ScarcityRuns
@@ -69,7 +69,7 @@ def scarcity_costs(runs: ScarcityRuns, results: Mapping[str, Results]) -> dict[s
     or nothing is scarce.
     """
     summary = results[ALL].summary
-    shown, keeps = headline(summary["task"], summary.get("metric")), summary["repeats"] == "splits"
+    shown, keeps = headline(summary["task"], summary.get("metric")), keeps_clients(summary["repeats"])
     strategies = [strategy.title for strategy in runs.scenarios[ALL].strategies]
     frames = {run: last_rounds(one, strategies, shown) for run, one in results.items()}
     bound = largest(shown)

@@ -23,7 +23,7 @@ from scarcity_ray.results.target import Target
 from scarcity_ray.scarcity.taking_part import TakingPart
 
 Task = Literal["classification", "regression"]
-Repeats = Literal["splits", "deals", "draws"]
+Repeats = Literal["splits", "trainings", "deals", "draws"]
 Status = Literal["finished", "diverged", "interrupted"]
 
 NOT_FEDERATED = ("local_only", "pooled", ALONE, GUESS)
@@ -223,7 +223,7 @@ class Tally:
     def _metric_of_never(self, runs: Iterable[_Run]) -> dict[str, float | None] | None:
         tested = [run for run in runs if run.clients and run.never is not None]
         seeds = [run.clients | {"never": np.isin(run.clients["client_id"], run.never or [])} for run in tested]
-        return describe_metric(seeds, self._shown, self._repeats == "splits", largest(self._shown)) if seeds else None
+        return describe_metric(seeds, self._shown, keeps_clients(self._repeats), largest(self._shown)) if seeds else None
 
     def _not_learned(self, name: str) -> bool:
         own, guess = self._gains(name), self._gains(GUESS)
@@ -245,7 +245,7 @@ class Tally:
 
     def _gains(self, name: str) -> Gains | None:
         seeds = [run.gains for run in self._runs.get(name, {}).values() if run.gains is not None]
-        return Gains.of(seeds, self._repeats == "splits", largest(self._shown)) if seeds else None
+        return Gains.of(seeds, keeps_clients(self._repeats), largest(self._shown)) if seeds else None
 
     def _candidates(self) -> dict[str, Gains]:
         """The gains of the federated strategies that have learned and did not diverge."""
@@ -294,6 +294,11 @@ class Tally:
             shares = statistics.shares(run.clients["value"][here], reference.clients["value"][there], higher)
         better, equal, worse = shares or (None, None, None)
         return {"raw_share_better_than_alone": better, "raw_share_equal_to_alone": equal, "raw_share_worse_than_alone": worse}
+
+
+def keeps_clients(repeats: str) -> bool:
+    """Whether a client has the same rows under all seeds. repeats: what another seed brings, see Data.repeats."""
+    return repeats in ("splits", "trainings")
 
 
 def _still_falling(run: _Run) -> bool:

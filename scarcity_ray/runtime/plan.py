@@ -29,6 +29,7 @@ from scarcity_ray.models import Linear, build
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spread
 from scarcity_ray.runtime.refusals import impossible
+from scarcity_ray.runtime.remarks import remarks
 from scarcity_ray.scarcity.availability import Population
 from scarcity_ray.scarcity.describe import turn_in_words, world_in_words
 from scarcity_ray.scarcity.samples import scarce
@@ -69,6 +70,11 @@ class RunPlan:
         """The clients that are tested: all, or a fixed sample by the seed."""
         clients, asked = np.arange(self.federation.clients), self.scenario.evaluation.clients
         return clients if asked == "all" else np.sort(np.argsort(hash64(self.seed, "evaluation", clients))[:asked])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the rows and of what the run can tell, a sentence each."""
+        return (*self.federation.notes, *remarks(self.scenario, self.federation, self.evaluated))
 
     @property
     def last(self) -> int:
@@ -170,7 +176,7 @@ class RunPlan:
         if scenario.evaluation.scarcity_report:
             runs = list(self.scarcity_runs.scenarios)
             rows.append(("report", f"{len(runs)} runs, each with all seeds and strategies: {', '.join(runs)}"))
-        rows += [("note", note) for note in self.federation.notes]
+        rows += [("note", note) for note in self.notes]
         return rows + [(strategy.title, self._traffic(strategy) + self._turn(strategy)) for strategy in scenario.strategies]
 
     def _turn(self, strategy: Strategy) -> str:
@@ -288,7 +294,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     scarcity = scenario.scarcity
-    federation = deal(scenario.data, seed, base_dir, () if scarcity is None else scarcity.columns)
+    federation = deal(scenario.data, seed, base_dir, () if scarcity is None else scarcity.columns, scenario.seed)
     if scarcity is not None:
         federation = scarce(scarcity, federation, seed, base_dir)
     metrics, errors = evaluation.metrics_of(scenario.evaluation, federation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def play_report(plan: RunPlan, base_dir: Path, directory: Path, session: Session
         found = scarcity_costs(runs, {name: Results.load(path) for name, path in where.items()})
         _draw(found, directory, progress)
         write_costs(found, directory)
+        _draw_page(directory, progress)
     except (RunError, OSError) as error:
         raise RunFailed(str(error), directory) from error
     return found
@@ -76,8 +78,20 @@ def _refuse_other_rows(plan: RunPlan, first: RunPlan) -> None:
 def _draw(found: dict[str, Any], directory: Path, progress: Progress) -> None:
     from scarcity_ray.report.scarcity_map import draw_scarcity  # here, because matplotlib takes a second to import
 
+    _unless_it_fails(lambda path: draw_scarcity(found, path), directory / "scarcity.png", progress)
+
+
+def _draw_page(directory: Path, progress: Progress) -> None:
+    """The page of the run once more, with the report in it."""
+    from scarcity_ray.report.page import NAME, draw_page
+
+    _unless_it_fails(lambda path: draw_page(Results.load(directory), path), directory / NAME, progress)
+
+
+def _unless_it_fails(draw: Callable[[Path], object], path: Path, progress: Progress) -> None:
+    """Draws, or says why not: all that a picture shows is in the tables."""
     try:
-        draw_scarcity(found, directory / "scarcity.png")
-    except Exception as failure:  # all that it shows is in the tables
-        get_logger(Server).warning("scarcity.png: %s\n%s", failure, traceback.format_exc())
-        progress.message(f"{directory / 'scarcity.png'} could not be drawn: {describe_error(failure)}")
+        draw(path)
+    except Exception as failure:
+        get_logger(Server).warning("%s: %s\n%s", path.name, failure, traceback.format_exc())
+        progress.message(f"{path} could not be drawn: {describe_error(failure)}")

@@ -139,11 +139,12 @@ def _keep_arrays(scenario: Scenario, base_dir: Path, directory: Path) -> None:
 def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
     # Where a table or a trace lies is written differently in a run's own folder; what is in it is in `data`. Metrics only observe.
-    left_out: Any = {"execution": True, "output": True, "data": {"source": {"path"}}, "evaluation": OBSERVED}
+    left_out: Any = {"execution": True, "output": True, "question": True, "data": {"source": {"path"}}, "evaluation": OBSERVED}
     if scenario.scarcity is not None:
         left_out["scarcity"] = {"availability": {"path"}}
     settings = scenario.model_dump(mode="json", exclude=left_out)
-    return {**environment(scenario.seed), "scenario": settings, "imports": sources(imports(settings)), "data": fingerprint(plan.federation)}
+    kept = {"scenario": settings, "imports": sources(imports(settings)), "data": fingerprint(plan.federation), "notes": list(plan.notes)}
+    return {**environment(scenario.seed), **kept}
 
 
 def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:

@@ -20,7 +20,7 @@ def scarce(spec: Scarcity, federation: Federation, seed: int, base_dir: Path) ->
         federation = fewer(federation, spec.samples.maximum, seed)
     if isinstance(spec.availability, Trace):
         names = federation.names or [str(client) for client in range(federation.clients)]
-        federation = replace(federation, spans=read_trace(spec.availability.path, base_dir, names))
+        federation = replace(federation, spans=read_trace(spec.availability.path, base_dir, names, federation.absent))
     return federation
 
 

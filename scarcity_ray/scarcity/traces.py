@@ -18,8 +18,8 @@ _FIELD = ("scarcity", "availability", "path")
 _COLUMNS = ("client", "start", "end")
 
 
-def read_trace(path: str, base_dir: Path, names: Sequence[str]) -> Spans:
-    """The spans of clients with these names, by id.
+def read_trace(path: str, base_dir: Path, names: Sequence[str], absent: Sequence[str] = ()) -> Spans:
+    """The spans of clients with these names, by id. absent: names of clients that take no part, whose spans are passed over.
 
     path: CSV, or Parquet (.parquet, .pq), from the scenario file's folder: client (a name), start and end (seconds of the simulated
     clock), a row a span. Each client's spans rise and do not overlap. Raises SpecError that names the line for anything else.
@@ -42,7 +42,7 @@ def read_trace(path: str, base_dir: Path, names: Sequence[str]) -> Spans:
         raise refuse(f"there is no file {file.resolve()}") from None
     except (OSError, KeyError, pa.ArrowException) as error:
         raise refuse(f"it needs the columns client (a name), start and end (seconds): {error}") from None
-    ids = {name: place for place, name in enumerate(names)}
+    ids = dict.fromkeys(absent, -1) | {name: place for place, name in enumerate(names)}
     first = 1 if file.suffix in (".parquet", ".pq") else 2  # a CSV file's first line is its header
     last: dict[str, float] = {}
     for place, (client, start, end) in enumerate(zip(clients, *(part.tolist() for part in times), strict=True), first):
@@ -55,7 +55,7 @@ def read_trace(path: str, base_dir: Path, names: Sequence[str]) -> Spans:
             raise refuse(f"line {place}: a span from {start:g} s, and {why}: sort its spans by time, and join those that overlap")
         last[client] = end
     owner = np.array([ids[client] for client in clients], dtype=np.int64)
-    order = np.argsort(owner, kind="stable")
+    order = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
     begin, end = (np.rint(part[order] * SECOND).astype(np.int64) for part in times)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(names)))]).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owner[order], minlength=len(names)))]).astype(np.int64)
     return Spans(starts, begin, end)

@@ -2,7 +2,7 @@
 
 from scarcity_ray.scenario.conflicts import cores, unavailable
 from scarcity_ray.scenario.diagnostics import Diagnostic, ScenarioError, SpecErrors
-from scarcity_ray.scenario.loading import Loaded, load, parse, resolved, with_arrays
+from scarcity_ray.scenario.loading import Loaded, load, parse, read, resolved, with_arrays
 from scarcity_ray.scenario.schema import OBSERVED, Evaluation, Scenario, json_schema
 from scarcity_ray.scenario.what_if import ScarcityRuns, scarcity_runs
 
@@ -19,6 +19,7 @@ __all__ = [
     "json_schema",
     "load",
     "parse",
+    "read",
     "resolved",
     "scarcity_runs",
     "unavailable",

@@ -45,7 +45,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     Raises ScenarioError with all problems at once.
     """
     path = Path(path)
-    document = _read(path)
+    return _checked(_read(path), path, overrides)
+
+
+def read(text: str, name: str, overrides: Sequence[str] = ()) -> Loaded:
+    """Reads and checks a scenario that is no file's; relative paths in it start in the working directory. Raises ScenarioError."""
+    return _checked(plain_yaml.read(text, name), Path(Path(name).name), overrides)
+
+
+def _checked(document: Document, path: Path, overrides: Sequence[str]) -> Loaded:
     if document.data is None and document.problems:  # no file, or not YAML: there is nothing to check
         raise ScenarioError(document.problems, path.name)
     override(document, overrides)

@@ -125,6 +125,9 @@ class Scenario(Spec):
     """A federation and the strategies to compare on it."""
 
     name: Annotated[str, Field(pattern=NAME, description="name of the run and of its folder")]
+    question: Annotated[
+        str | None, Field(min_length=1, max_length=200, description="what the run is to answer: the title of its table, plots and page")
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="seed of all random numbers")] = 0
     repeats: Annotated[int, Field(ge=1, description="number of runs, with seed, seed + 1, ...")] = 1
     rounds: Annotated[int, Field(ge=1, description="communication rounds")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from scarcity_ray.serving.predict import OptionError, predict
 _SUFFIXES = (".csv", ".parquet", ".pq")
 
 
-def write_predictions(results: Results, table: Path, out: Path, **options: Any) -> tuple[int, str]:
+def write_predictions(results: Results, table: Path, out: Path, **options: Any) -> tuple[int, str, list[str]]:
     """Writes predictions for a file's rows, complete or not at all: CSV where the name of `out` ends in .csv, Parquet for .parquet, .pq.
 
-    options: as for `predict`. Returns the number of rows, and a few words on which head, experts or model predicted.
+    options: as for `predict`. Returns the number of rows, a few words on which head, experts or model predicted, and
+    a sentence for each column with missing values or new words.
     Raises what `predict` raises; OptionError, before anything is read, for another suffix; OSError if the file cannot be written.
     """
     suffix = out.suffix.lower()
@@ -39,8 +41,8 @@ def write_predictions(results: Results, table: Path, out: Path, **options: Any) 
         draft.unlink(missing_ok=True)
     shares = [pc.mean(found[name]).as_py() for name in found.column_names if name.startswith("expert_")] if found.num_rows else []
     weights = ", ".join(f"expert {k} {share:.0%}" for k, share in enumerate(shares))
-    by = f"made by {found.schema.metadata[b'answered_by'].decode()}"
-    return found.num_rows, f"{by} ({weights})" if weights else by
+    by, notes = f"made by {found.schema.metadata[b'answered_by'].decode()}", json.loads(found.schema.metadata[b"notes"])
+    return found.num_rows, f"{by} ({weights})" if weights else by, notes
 
 
 def _write_csv(found: pa.Table, draft: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -49,6 +50,7 @@ def predict(
     label, as the table writes labels. probability_LABEL: probability of each class. An ensemble adds expert_K: the weight of expert
     K; and uncertainty_shared, uncertainty_disagreement: the uncertainty that the experts have in common, and their disagreement;
     in nats for classes, as standard deviations in the label's unit for targets. An ensemble's probabilities are calibrated.
+    The schema's metadata say who answered (answered_by), and which rows had missing values or new words (notes, a list in JSON).
 
     model: a saved model's name; if left out, the run's only ensemble, or the model of its only strategy.
     client: the client whose rows these are, by its name in the user's data, or by its id where the data name no clients. Its own
@@ -67,13 +69,15 @@ def predict(
     known = _client(results, name, encoding, ensemble, client, labelled)
     if top is not None and (ensemble is None or client is not None or labelled is not None):
         raise OptionError("--top is for an ensemble's router, which chooses experts where neither --client nor --labelled is given")
-    x = torch.from_numpy(encode(table, encoding, labels=False)[0])
+    rows = encode(table, encoding, labels=False)
+    x, notes = torch.from_numpy(rows.x), rows.notes
     kept = columns(table, list(dict.fromkeys(keep)))
     whose = "" if client is None else f" for client {client}"
     if ensemble is None:
         answers, by = _by_model(results, name, encoding, x, known, whose)
     elif labelled is not None:
-        own, y = _labelled(labelled, encoding, table, x)
+        own, y, more = _labelled(labelled, encoding, table, x)
+        notes += tuple(f"labelled rows: {note}" for note in more)
         answers = _by_ensemble(encoding, *ensemble.answer(ensemble.features(x), *ensemble.join(own, y)))
         by = f"a new head{whose}, made from {len(y):,} labelled rows"
     elif known is not None:
@@ -81,7 +85,7 @@ def predict(
     else:
         answers = _by_ensemble(encoding, *ensemble.predict(x, top=None if top is None else min(top, len(ensemble.heads))))
         by = "the router"
-    return _beside(kept, answers, file_name(table)).replace_schema_metadata({"answered_by": by})
+    return _beside(kept, answers, file_name(table)).replace_schema_metadata({"answered_by": by, "notes": json.dumps(notes)})
 
 
 def _the_model(results: Results, asked: str | None) -> str:
@@ -136,12 +140,13 @@ def _by_own_head(results: Results, name: str, ensemble: Ensemble, x: Tensor, kno
     return ensemble.answer(ensemble.features(x), expert, head, covariance)
 
 
-def _labelled(rows: Rows, encoding: Encoding, table: Rows, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and labels, one row at least. table, x: the rows to be predicted, and their inputs.
+def _labelled(rows: Rows, encoding: Encoding, table: Rows, x: Tensor) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Inputs and labels, one row at least, and notes on them. table, x: the rows to be predicted, and their inputs.
 
     Raises TableError as `predict` does: for the same file, or for several rows whose inputs are those of the table, in order.
     """
-    inputs, y, _ = encode(rows, encoding)
+    read = encode(rows, encoding)
+    inputs, y = read.x, read.y
     if y is None:
         raise TableError(file_name(rows), encoding.label, None, "the table has no such column, and a new head is made from labels")
     if not len(y):
@@ -150,7 +155,7 @@ def _labelled(rows: Rows, encoding: Encoding, table: Rows, x: Tensor) -> tuple[T
     files = not isinstance(rows, pa.Table) and not isinstance(table, pa.Table)
     if (files and Path(rows).samefile(table)) or (len(x) > 1 and torch.equal(own, x)):
         raise TableError(file_name(rows), None, None, "its rows are those to be predicted: give labelled rows that are not among them")
-    return own, torch.from_numpy(y)
+    return own, torch.from_numpy(y), read.notes
 
 
 def _by_model(results: Results, name: str, encoding: Encoding, x: Tensor, known: int | None, whose: str) -> tuple[dict[str, Any], str]:

@@ -81,8 +81,8 @@ def unlearn(results: Results, client: str | int, *, strict: bool = False) -> Unl
     `forgetting` from the messages of all rounds), afl and prototypes, with what summary.json and the table of clients say of them.
     Where clients have models of their own that depend on nobody else (local_only), the client's leaves the file. Removed: all other
     models that clients trained together or for each other, checkpoints (resume and verify start from the beginning), experts.png,
-    coefficients.csv and the runs of a report on scarcity. insight_exchange is among them: how many steps each client trained followed
-    from what all clients gained.
+    report.html, coefficients.csv and the runs of a report on scarcity. insight_exchange is among them: how many steps each client
+    trained followed from what all clients gained.
     The client's rows leave `insights`, `clients` and `predictions`, its name the files of models.
 
     Stays, and is returned: means, standard deviations, words and classes by which tables are read; a bandwidth from surveys or pilots
@@ -119,6 +119,7 @@ def unlearn(results: Results, client: str | int, *, strict: bool = False) -> Unl
         for name, why in (
             (FOLDER, "they hold the client's state, and what all clients had learned"),
             ("experts.png", "it shows the client among the others"),
+            ("report.html", "it shows the client among the others; `report` makes it again"),
             ("coefficients.csv", "they are those of all clients' rows"),
             (what_if.FOLDER, "its runs were played with the client"),
             (FILE, "it holds the client's rows"),

@@ -9,7 +9,7 @@ import torch
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from torch import Tensor
 
-from scarcity_ray.core.federation import Array, Number
+from scarcity_ray.core.federation import Array, Missing, Scaled
 from scarcity_ray.training.glm import Family, Inverse
 from scarcity_ray.training.problem import Problem
 
@@ -90,9 +90,11 @@ def columns(problem: Problem, width: int) -> tuple[list[str], Tensor, Tensor]:
     if isinstance(problem.encoding.inputs, Array):
         return names + list(problem.encoding.inputs.names), shift, scale
     for column in problem.encoding.inputs:
-        if isinstance(column, Number):
+        if isinstance(column, Scaled):
             shift[len(names)], scale[len(names)] = column.mean, column.std
             names.append(column.name if column.power == 1 else f"{column.name}^{column.power}")
+        elif isinstance(column, Missing):
+            names.append(f"{column.name} is missing")
         else:
             names += [f"{column.name}={word}" for word in column.words]
     return names, shift, scale

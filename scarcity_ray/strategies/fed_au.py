@@ -13,6 +13,7 @@ from pydantic import Field
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
 from scarcity_ray.strategies.fed_avg import OneModel
+from scarcity_ray.strategies.revealed import GRADIENTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -29,6 +30,7 @@ class FedAu(SampledStrategy, OneModel):
     kind: Literal["fed_au"] = "fed_au"
     sends: ClassVar[str] = "its move, as large as a model, times its weight, each round"
     receives: ClassVar[str] = "the model, each round"
+    reveals: ClassVar[str] = f"{GRADIENTS}; and how often it was there"
     exact_sums: ClassVar[bool] = True
     cutoff: Annotated[int, Field(ge=1, description="longest gap that counts as one, in rounds")] = 50
     server_lr: Annotated[float, Field(gt=0, description="the server's step size; 1: as the clients moved")] = 1.0

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, Strategy
+from scarcity_ray.strategies.revealed import WEIGHTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
 
 class OneModel(Strategy):
     """One global model x, replaced by the mean of what the clients' training makes of it."""
+
+    reveals: ClassVar[str] = WEIGHTS
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         return ServerState({"x": problem.row})

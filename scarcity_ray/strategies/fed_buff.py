@@ -17,6 +17,7 @@ from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, Se
 from scarcity_ray.core.strategy import STRATEGIES
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.strategies.fed_avg import OneModel
+from scarcity_ray.strategies.revealed import GRADIENTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -35,6 +36,7 @@ class FedBuff(OneModel):
     kind: Literal["fed_buff"] = "fed_buff"
     sends: ClassVar[str] = "its move, as large as a model, each time it has trained"
     receives: ClassVar[str] = "the model, each time it starts"
+    reveals: ClassVar[str] = f"{GRADIENTS}; and when it was there"
     reads_versions: ClassVar[bool] = True
     concurrency: Annotated[int, Field(ge=1, description="clients that train at the same time")] = 100
     buffer: Annotated[int, Field(ge=1, description="moves that make a version")] = 10

@@ -66,6 +66,7 @@ class FedGlm(Strategy):
     kind: Literal["fed_glm"] = "fed_glm"
     sends: ClassVar[str] = "score, information and deviance of a linear model on its rows, each round"
     receives: ClassVar[str] = "the coefficients, each round"
+    reveals: ClassVar[str] = "class counts, means and covariances of its columns; of a few rows the rows themselves"
     exact_sums: ClassVar[bool] = True
     newest_only: ClassVar[bool] = True  # messages at other coefficients cannot be added up
 

@@ -17,6 +17,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy, too_steep
 from scarcity_ray.strategies.fed_avg import OneModel
+from scarcity_ray.strategies.revealed import GRADIENTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -35,6 +36,7 @@ class FedNova(SampledStrategy, OneModel):
     kind: Literal["fed_nova"] = "fed_nova"
     sends: ClassVar[str] = "its mean gradient, as large as a model, and 4 bytes, each round"
     receives: ClassVar[str] = "the model, each round"
+    reveals: ClassVar[str] = f"{GRADIENTS}; and how many steps it took, so about how many rows it has"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
     exact_sums: ClassVar[bool] = True
     mu: Annotated[float, Field(ge=0, description="weight of a proximal term as FedProx has it; 0 for none")] = 0.0

@@ -41,6 +41,7 @@ class Partial(SampledStrategy):
 
     sends: ClassVar[str] = "the shared part of a model's weights, each round"
     receives: ClassVar[str] = "the shared part of the model, each round"
+    reveals: ClassVar[str] = "what the shared part of a model keeps of its rows: as of weights, without those that stay at the client"
     private: Annotated[
         Literal["head", "body", "norms"] | list[str],
         Field(description="what stays with a client: the last layer, all but that, the norm layers, or parameters and layers by name"),

@@ -89,6 +89,10 @@ class GradientExchange(Strategy):
     kind: Literal["gradient_exchange"] = "gradient_exchange"
     sends: ClassVar[str] = "its update in a random subspace of a few hundred directions, each round"
     receives: ClassVar[str] = "the mean of these"
+    reveals: ClassVar[str] = (
+        "what a gradient of its rows keeps of them, seen through a few hundred directions: the server, which knows these, can rebuild "
+        "part of it"
+    )
     dimensions: Annotated[int, Field(ge=1, description="numbers a client sends in a round; no more than the model has parameters")] = 256
     step: Annotated[float, Field(gt=0, description="how far the model goes, times the clients' mean change")] = 1.0
 

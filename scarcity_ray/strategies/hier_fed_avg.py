@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
+from scarcity_ray.strategies.revealed import WEIGHTS
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
@@ -38,6 +39,7 @@ class HierFedAvg(SampledStrategy):
     kind: Literal["hier_fed_avg"] = "hier_fed_avg"
     sends: ClassVar[str] = "a model's weights to the client's group, each round; groups average now and then"
     receives: ClassVar[str] = "its group's model, each round"
+    reveals: ClassVar[str] = f"{WEIGHTS}; and its group"
     period: Annotated[int, Field(ge=1, description="rounds of edges between two averages over all edges")] = 5
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:

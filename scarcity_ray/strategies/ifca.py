@@ -17,6 +17,7 @@ from torch import Tensor
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
+from scarcity_ray.strategies.revealed import WEIGHTS
 from scarcity_ray.training.local import Local
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
@@ -35,6 +36,7 @@ class Ifca(SampledStrategy):
     kind: Literal["ifca"] = "ifca"
     sends: ClassVar[str] = "a model's weights and its number, each round"
     receives: ClassVar[str] = "all experts' models, of which a client takes the best"
+    reveals: ClassVar[str] = f"{WEIGHTS}; and which of the models fits its rows best"
     experts: Annotated[int, Field(ge=1, description="number of clusters, each with a model of its own")] = 3
 
     @property

@@ -69,6 +69,9 @@ class InsightExchange(Strategy):
     kind: Literal["insight_exchange"] = "insight_exchange"
     sends: ClassVar[str] = "one insight of 52 bytes, each round; no weights"
     receives: ClassVar[str] = "its number of local steps, 4 bytes"
+    reveals: ClassVar[str] = (
+        "how many rows it has, and how well a model fits them before and after its training; no row, and nothing of an input"
+    )
     guide: Annotated[bool, Field(description="deal out the steps by what each client gains; false: as local training says")] = True
     window: Annotated[int, Field(ge=1, description="rounds of a client's own history that its steps follow")] = 3
 

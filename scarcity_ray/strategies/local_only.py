@@ -22,6 +22,7 @@ class LocalOnly(Strategy):
     kind: Literal["local_only"] = "local_only"
     sends: ClassVar[str] = "nothing"
     receives: ClassVar[str] = "nothing"
+    reveals: ClassVar[str] = "nothing: nothing leaves it"
 
     def init_server(self, problem: Problem, prepared: ServerState | None = None) -> ServerState:
         return ServerState()

@@ -13,6 +13,7 @@ from pydantic import Field
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
 from scarcity_ray.strategies.fed_avg import OneModel
+from scarcity_ray.strategies.revealed import GRADIENTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -26,6 +27,7 @@ class KeepsMoves(SampledStrategy, OneModel):
 
     sends: ClassVar[str] = "the change of its move since it was last heard, as large as a model, each round"
     receives: ClassVar[str] = "the model, each round"
+    reveals: ClassVar[str] = GRADIENTS
     exact_sums: ClassVar[bool] = True
     keeps_moves: ClassVar[bool] = True
     server_lr: Annotated[float, Field(gt=0, description="the server's step size; 1: as the clients moved")] = 1.0

@@ -12,7 +12,7 @@ with skewed classes it took Per-FedAvg's accuracy from 0.93 to 0.78.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.strategy import SampledStrategy
+from scarcity_ray.strategies.revealed import WEIGHTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -32,6 +33,8 @@ class OuterStep(SampledStrategy):
 
     The saved model is x.
     """
+
+    reveals: ClassVar[str] = WEIGHTS
 
     outer: Annotated[
         Literal["auto"] | Annotated[float, Field(gt=0)],

@@ -23,6 +23,7 @@ class Pooled(OneModel):
     kind: Literal["pooled"] = "pooled"
     sends: ClassVar[str] = "all rows, once (what no federation may do: the upper bound)"
     receives: ClassVar[str] = "nothing"
+    reveals: ClassVar[str] = "everything: the rows themselves leave it"
 
     def trains_on(self, train: Shards) -> Shards:
         return train.pooled()

@@ -47,6 +47,9 @@ class Prototypes(Represented):
     kind: Literal["prototypes"] = "prototypes"
     sends: ClassVar[str] = "the mean features of each of its classes, once"
     receives: ClassVar[str] = "the means over all clients"
+    reveals: ClassVar[str] = (
+        "class counts and the mean features of each class (mean inputs, where these are the features); the row itself where a class has one"
+    )
     column: ClassVar[str] = "prototypes"
     personal: Annotated[
         bool, Field(description="each client moves the means and the classes' probabilities towards its own rows'; false: one head for all")

@@ -14,6 +14,7 @@ from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
 from scarcity_ray.strategies.fed_avg import OneModel
+from scarcity_ray.strategies.revealed import GRADIENTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -35,6 +36,7 @@ class QFfl(SampledStrategy, OneModel):
     kind: Literal["q_ffl"] = "q_ffl"
     sends: ClassVar[str] = "its move, weighted, as large as a model, and 8 bytes, each round"
     receives: ClassVar[str] = "the model and 4 bytes, each round"
+    reveals: ClassVar[str] = f"{GRADIENTS}; and how large its loss is"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
     exact_sums: ClassVar[bool] = True
     newest_only: ClassVar[bool] = True  # losses of a round are in one unit

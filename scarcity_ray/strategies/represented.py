@@ -39,6 +39,7 @@ from scarcity_ray.ensemble.representation import (
 )
 from scarcity_ray.scarcity.answer import Answer
 from scarcity_ray.strategies.fed_avg import FedAvg
+from scarcity_ray.strategies.revealed import MOMENTS
 from scarcity_ray.training.flops import counts
 from scarcity_ray.training.problem import Problem, make_problem
 from scarcity_ray.training.task import Task
@@ -262,6 +263,8 @@ class Represented(Strategy):
 
 class SendsMoments(Represented):
     """Each client's message is the moments of its rows, packed (see ensemble.moments)."""
+
+    reveals: ClassVar[str] = MOMENTS
 
     column: ClassVar[str] = "moments"
 

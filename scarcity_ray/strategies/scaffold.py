@@ -14,6 +14,7 @@ from torch import Tensor
 from scarcity_ray.core.exchange import Aggregate, ClientResult, RoundContext, ServerState, ServerUpdate, State
 from scarcity_ray.core.strategy import STRATEGIES, SampledStrategy
 from scarcity_ray.strategies.fed_avg import OneModel
+from scarcity_ray.strategies.revealed import WEIGHTS
 from scarcity_ray.training.problem import Problem
 from scarcity_ray.training.task import Task
 
@@ -35,6 +36,7 @@ class Scaffold(SampledStrategy, OneModel):
     kind: Literal["scaffold"] = "scaffold"
     sends: ClassVar[str] = "a model's weights and a control variate as large, each round"
     receives: ClassVar[str] = "the model and a control variate as large, each round"
+    reveals: ClassVar[str] = f"{WEIGHTS}; the control variate is a mean gradient of its rows and tells as much again"
     optimizers: ClassVar[tuple[str, ...]] = ("sgd",)
     exact_sums: ClassVar[bool] = True
     keeps_moves: ClassVar[bool] = True

@@ -53,7 +53,7 @@ def same_rows(one, other):
 def test_everybody_keeps_the_rows_the_split_and_the_group_they_have_when_nobody_is_held_out(transforms):
     whole = deal(Data(**DIGITS, transforms=transforms), 7, Path())
     federation = deal(Data(**DIGITS, transforms=transforms, held_out_clients=0.25), 7, Path())
-    ids = participants_first(20, 15, 7)
+    ids = participants_first(np.arange(20), 15, 7)
     assert (federation.clients, len(federation.unseen_group)) == (15, 5)
     assert np.array_equal(np.concatenate([federation.group, federation.unseen_group]), whole.group[ids])
     for client, before in enumerate(ids[:15]):
@@ -82,7 +82,7 @@ def test_names_and_groups_go_with_the_clients_of_a_table(tmp_path):
     frame = farms()
     federation = deal_farms(tmp_path, frame)
     names = sorted(frame["farm"].unique())
-    order = [names[m] for m in participants_first(12, 9, 3)]
+    order = [names[m] for m in participants_first(np.arange(12), 9, 3)]
     assert federation.names == tuple(order[:9])
     assert federation.encoding.clients == federation.names
     assert [f"r{g}" for g in federation.group] == [f"r{int(name[1:]) % 3}" for name in order[:9]]
@@ -144,17 +144,17 @@ def test_the_share_is_rounded_half_up_and_everybody_is_on_one_side(clients, shar
         return
     staying = participants(clients, share)
     assert staying == clients - leaving
-    ids = participants_first(clients, staying, seed)
+    ids = participants_first(np.arange(clients), staying, seed)
     assert np.array_equal(np.sort(ids), np.arange(clients))
     assert (np.diff(ids[:staying]) > 0).all()
     assert (np.diff(ids[staying:]) > 0).all()
 
 
 def test_who_is_held_out_hangs_on_the_seed_alone_and_more_hold_out_more():
-    drawn = [set(participants_first(200, 180, seed)[180:]) for seed in range(20)]
+    drawn = [set(participants_first(np.arange(200), 180, seed)[180:]) for seed in range(20)]
     assert len({frozenset(one) for one in drawn}) == 20
     assert len(set().union(*drawn)) > 150  # nobody is favoured: 20 draws of 20 of 200
-    assert set(participants_first(200, 180, 5)[180:]) < set(participants_first(200, 150, 5)[150:])
+    assert set(participants_first(np.arange(200), 180, 5)[180:]) < set(participants_first(np.arange(200), 150, 5)[150:])
 
 
 @pytest.mark.parametrize(("clients", "share"), [(2, 0.1), (3, 0.5), (1, 0.1), (20, 0.95)])

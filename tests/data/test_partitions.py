@@ -93,9 +93,14 @@ def test_too_many_clients_are_refused_with_the_arithmetic():
 
 def test_natural_takes_the_owners_as_they_are():
     owner = np.array([2, 0, 2, 1, 0, 2])
-    assert [share.tolist() for share in natural(Natural(minimum=1), owner, 3)] == [[1, 4], [3], [0, 2, 5]]
+    shares, kept = natural(Natural(minimum=1), owner, 3)
+    assert [share.tolist() for share in shares] == [[1, 4], [3], [0, 2, 5]]
+    assert kept.tolist() == [0, 1, 2]
     with pytest.raises(SpecError, match="1 of 3 clients hold fewer rows, the smallest 1; `minimum: 1` takes them all"):
         natural(Natural(), owner, 3)
+    assert natural(Natural(below="drop"), owner, 3)[1].tolist() == [0, 2]
+    with pytest.raises(SpecError, match="3 of 3 clients hold fewer rows, the smallest 1; `minimum: 1` takes them all"):
+        natural(Natural(minimum=4, below="drop"), owner, 3)
 
 
 @given(

@@ -10,6 +10,7 @@ import pytest
 from helpers.scenarios import scenario
 
 from scarcity_ray import Results, resume, simulate, verify
+from scarcity_ray.report.scarcity_in_words import in_words
 from scarcity_ray.runtime import scarcity_report
 from scarcity_ray.runtime.actor_group import ActorGroup
 from scarcity_ray.runtime.observers import Plots
@@ -125,6 +126,13 @@ def test_costs_are_differences_of_the_tables(reported: Results) -> None:
         rows = {(row["strategy"], row["quantity"], row["of"]): row for row in csv.DictReader(file)}
     assert len(rows) == 2 * (2 * 2 + 2 + 1)
     assert float(rows["fed_avg", "beside_the_others", "compute"]["high"]) == fed_avg["beside_the_others"]["compute"]["high"]
+
+
+def test_the_page_of_the_run_is_drawn_again_with_the_report(reported: Results) -> None:
+    assert reported.scarcity is not None
+    text = (reported.directory / "report.html").read_text(encoding="utf-8")
+    sentence = in_words(reported.scarcity)
+    assert f"<p>{sentence[0].upper()}{sentence[1:]}</p>" in text
 
 
 def test_rows_say_what_was_reached_and_spent(reported: Results) -> None:

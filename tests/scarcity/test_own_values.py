@@ -30,9 +30,11 @@ def table(folder: Path, **columns: Any) -> Path:
     return folder / "rows.csv"
 
 
-def planned(folder: Path, **scarcity: Any) -> RunPlan:
+def planned(folder: Path, data: dict[str, Any] | None = None, **scarcity: Any) -> RunPlan:
     source = {"kind": "table", "path": "rows.csv", "label": "y", "client": "hospital"}
-    content = scenario(data={"source": source, "test_fraction": 0.3}, model={"kind": "linear"}, strategies=[{"kind": "fed_avg"}])
+    content = scenario(
+        data={"source": source, "test_fraction": 0.3} | (data or {}), model={"kind": "linear"}, strategies=[{"kind": "fed_avg"}]
+    )
     return prepare(parse(content | {"scarcity": scarcity}), folder)
 
 
@@ -86,6 +88,23 @@ def test_a_trace_is_read_by_names(tmp_path: Path) -> None:
     assert there == [[False, False, False, True], [True, False, False, True], [False] * 4, [False, False, False, True]]
     without = fingerprint(planned(tmp_path).federation)
     assert fingerprint(plan.federation) != without
+
+
+@pytest.mark.parametrize("data", [{"participants": 2}, {"held_out_clients": 0.5}])
+def test_values_and_spans_of_clients_that_take_no_part_are_passed_over(data: dict[str, Any], tmp_path: Path) -> None:
+    availability = trace(tmp_path, "d,0,4", "a,0,1", "b,0,2", "d,12,14", "c,0,3", "b,12,14")
+    table(tmp_path, speed=np.repeat([4.0, 2.0, 1.0, 3.0], 6))
+    plan = planned(tmp_path, data, availability=availability, compute={"speed": {"column": "speed"}})
+    places = ["abcd".index(name) + 1 for name in plan.federation.names or ()]
+    assert len(places) == 2
+    assert plan.world is not None
+    assert (plan.world.flops / 1e9).tolist() == places
+    assert plan.federation.spans is not None
+    starts, end = plan.federation.spans.starts.tolist(), plan.federation.spans.end
+    assert [int(end[start]) // 10**6 for start in starts[:-1]] == places
+    assert np.diff(starts).tolist() == [1 + (place in (2, 4)) for place in places]
+    with pytest.raises(SpecError, match="there is no client 'x'"):
+        planned(tmp_path, data, availability=trace(tmp_path, "x,0,4"))
 
 
 def test_a_trace_may_be_parquet(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ BAD = {
         "rouns: 60",
         3,
         "rouns",
-        ["is not a field here; did you mean rounds?", "allowed: name, seed, repeats"],
+        ["is not a field here; did you mean rounds?", "allowed: name, question, seed, repeats"],
     ),
     "a key of another section": ("seed: 7", "lr: 0.1", 2, "lr", ["is not a field here; did you mean local.lr?"]),
-    "a key nobody knows": ("seed: 7", "banana: 7", 2, "banana", ["is not a field here; allowed: name, seed, repeats, rounds"]),
+    "a key nobody knows": ("seed: 7", "banana: 7", 2, "banana", ["is not a field here; allowed: name, question, seed, repeats, rounds"]),
     "a key inside a section": (
         "epochs: 5",
         "epoch: 5",

@@ -72,14 +72,15 @@ def test_an_ensemble_is_as_if_the_client_had_never_been(tmp_path: Path, experts:
     strategies = [{"kind": "fed_avg"}, {"kind": "sf_hfe", "experts": experts, "representation": representation}]
     mine, never = both(tmp_path, strategies)
     before = distance_of_heads(mine, never)
-    (mine.directory / "experts.png").touch()
+    for name in ("experts.png", "report.html"):
+        (mine.directory / name).touch()
     (mine.directory / "scarcity").mkdir()
     chosen = representation["kind"] == "auto"
     done = unlearn(mine, GONE, strict=not chosen)
     assert done.relearned == ["sf_hfe"]
     assert len(done.stays) == chosen
     assert all(one.startswith("models/sf_hfe.safetensors: the choice of its features, identity.") for one in done.stays)
-    assert set(done.removed) == {"models/fed_avg.safetensors", "checkpoints", "experts.png", "scarcity"}
+    assert set(done.removed) == {"models/fed_avg.safetensors", "checkpoints", "experts.png", "report.html", "scarcity"}
     assert distance(mine, never, "sf_hfe") < 1e-5 < before
     same_tables(mine, never, "expert_id", "confidence", "contribution", "contribution_whole")
     entries = [run.summary["strategies"]["sf_hfe"]["experts"] for run in (mine, never)]

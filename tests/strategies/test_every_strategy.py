@@ -259,3 +259,12 @@ def test_an_optimizer_that_does_not_suit_is_refused_when_the_scenario_is_read(ki
         return
     with pytest.raises((SpecError, SpecErrors), match=r"local.optimizer is 'adam'.*sgd"):
         prepare(read, tmp_path)
+
+
+def test_every_registered_strategy_says_what_its_messages_reveal() -> None:
+    """Its page is what a data protection officer reads: an empty cell would look like nothing to fear."""
+    for kind, cls in STRATEGIES.classes.items():
+        assert len(cls.reveals) > 10, f"{kind} needs a text `reveals`: what its messages could tell of a client's rows"
+        assert cls.reveals[0].islower()
+        assert not cls.reveals.endswith(".")
+    assert STRATEGIES.classes["local_only"].reveals.startswith("nothing")

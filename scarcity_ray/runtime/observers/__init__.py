@@ -44,6 +44,7 @@ def observers_of(
         scenario.name,
         facts.task,
         facts.clients,
+        question=scenario.question,
         metrics=plan.metrics,
         metric=evaluation.metric,
         margin=evaluation.margin,
@@ -52,7 +53,7 @@ def observers_of(
     )
     checkpointer = Checkpointer(recorder, tally, scenario.execution.checkpoint_every, last)
     observers: list[Observer] = [
-        RunLog(recorder, facts.notes),
+        RunLog(recorder, plan.notes),
         TableWriter(recorder),
         Baselines(recorder, tally),
         SummaryWriter(recorder, tally, last),

@@ -26,14 +26,14 @@ def all_rejected(name: str, result: RoundResult) -> str:
 
 
 class RunLog(Observer):
-    """Writes what is to be known of the rows, starts, ends, rejected clients and failures to the log."""
+    """Writes what is to be known beforehand, starts, ends, rejected clients and failures to the log."""
 
     def __init__(self, recorder: Recorder, notes: Sequence[str]) -> None:
         self.recorder, self.notes, self.log = recorder, notes, get_logger(Server)
 
     def on_run_start(self) -> None:
         for note in self.notes:
-            self.log.warning("data: %s", note)
+            self.log.warning("%s", note)
 
     def on_strategy_start(self, run: StrategyRun) -> None:
         self.log.info("%s: seed %d, at most %d rounds", run.name, run.seed, run.rounds)
