@@ -50,6 +50,7 @@ def compare(runs: Sequence[Results], reference: str | None = None) -> dict[str, 
     found = [_Run(name, each) for name, each in zip(run_names([each.directory for each in runs]), runs, strict=True)]
     for each in found:
         each.refuse_unfinished()
+    for each in found[1:]:
         found[0].refuse_other_data(each)
     with believing(found[0].results.directory):
         return _Comparison(found).described(reference)
@@ -101,12 +102,17 @@ class _Run:
         """Raises RunError where another run has other data than this one, or another metric decides."""
         here, there = self.results.directory, other.results.directory
         with believing(there / "environment.json"):
-            settings = [{"seed": one.environment["seed"], **_data(one.environment)} for one in (self, other)]
-            apart = [f"{name} ({_said(one)} and {_said(two)})" for name, one, two in unlike(*settings)]
             digests = [one.environment.get("data") for one in (self, other)]
-        # Of one seed the digest says all; how the rows of a second one are dealt, the settings say.
-        if None in digests or digests[0] != digests[1] or (apart and len(self.common_seeds(other)) > 1):
-            why = ", ".join(apart) or "their settings are the same; the file of rows has changed, or the program that reads it"
+            apart = unlike(*({"seed": one.environment["seed"], **_data(one.environment)} for one in (self, other)))
+        same = None not in digests and digests[0] == digests[1]
+        if same and len(self.common_seeds(other)) > 1:
+            # Of one seed the digest says all; how the rows of a second one are dealt, the settings say. One that only one run has is newer
+            # than the other run.
+            same = not (apart := [each for each in apart if None not in each])
+        if not same:
+            unknown = "one of them was made before runs kept a fingerprint of their data"
+            why = unknown if None in digests else "their settings are the same; the file of rows has changed, or the program that reads it"
+            why = ", ".join(f"{name} ({_said(one)} and {_said(two)})" for name, one, two in apart) or why
             raise RunError(f"{here} and {there} have other data, and clients cannot be paired: {why}")
         if self.shown != other.shown:
             names = f"{self.shown.short} in {here}, {other.shown.short} in {there}"
@@ -203,9 +209,10 @@ class _Comparison:
     def _row(self, run: _Run, name: str) -> dict[str, Any]:
         """What a strategy has reached and cost, over the common clients and seeds."""
         entry, mine = run.summary["strategies"][name], run.seeds(name)
-        metric, higher = self.shown.metric.column, self.shown.metric.higher_is_better
-        values = by_seed(run.rows, name, metric, self.seeds, self.ids)
-        known = [one[~np.isnan(one) if entry.get(self.shown.key) is not None else slice(0)] for one in values]
+        values = by_seed(run.rows, name, self.shown.metric.column, self.seeds, self.ids)
+        known = [one[~np.isnan(one)] for one in values]
+        if entry.get(self.shown.key) is None:  # the mean of a model that diverged is not that of the clients for which it is a number
+            known = []
         entries = [mine[int(seed)] for seed in self.seeds]
         return {
             "run": run.name,
@@ -215,7 +222,7 @@ class _Comparison:
             "not_learned": entry.get("not_learned", False),
             "still_falling": entry.get("still_falling", False),
             "mean": self._over_seeds([statistics.mean(one) for one in known]),
-            "worst_tenth": self._over_seeds([statistics.worst_decile(one, higher) for one in known]),
+            "worst_tenth": self._over_seeds([statistics.worst_decile(one, self.shown.metric.higher_is_better) for one in known]),
             "bytes_per_client": statistics.mean([one["bytes_per_client"] for one in entries]),
             "rounds": statistics.mean([one["rounds"] for one in entries]),
             "hours": self._hours(run, name),

@@ -117,6 +117,19 @@ def test_what_differs_is_named(runs: Path, tmp_path: Path) -> None:
         compare([Results.load(runs / "other"), Results.load(tmp_path / "auc")])
     with pytest.raises(RunError, match="did you mean averaged/fed_avg"):
         found(runs, "averaged", "proximal", reference="averaged/fedavg")
+    shutil.copytree(runs / "averaged", tmp_path / "dealt")
+    path = tmp_path / "dealt" / "environment.json"
+    facts = json.loads(path.read_text())
+    facts["scenario"]["data"]["partition"]["sigma"] = (
+        0.75  # of the first seed the digest says that the rows are the same, not of the second
+    )
+    path.write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=r"data.partition.sigma \(0.5 and 0.75\)"):
+        compare([Results.load(runs / "proximal"), Results.load(tmp_path / "dealt")])
+    facts["scenario"]["data"]["partition"]["sigma"] = 0.5
+    path.write_text(json.dumps(facts | {"data": "f" * 64}))
+    with pytest.raises(RunError, match="the file of rows has changed"):
+        compare([Results.load(runs / "proximal"), Results.load(tmp_path / "dealt")])
     with pytest.raises(RunError, match="is named twice"):
         found(runs, "averaged", "averaged")
 
