@@ -31,6 +31,10 @@ from scarcity_ray.ensemble.partition import Partition, Population, converged, fi
 from scarcity_ray.ensemble.ridge import Rows
 
 _LEVEL = 0.05  # level of each test
+_MIDDLE = 0.015
+"""Level of the test that clients avoid the middle, except where none lies there: ten clients cannot say more than .017. With .05 for all, 10
+of 720 worlds without groups were split, nine of them among 120 whose heads lie on a line; 3 of these nine pass now, and groups of 3 to 10
+clients are found as often."""
 _MAX_FAILURES = 2  # the search ends after this many numbers of experts in a row that are worse than the best before
 
 
@@ -91,7 +95,7 @@ def _surprise(trials: list[Fold], found: Sequence[Partition]) -> Tensor:
 def _apart(trials: list[Fold], found: Sequence[Partition]) -> bool:
     """Whether in each fold clients avoid the middle between experts."""
     counts = [fold.between(one) for fold, one in zip(trials, found, strict=True)]
-    return all(inside > 0 and binom.cdf(between, inside, 1 / 3) < _LEVEL for between, inside in counts)
+    return all(inside > 0 and binom.cdf(between, inside, 1 / 3) < (_MIDDLE if between else _LEVEL) for between, inside in counts)
 
 
 def _for_all(fold: Fold, found: Partition) -> Partition:
