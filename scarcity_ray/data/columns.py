@@ -105,7 +105,7 @@ def read(
     for name in dates:
         column = columns[name]
         assert not isinstance(column, Categorical)
-        first = np.floor(np.nanmin(column))
+        first = np.floor(np.nanmin(column)) if np.isfinite(column).any() else 0.0
         columns[name], since[name] = column - first, day(first)
     x = tuple(column if isinstance(column := columns[name], Categorical) else column**power for _, name, power in features)
     pool = Pool(

@@ -32,9 +32,9 @@ from scarcity_ray.ensemble.ridge import Rows
 
 _LEVEL = 0.05  # level of each test
 _MIDDLE = 0.015
-"""Level of the test that clients avoid the middle, except where none lies there: ten clients cannot say more than .017. With .05 for all, 10
-of 720 worlds without groups were split, nine of them among 120 whose heads lie on a line; 3 of these nine pass now, and groups of 3 to 10
-clients are found as often."""
+"""Level of the test that clients avoid the middle, except where none lies there: ten clients cannot say more than .017. With .05 for all,
+10 of 720 worlds without groups were split, nine of them among 120 whose heads lie on a line; 3 of these nine are now, and groups of 3 to
+10 clients are found as often."""
 _MAX_FAILURES = 2  # the search ends after this many numbers of experts in a row that are worse than the best before
 
 
