@@ -37,7 +37,7 @@ _FOLDERS = (
     "training",
     "uplink",
 )
-"""What can change a result. The others (commands, runtime, results, report, scenario, serving) run it, write it down or show it."""
+"""What can change a result. The others (commands, runtime, results, report, scenario, serving, tuning) run it, write it down or show it."""
 
 
 def digest(package: Path = PACKAGE) -> str:

@@ -52,7 +52,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     said += [for_whom(gain, clients), *needed, f"It takes {cost} a client.", *_next(gain)]
     if len(names) > 1:
         said.append(f"No single strategy is best: {' or '.join(names)}, and the gain is that of choosing on half of the test rows.")
-    return [*said, *_rivals(names, summary.get("comparisons", []))]
+    return [*said, *rivals(names, summary.get("comparisons", []))]
 
 
 def answer(summary: Mapping[str, Any]) -> str:
@@ -105,7 +105,7 @@ def _needed(conclusion: Mapping[str, Any]) -> list[str]:
     return [f"If the mean gain stays as it is, {found}."]
 
 
-def _rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+def rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which other strategies the best one is surely better than, by p-values that are adjusted for all pairs."""
     if len(names) > 1 or not comparisons:
         return []

@@ -289,14 +289,18 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
     On a cluster, `RunPlan.on` sizes them, once it is known what the cluster offers. Raises SpecError, or SpecErrors with all of
     several, for whatever cannot work.
     """
-    cluster = _on_a_cluster(scenario)
-    if not cluster and (missing := unavailable(scenario)):
+    if not _on_a_cluster(scenario) and (missing := unavailable(scenario)):
         raise SpecErrors(missing)
     seed = scenario.seed if seed is None else seed
     scarcity = scenario.scarcity
     federation = deal(scenario.data, seed, base_dir, () if scarcity is None else scarcity.columns, scenario.seed)
     if scarcity is not None:
         federation = scarce(scarcity, federation, seed, base_dir)
+    return planned(scenario, federation, seed)
+
+
+def planned(scenario: Scenario, federation: Federation, seed: int) -> RunPlan:
+    """The plan for data that have been dealt already. Raises as `prepare`."""
     metrics, errors = evaluation.metrics_of(scenario.evaluation, federation)
     problems = {}
     for place, strategy in enumerate(scenario.strategies):
@@ -307,7 +311,7 @@ def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunP
     errors += impossible(scenario, federation, problems)
     if errors:
         raise SpecErrors(errors) if len(errors) > 1 else errors[0]
-    if cluster:
+    if _on_a_cluster(scenario):
         plan = RunPlan(scenario, seed, federation, problems, metrics, [], 0, slots=())
         plan.world  # noqa: B018 - it refuses values that cannot be
         return plan.sized(plan.wanted)

@@ -90,7 +90,7 @@ class Session:
             group = self._started(plan, progress, directory)  # first: where there is no room for it, nothing is written
             with held(directory), log_to(directory / "logs" / "scarcity.log", append=last is not None):
                 recorder = Recorder(
-                    directory, resolved(_anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
+                    directory, resolved(anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
                 )
                 _keep_arrays(scenario, base_dir, directory)
                 observers, checkpoints = observers_of(plan, recorder, progress, last, callbacks or Callbacks(()))
@@ -139,7 +139,14 @@ def _keep_arrays(scenario: Scenario, base_dir: Path, directory: Path) -> None:
 def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     """The content of environment.json: what results depend on, here and now."""
     # Where a table or a trace lies is written differently in a run's own folder; what is in it is in `data`. Metrics only observe.
-    left_out: Any = {"execution": True, "output": True, "question": True, "data": {"source": {"path"}}, "evaluation": OBSERVED}
+    left_out: Any = {
+        "execution": True,
+        "output": True,
+        "question": True,
+        "tune": True,
+        "data": {"source": {"path"}},
+        "evaluation": OBSERVED,
+    }
     if scenario.scarcity is not None:
         left_out["scarcity"] = {"availability": {"path"}}
     settings = scenario.model_dump(mode="json", exclude=left_out)
@@ -147,7 +154,7 @@ def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
     return {**environment(scenario.seed), **kept}
 
 
-def _anchored(scenario: Scenario, base_dir: Path) -> Scenario:
+def anchored(scenario: Scenario, base_dir: Path) -> Scenario:
     """The same scenario with the paths of its table and of its trace, if it has any, made absolute: it is written into another folder.
 
     Arrays that the run keeps lie in that folder, which may be moved."""

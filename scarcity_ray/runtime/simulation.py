@@ -84,7 +84,7 @@ def simulate(
     given = load(scenario) if isinstance(scenario, str | Path) else scenario
     checked = given.scenario if isinstance(given, Loaded) else parse(given) if isinstance(given, Mapping) else given
     base_dir = base_dir or (given.base_dir if isinstance(given, Loaded) else Path())
-    with _in_words(given), claimed(_place(checked, out), only=out is not None, force=force) as directory:
+    with in_words(given), claimed(_place(checked, out), only=out is not None, force=force) as directory:
         before = _identity(directory)
         if attended and _supervise(checked, directory) and _identity(directory) != before:
             return resume(directory, imports=True, show=show)
@@ -113,12 +113,12 @@ def resume(
     directory = before.directory
     refuse_links(directory)
     loaded = load(before.runnable(), before.added_settings())
-    with _in_words(loaded):
+    with in_words(loaded):
         scenario = loaded.scenario if arrays is None else with_arrays(loaded.scenario, Held.of(**arrays))
     base_dir = loaded.base_dir
     if attended:
         _supervise(scenario, directory)
-    with _in_words(loaded):
+    with in_words(loaded):
         plan = prepare(scenario, base_dir)
     if not force and (found := differences(before.environment, facts_of(scenario, plan))):
         raise Changed(directory, found)
@@ -132,7 +132,7 @@ def resume(
     if show:
         for problem in broken:
             Console().print(f"left alone: {problem}", soft_wrap=True, markup=False, highlight=False)
-    with _in_words(loaded):
+    with in_words(loaded):
         return _played(scenario, base_dir, directory, plan, show, callbacks, last)
 
 
@@ -201,7 +201,7 @@ def _interruptible(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _in_words(given: Scenario | Loaded | Mapping[str, Any]) -> Iterator[None]:
+def in_words(given: Scenario | Loaded | Mapping[str, Any]) -> Iterator[None]:
     """Turns what cannot work with the data or the machine into a ScenarioError, with the lines of the file where there is one; and a
     folder that cannot be made into RunFailed."""
     try:

@@ -14,6 +14,7 @@ from scarcity_ray.models import AnyModel
 from scarcity_ray.scarcity.spec import Scarcity
 from scarcity_ray.scenario.conflicts import conflicts
 from scarcity_ray.scenario.diagnostics import SpecErrors
+from scarcity_ray.scenario.tuning import Tune
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.training.local import Local
 
@@ -142,6 +143,9 @@ class Scenario(Spec):
         Field(description="what clients lack: compute, links, presence, energy, budgets; null: nothing"),
     ] = None
     evaluation: Annotated[Evaluation, Field(description="when models are tested, and on which clients")] = Evaluation()
+    tune: Annotated[Tune | None, Field(description="what `scarcity-ray tune` searches for; a plain run plays the settings as they are")] = (
+        None
+    )
     execution: Annotated[Execution, Field(description="where and how the run computes")] = Execution()
     output: Annotated[Output, Field(description="where results go")] = Output()
 

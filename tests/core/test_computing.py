@@ -113,7 +113,7 @@ def test_each_module_that_computes_is_in_it_and_no_other(package: Path) -> None:
 
 def test_no_folder_of_the_package_is_forgotten() -> None:
     folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
-    assert folders - {*computing._FOLDERS} == {"commands", "report", "results", "runtime", "scenario", "serving"}
+    assert folders - {*computing._FOLDERS} == {"commands", "report", "results", "runtime", "scenario", "serving", "tuning"}
 
 
 def test_two_versions_of_python_cut_f_strings_in_different_places() -> None:

@@ -1,0 +1,206 @@
+"""A search for settings: it never sees test rows, is the same after a cut, and finds what a loop by hand finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from helpers.scenarios import scenario
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scarcity_ray import simulate, tune
+from scarcity_ray.core.federation import Federation, Shards
+from scarcity_ray.data import inner
+from scarcity_ray.results.trials import read_trials
+from scarcity_ray.runtime import plan, tuning
+from scarcity_ray.scenario import ScenarioError, load, parse
+from scarcity_ray.scenario.tuning import TPE, Grid, Halving, Random, Range
+from scarcity_ray.tuning.halving import promoted, rungs
+from scarcity_ray.tuning.proposers import proposer
+from scarcity_ray.tuning.space import drawn, edges, grid
+
+SPACE = {"local.lr": {"low": 0.01, "high": 1.0, "log": True}, "local.epochs": [1, 2], "strategies.fed_prox.mu": [0.01, 0.5]}
+
+
+def searched(**changes: Any) -> dict[str, Any]:
+    section = {"method": {"kind": "random", "trials": 5}, "parameters": SPACE, "repeats": 2} | changes
+    data = scenario()["data"] | {"validation_fraction": 0.25}
+    strategies = [{"kind": "local_only"}, {"kind": "fed_avg"}, {"kind": "fed_prox"}]
+    return scenario(data=data, rounds=4, strategies=strategies, tune=section)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuning.Tuned:
+    return tune(searched(halving={"eta": 2, "first_rounds": 1}), out=tmp_path_factory.mktemp("tune") / "whole")
+
+
+def test_every_strategy_has_the_same_trials_and_its_own_best(whole: tuning.Tuned) -> None:
+    found = whole.answer["strategies"]
+    assert {one["trials"] for one in found.values()} == {5}
+    assert len({one["updates"] for one in found.values()}) == 1
+    trials = read_trials(whole.directory)
+    for name, one in found.items():
+        last = [trial for trial in trials if trial.strategy == name and trial.rounds == 4]
+        assert one["validation"] == max(trial.validation for trial in last)
+        assert ("strategies.fed_prox.mu" in one["parameters"]) == (name == "fed_prox")
+    best = load(whole.directory / "best.yaml").scenario
+    assert (best.tune, best.repeats, best.seed) == (None, 2, 4)
+    assert best.strategies[2].mu == found["fed_prox"]["parameters"]["strategies.fed_prox.mu"]
+    assert best.strategies[1].local.lr == found["fed_avg"]["parameters"]["local.lr"]
+    assert json.loads((whole.directory / "tune.json").read_text())["trials_hash"] == whole.answer["trials_hash"]
+    assert found["fed_avg"]["test"] == pytest.approx(whole.results.summary["strategies"]["fed_avg"]["test_accuracy"])
+
+
+def test_a_cut_search_ends_as_it_would_have(whole: tuning.Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played, right = [], tuning._Search._played
+
+    def cut(search: Any, *arguments: Any) -> Any:
+        played.append(arguments)
+        if len(played) == 9:
+            raise KeyboardInterrupt
+        return right(search, *arguments)
+
+    monkeypatch.setattr(tuning._Search, "_played", cut)
+    content = searched(halving={"eta": 2, "first_rounds": 1}) | {"execution": {"ray": False, "actors": 3}}
+    with pytest.raises(tuning.Interrupted):
+        tune(content, out=tmp_path / "cut")
+    assert len(read_trials(tmp_path / "cut")) == 8
+    again = tune(tmp_path / "cut")
+    assert again.answer["trials_hash"] == whole.answer["trials_hash"]
+    hashes = [{name: one["result_hash"] for name, one in run.results.summary["strategies"].items()} for run in (whole, again)]
+    assert hashes[0] == hashes[1]
+    assert len(played) - 1 == len(read_trials(whole.directory))
+
+
+@pytest.mark.slow
+def test_a_killed_search_with_ray_ends_as_one_without(whole: tuning.Tuned, tmp_path: Path) -> None:
+    content = searched(halving={"eta": 2, "first_rounds": 1}) | {"execution": {"ray": True, "cpus": 2}}
+    (tmp_path / "scenario.yaml").write_text(yaml.safe_dump(content))
+    program = [sys.executable, "-m", "scarcity_ray.run"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+    search = subprocess.Popen([*program, "tune", "scenario.yaml", "--out", "cut"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(read_trials(tmp_path / "cut")) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    search.send_signal(signal.SIGKILL)
+    search.wait()
+    assert 4 <= len(read_trials(tmp_path / "cut")) < len(read_trials(whole.directory))
+    done = subprocess.run([*program, "resume", "cut", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials_hash"] == whole.answer["trials_hash"]
+
+
+def test_test_rows_are_never_seen(whole: tuning.Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deal = plan.deal
+
+    def poisoned(data: Any, seed: int, *rest: Any) -> Federation:
+        found = deal(data, seed, *rest)
+        wrong = Shards(np.full_like(found.test.x, np.nan), (found.test.y + 1) % found.outputs, found.test.starts)
+        return inner.replace(found, test=wrong)
+
+    monkeypatch.setattr(plan, "deal", poisoned)
+    monkeypatch.setattr(tuning._Search, "_final", lambda search, best, session: whole.results)
+    spoiled = tune(searched(halving={"eta": 2, "first_rounds": 1}), out=tmp_path / "poisoned")
+    assert spoiled.answer["trials_hash"] == whole.answer["trials_hash"]
+
+
+@pytest.mark.slow
+def test_a_grid_finds_what_runs_by_hand_find(tmp_path: Path) -> None:
+    content = searched(method={"kind": "grid"}, parameters={"local.lr": [0.02, 0.3], "local.epochs": [1, 3]})
+    found = tune(content, out=tmp_path / "grid").answer["strategies"]["fed_avg"]
+    by_hand = {}
+    for lr in (0.02, 0.3):
+        for epochs in (1, 3):
+            local = {"local": {"lr": lr, "epochs": epochs, "batch_size": content["local"]["batch_size"]}}
+            run = simulate({**content, **local, "tune": None, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / f"{lr}-{epochs}")
+            by_hand[lr, epochs] = run.summary["strategies"]["fed_avg"]["validation_accuracy"]
+    assert found["validation"] == pytest.approx(max(by_hand.values()), abs=1e-12)
+    best = max(by_hand, key=lambda one: by_hand[one])
+    assert (found["parameters"]["local.lr"], found["parameters"]["local.epochs"]) == best
+
+
+def test_a_budget_ends_a_search_before_the_next_batch(tmp_path: Path) -> None:
+    content = searched(method={"kind": "tpe", "trials": 8, "batch": 2}, budget={"updates": 150}, parameters={"local.lr": SPACE["local.lr"]})
+    found = tune(content, out=tmp_path / "spent").answer["strategies"]
+    assert {name: (one["trials"], one["updates"]) for name, one in found.items()} == dict.fromkeys(found, (4, 4 * 4 * 12))
+
+
+def test_few_validation_rows_are_replaced_by_inner_folds() -> None:
+    data = parse(searched()).data
+    federation = plan.deal(data.model_copy(update={"validation_fraction": 0.0}), 3, Path())
+    folds = inner.judged(federation, 3)
+    assert len(folds) == 3
+    for fold in folds:
+        assert (fold.train.counts + fold.test.counts == federation.train.counts).all()
+        assert (fold.test.counts > 0).all()
+        rows = set(map(bytes, federation.train.x))
+        assert {*map(bytes, fold.train.x), *map(bytes, fold.test.x)} <= rows
+        assert not len(fold.validation.x)
+    assert len({bytes(fold.test.x) for fold in folds}) == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (
+            {"parameters": {"strategies.fed_dyn.mu": [1.0]}},
+            "names no strategy; allowed: strategies.NAME.field",
+        ),
+        (
+            {"parameters": {"local.lr": [0.1, -1.0]}},
+            r"tune\.parameters\.local\.lr cannot be -1\.0 for local_only",
+        ),
+        ({"parameters": {"local.lrr": [0.1]}}, "cannot be 0.1 for local_only: is not a field here; did you mean lr"),
+        ({"parameters": {"data.clients": [5]}}, "is no setting of a strategy"),
+        ({"parameters": {"rounds": [5]}}, "is one for all strategies: set per_strategy to false"),
+        ({"parameters": {"local.lr": {"low": 1.0, "high": 0.1}}}, "low must be below high"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_first(section: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=words):
+        tune(searched(**section), out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@given(st.integers(2, 5), st.integers(1, 7), st.integers(1, 60))
+def test_rungs_rise_to_all_rounds(eta: int, first: int, rounds: int) -> None:
+    found = rungs(Halving(eta=eta, first_rounds=first), rounds)
+    assert found[-1] == rounds
+    assert all(low < high <= low * eta for low, high in pairwise(found))
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5).map(float)), min_size=1, max_size=20), st.integers(2, 5))
+def test_the_best_are_promoted(scores: list[float | None], eta: int) -> None:
+    chosen = promoted(scores, eta)
+    assert len(chosen) == min(-(-len(scores) // eta), sum(score is not None for score in scores))
+    others = [score for place, score in enumerate(scores) if place not in chosen and score is not None]
+    assert all(scores[place] >= other for place in chosen for other in others)  # type: ignore[operator]
+
+
+def test_proposals_depend_on_the_seed_and_what_was_told() -> None:
+    space = {"a": Range(low=1e-3, high=1.0, log=True), "b": ("x", None, 3)}
+    assert [drawn(space, 1, "s", trial) for trial in range(3)] == proposer(Random(trials=3), space, 1, "s").ask()
+    assert len(grid(space, 4)) == 12
+    told = []
+    for scores in ([1.0, 2.0, None, 0.5], [1.0, 2.0, None, 0.5], [9.0, 2.0, None, 0.5]):
+        source = proposer(TPE(trials=40, batch=4), space, 1, "s")
+        batches = []
+        for _ in range(10):
+            batches.append(source.ask())
+            source.tell(scores)
+        assert source.ask() == []
+        told.append(batches)
+    assert told[0] == told[1] != told[2]
+    assert proposer(Grid(), {}, 1, "s").ask() == [{}]
+    assert edges({"a": space["a"], "c": (1, 2, 5)}, {"a": 0.99, "c": 1}) == ["a high", "c low"]
