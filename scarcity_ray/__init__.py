@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scarcity_ray.runtime.session import Session as Session
     from scarcity_ray.runtime.simulation import resume as resume
     from scarcity_ray.runtime.simulation import simulate as simulate
+    from scarcity_ray.runtime.sweeping import sweep as sweep
     from scarcity_ray.runtime.tuning import tune as tune
     from scarcity_ray.runtime.verification import verify as verify
 
@@ -35,6 +36,7 @@ _MODULES = {
     "Session": "scarcity_ray.runtime.session",
     "resume": "scarcity_ray.runtime.simulation",
     "simulate": "scarcity_ray.runtime.simulation",
+    "sweep": "scarcity_ray.runtime.sweeping",
     "tune": "scarcity_ray.runtime.tuning",
     "verify": "scarcity_ray.runtime.verification",
 }

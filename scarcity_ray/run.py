@@ -20,11 +20,12 @@ from scarcity_ray.commands.resume import resume
 from scarcity_ray.commands.run import run
 from scarcity_ray.commands.schema import schema
 from scarcity_ray.commands.strategies import strategies
+from scarcity_ray.commands.sweep import sweep
 from scarcity_ray.commands.tune import tune
 from scarcity_ray.commands.unlearn import unlearn
 from scarcity_ray.commands.verify import verify
 
-COMMANDS = (init, run, tune, resume, verify, clients, compare, report, export, predict, unlearn, datasets, strategies, schema)
+COMMANDS = (init, run, tune, sweep, resume, verify, clients, compare, report, export, predict, unlearn, datasets, strategies, schema)
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 

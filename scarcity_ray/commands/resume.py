@@ -23,7 +23,7 @@ def resume(
     imports: Imports = False,
     json: Json = False,
 ) -> None:
-    """Continue a run or a search that was killed, was interrupted or failed; it gives the same results as an undisturbed run.
+    """Continue a run, a search or a sweep that was killed, was interrupted or failed; it gives the same results as an undisturbed run.
 
     Exit code 0: done. 1: the run failed. 2: the run cannot be continued; nothing was written. 130: interrupted.
     """
@@ -31,6 +31,7 @@ def resume(
     from scarcity_ray.core.spec import SpecError
     from scarcity_ray.results.results import RunError
     from scarcity_ray.runtime.simulation import Changed, resume
+    from scarcity_ray.runtime.sweeping import is_sweep, sweep
     from scarcity_ray.runtime.tuning import is_search, tune
     from scarcity_ray.scenario import ScenarioError, SpecErrors
 
@@ -39,6 +40,9 @@ def resume(
             if is_search(run_dir):
                 answer = tune(run_dir, show=not json)
                 content = {"directory": answer.directory, **answer.answer}
+            elif is_sweep(run_dir):
+                swept = sweep(run_dir, show=not json)
+                content = {"directory": swept.directory, **swept.answer}
             else:
                 content = resume(run_dir, force=force, imports=imports, show=not json, attended=context.obj).answer()
     except (ScenarioError, Changed) as error:

@@ -13,7 +13,7 @@ from scarcity_ray.results.summary import NOT_FEDERATED
 _FEW = 2
 """Clients whose interval says so little that it is no answer."""
 
-_SURE = 0.05
+SURE = 0.05
 """An adjusted p-value up to this is surely better."""
 
 _ANSWERS = {
@@ -110,7 +110,7 @@ def rivals(names: Sequence[str], comparisons: Sequence[Mapping[str, Any]]) -> li
     if len(names) > 1 or not comparisons:
         return []
     mine = [one for one in comparisons if names[0] in (one["better"], one["worse"])]
-    sure = {one["worse"]: one for one in mine if one["better"] == names[0] and (one["p_holm"] if one["p_holm"] is not None else 1) <= _SURE}
+    sure = {one["worse"]: one for one in mine if one["better"] == names[0] and (one["p_holm"] if one["p_holm"] is not None else 1) <= SURE}
     rest = [one["worse"] if one["better"] == names[0] else one["better"] for one in mine if one not in sure.values()]
     pairs = "one pair" if len(comparisons) == 1 else f"{len(comparisons)} pairs"
     parts = [

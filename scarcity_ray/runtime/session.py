@@ -144,6 +144,7 @@ def facts_of(scenario: Scenario, plan: RunPlan) -> dict[str, Any]:
         "output": True,
         "question": True,
         "tune": True,
+        "sweep": True,
         "data": {"source": {"path"}},
         "evaluation": OBSERVED,
     }

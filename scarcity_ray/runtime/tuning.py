@@ -283,7 +283,7 @@ class _Search:
 
     def _with(self, settings: Mapping[str, Setting]) -> dict[str, Any]:
         """The scenario's plain data, with its own setting in each strategy that has one."""
-        data: dict[str, Any] = deepcopy(self.scenario.model_dump(mode="json", exclude={"tune": True}))
+        data: dict[str, Any] = deepcopy(self.scenario.model_dump(mode="json", exclude={"tune": True, "sweep": True}))
         data["repeats"] = 1
         for strategy, one in zip(self.scenario.strategies, data["strategies"], strict=True):
             one["name"] = strategy.title

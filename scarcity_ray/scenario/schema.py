@@ -14,7 +14,7 @@ from scarcity_ray.models import AnyModel
 from scarcity_ray.scarcity.spec import Scarcity
 from scarcity_ray.scenario.conflicts import conflicts
 from scarcity_ray.scenario.diagnostics import SpecErrors
-from scarcity_ray.scenario.tuning import Tune
+from scarcity_ray.scenario.tuning import Sweep, Tune
 from scarcity_ray.strategies import AnyStrategy
 from scarcity_ray.training.local import Local
 
@@ -146,6 +146,7 @@ class Scenario(Spec):
     tune: Annotated[Tune | None, Field(description="what `scarcity-ray tune` searches for; a plain run plays the settings as they are")] = (
         None
     )
+    sweep: Annotated[Sweep | None, Field(description="what `scarcity-ray sweep` crosses; a plain run plays the scenario as it is")] = None
     execution: Annotated[Execution, Field(description="where and how the run computes")] = Execution()
     output: Annotated[Output, Field(description="where results go")] = Output()
 

@@ -92,3 +92,13 @@ class Tune(Spec):
     halving: Annotated[Halving | None, Field(description="bad trials end early; null: every trial plays all rounds")] = None
     budget: Annotated[Budget | None, Field(description="of each strategy; null: as many trials as the method has")] = None
     repeats: Annotated[int, Field(ge=1, description="fresh seeds of the final test")] = 3
+
+
+class Sweep(Spec):
+    """Every combination of some values, each played as a run of its own: where does which strategy win?"""
+
+    parameters: Annotated[
+        dict[str, Choice],
+        Field(min_length=1, description="values by path, as in --set: data.partition.alpha, or strategies.NAME.field for one strategy"),
+    ]
+    points: Annotated[int, Field(ge=2, le=1000, description="values of each range")] = 5

@@ -1,0 +1,174 @@
+"""`sweep`: plays a scenario for every combination of some values, on one group of actors, and says who wins where."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from scarcity_ray.baselines import ALONE, GUESS
+from scarcity_ray.core.metrics import headline
+from scarcity_ray.data.arrays import Arrays
+from scarcity_ray.report.swept import draw_sweep, show_sweep
+from scarcity_ray.report.verdict import SURE
+from scarcity_ray.results.files import held, new_file, to_json, write_whole
+from scarcity_ray.results.results import Results
+from scarcity_ray.runtime.claim import FILE as SCENARIO
+from scarcity_ray.runtime.claim import claimed
+from scarcity_ray.runtime.session import Session, anchored, is_finished
+from scarcity_ray.runtime.simulation import in_words, resume, simulate
+from scarcity_ray.scenario import Diagnostic, Loaded, Scenario, ScenarioError, load, parse, resolved, with_arrays
+from scarcity_ray.tuning.space import Setting, grid
+
+ANSWER, CELLS = "sweep.json", "cells"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep left. directory: its folder; answer: the content of sweep.json."""
+
+    directory: Path
+    answer: Mapping[str, Any]
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (directory / CELLS).is_dir()
+
+
+def sweep(
+    scenario: Loaded | Mapping[str, Any] | str | Path,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    show: bool = False,
+    session: Session | None = None,
+) -> Swept:
+    """Plays the cells of the `sweep` section of a scenario, and leaves cells/NNN (a run each), sweep.json, sweep.csv and sweep.png.
+
+    scenario: as for `simulate`; or the folder of a sweep that was cut short, whose finished cells are not played again. out: its folder,
+    runs/NAME-sweep if left out. Raises as `simulate`: a cell that cannot run is refused before the first one is played.
+    """
+    again = isinstance(scenario, str | Path) and is_sweep(Path(scenario))
+    given = load(Path(scenario) / SCENARIO) if again else load(scenario) if isinstance(scenario, str | Path) else scenario  # type: ignore[arg-type]
+    checked, base_dir = (given.scenario, given.base_dir) if isinstance(given, Loaded) else (parse(given), Path())
+    if checked.sweep is None:
+        raise ScenarioError(
+            [Diagnostic(("sweep",), "is missing: say which values are crossed, as sweep: {parameters: {data.clients: [10, 100]}}")]
+        )
+    cells = [
+        (setting, _cell(checked, base_dir, setting, number))
+        for number, setting in enumerate(grid(checked.sweep.parameters, checked.sweep.points))
+    ]
+    if again:
+        return _played(cells, base_dir, Path(scenario), checked, show, session)  # type: ignore[arg-type]
+    folder = Path(out) if out is not None else checked.directory.with_name(f"{checked.directory.name}-sweep")
+    with in_words(given), claimed(folder.expanduser(), only=out is not None, force=force) as directory:
+        with held(directory):
+            (directory / CELLS).mkdir(exist_ok=True)
+            write_whole(directory / SCENARIO, resolved(anchored(checked, base_dir)).encode())
+        return _played(cells, base_dir, directory, checked, show, session)
+
+
+def _cell(scenario: Scenario, base_dir: Path, setting: Setting, number: int) -> Scenario:
+    """The scenario of a cell. Raises ScenarioError, which names the values."""
+    data = deepcopy(scenario.model_dump(mode="json", exclude={"tune": True, "sweep": True}))
+    data["name"] = f"{scenario.name[:90]}-{number:03d}"
+    titles = [strategy.title for strategy in scenario.strategies]
+    try:
+        for path, value in setting.items():
+            _put(data, titles, path.split("."), value)
+        found = parse(data)
+    except ScenarioError as error:
+        where = ", ".join(f"{path}={value}" for path, value in setting.items())
+        raise ScenarioError([Diagnostic(one.path, f"{one.message} (where {where})") for one in error.problems]) from error
+    source = scenario.data.source
+    return with_arrays(found, source.held(base_dir)) if isinstance(source, Arrays) else found
+
+
+def _put(data: dict[str, Any], titles: list[str], path: list[str], value: Any) -> None:
+    at: Any = data
+    if path[0] == "strategies" and len(path) > 2 and path[1] in titles:
+        at, path = data["strategies"][titles.index(path[1])], path[2:]
+    for part in path[:-1]:
+        inner = at.get(part) if isinstance(at, dict) else None
+        if not isinstance(inner, dict):
+            raise ScenarioError([Diagnostic(("sweep", "parameters"), f"{'.'.join(path)} is no field: {part} has no fields")])
+        at = inner
+    at[path[-1]] = value
+
+
+def _played(
+    cells: list[tuple[Setting, Scenario]], base_dir: Path, directory: Path, scenario: Scenario, show: bool, session: Session | None
+) -> Swept:
+    own = Session() if session is None else nullcontext(session)
+    found = []
+    with own as session:
+        for number, (setting, cell) in enumerate(cells):
+            out = directory / CELLS / f"{number:03d}"
+            if (out / SCENARIO).is_file() and (out / SCENARIO).stat().st_size:
+                before = Results.load(out, imports=True)
+                results = before if is_finished(before, cell) else resume(out, imports=True)
+            else:
+                results = simulate(cell, base_dir=base_dir, out=out, session=session)
+            found.append(_of_cell(setting, results.summary))
+            if show:
+                Console().print(f"cell {number + 1} of {len(cells)}: {_words(setting)}: {_won(found[-1])}", highlight=False, markup=False)
+    answer = {"scenario": scenario.name, "metric": found[0]["metric"], "parameters": list(cells[0][0]), "cells": found}
+    write_whole(directory / ANSWER, to_json(answer).encode())
+    write_whole(directory / "sweep.csv", _csv(answer).encode())
+    with new_file(directory / "sweep.png", directory / ".sweep.new.png") as draft:
+        draw_sweep(answer, draft)
+    if show:
+        show_sweep(Console(), answer, directory)
+    return Swept(directory, answer)
+
+
+def _of_cell(setting: Setting, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell says: each strategy's metric, and who wins: the best one, and those that it is not surely better than."""
+    shown = headline(summary["task"], summary.get("metric"))
+    best = (summary.get("best") or {}).get("strategies", [])[:1]
+    beaten = {
+        one["worse"]
+        for one in summary.get("comparisons", [])
+        if one["better"] in best and one["p_holm"] is not None and one["p_holm"] <= SURE
+    }
+    rivals = {
+        name for one in summary.get("comparisons", []) for name in (one["better"], one["worse"]) if {one["better"], one["worse"]} & {*best}
+    }
+    strategies = {}
+    for name, entry in summary["strategies"].items():
+        gain = entry.get("gain") or {}
+        ends = {f"gain{end}": gain.get(which) for end, which in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+        strategies[name] = {"value": entry.get(shown.key), "status": entry["status"], **ends}
+    wins = [*best, *sorted(rivals - beaten - {*best})] if best else []
+    return {"setting": setting, "metric": shown.short, "wins": wins, "strategies": strategies}
+
+
+def _won(cell: Mapping[str, Any]) -> str:
+    wins = cell["wins"]
+    return "nothing was learned" if not wins else wins[0] if len(wins) == 1 else f"{wins[0]}, not surely better than {', '.join(wins[1:])}"
+
+
+def _words(setting: Setting) -> str:
+    return ", ".join(f"{path} {value}" for path, value in setting.items())
+
+
+def _csv(answer: Mapping[str, Any]) -> str:
+    """A row a cell and strategy."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*answer["parameters"], "strategy", answer["metric"], "gain", "gain_low", "gain_high", "wins"])
+    for cell in answer["cells"]:
+        for name, one in cell["strategies"].items():
+            if name not in (ALONE, GUESS):
+                row = [cell["setting"][path] for path in answer["parameters"]]
+                writer.writerow([*row, name, one["value"], one["gain"], one["gain_low"], one["gain_high"], int(name in cell["wins"])])
+    return text.getvalue()
