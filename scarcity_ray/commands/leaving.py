@@ -41,3 +41,20 @@ def endings() -> Iterator[None]:
         leave(FAILED, f"the run failed: {error.message}", *kept(error.directory))
     except Interrupted as error:
         leave(INTERRUPTED, "interrupted", *kept(error.directory))
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """As `endings`; and ends the program where a scenario, a folder or a run cannot be used, with the lines that say why."""
+    from scarcity_ray.core.spec import SpecError
+    from scarcity_ray.results.results import RunError
+    from scarcity_ray.runtime.simulation import Changed, OutputExists
+    from scarcity_ray.scenario import ScenarioError, SpecErrors
+
+    try:
+        with endings():
+            yield
+    except (ScenarioError, SpecError, SpecErrors, Changed, OutputExists, RunError) as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        leave(INTERRUPTED, "interrupted before the work started; nothing was written")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from scarcity_ray.commands.completing import run_dirs
-from scarcity_ray.commands.leaving import REFUSED, endings, leave, refuse
+from scarcity_ray.commands.leaving import refusals
 from scarcity_ray.commands.options import Imports, Json, print_json
 
 
@@ -28,26 +28,15 @@ def resume(
     Exit code 0: done. 1: the run failed. 2: the run cannot be continued; nothing was written. 130: interrupted.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from scarcity_ray.core.spec import SpecError
-    from scarcity_ray.results.results import RunError
-    from scarcity_ray.runtime.simulation import Changed, resume
+    from scarcity_ray.runtime.simulation import resume
     from scarcity_ray.runtime.sweeping import is_sweep, sweep
     from scarcity_ray.runtime.tuning import is_search, tune
-    from scarcity_ray.scenario import ScenarioError, SpecErrors
 
-    try:
-        with endings():
-            if is_search(run_dir):
-                answer = tune(run_dir, show=not json)
-                content = {"directory": answer.directory, **answer.answer}
-            elif is_sweep(run_dir):
-                swept = sweep(run_dir, show=not json)
-                content = {"directory": swept.directory, **swept.answer}
-            else:
-                content = resume(run_dir, force=force, imports=imports, show=not json, attended=context.obj).answer()
-    except (ScenarioError, Changed) as error:
-        refuse(error)
-    except (RunError, SpecError, SpecErrors) as error:
-        leave(REFUSED, str(error))
+    with refusals():
+        if is_search(run_dir) or is_sweep(run_dir):
+            found = (tune if is_search(run_dir) else sweep)(run_dir, show=not json)
+            content = {"directory": found.directory, **found.answer}
+        else:
+            content = resume(run_dir, force=force, imports=imports, show=not json, attended=context.obj).answer()
     if json:
         print_json(content)

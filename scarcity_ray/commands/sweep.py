@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scarcity_ray.commands.leaving import INTERRUPTED, endings, leave, refuse
+from scarcity_ray.commands.leaving import refusals
 from scarcity_ray.commands.options import Json, print_json
 
 
@@ -30,18 +30,11 @@ def sweep(
     Exit code 0: done. 1: it failed. 2: the scenario is wrong. 130: interrupted.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from scarcity_ray.results.results import RunError
-    from scarcity_ray.runtime.simulation import Changed, OutputExists
     from scarcity_ray.runtime.sweeping import is_sweep, sweep
-    from scarcity_ray.scenario import ScenarioError, load
+    from scarcity_ray.scenario import load
 
-    try:
-        with endings():
-            given = scenario if is_sweep(scenario) else load(scenario, overrides or [])
-            found = sweep(given, out=out, force=force, show=not json)
-    except (ScenarioError, Changed, OutputExists, RunError) as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        leave(INTERRUPTED, "interrupted")
+    with refusals():
+        given = scenario if is_sweep(scenario) else load(scenario, overrides or [])
+        found = sweep(given, out=out, force=force, show=not json)
     if json:
         print_json({"directory": found.directory, **found.answer})

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scarcity_ray.commands.leaving import REFUSED, endings, leave, refuse
+from scarcity_ray.commands.leaving import refusals
 from scarcity_ray.commands.options import Json, print_json
 
 
@@ -29,18 +29,11 @@ def tune(
     by naming its folder: it ends with the same trials. Exit code 0: done. 1: it failed. 2: the scenario is wrong. 130: interrupted.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from scarcity_ray.results.results import RunError
-    from scarcity_ray.runtime.simulation import Changed, OutputExists
     from scarcity_ray.runtime.tuning import is_search, tune
-    from scarcity_ray.scenario import ScenarioError, load
+    from scarcity_ray.scenario import load
 
-    try:
-        with endings():
-            given = scenario if is_search(scenario) else load(scenario, overrides or [])
-            found = tune(given, out=out, force=force, show=not json)
-    except (ScenarioError, Changed, OutputExists, RunError) as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        leave(REFUSED, "interrupted before the search started; nothing was written")
+    with refusals():
+        given = scenario if is_search(scenario) else load(scenario, overrides or [])
+        found = tune(given, out=out, force=force, show=not json)
     if json:
         print_json({"directory": found.directory, **found.answer})
