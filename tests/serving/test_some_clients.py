@@ -44,7 +44,7 @@ def test_a_run_is_continued_repeated_and_asked(tmp_path: Path, monkeypatch: pyte
     assert whole.summary["repeats"] == "trainings"
     assert whole.summary["strategies"]["sf_hfe"]["gain"]["clients"] == 4  # each once, although there are two seeds
     assert predict(whole, hospital_rows(60), model="sf_hfe").num_rows == 60  # of all six sites
-    assert "1 of 7 clients hold fewer than 5 rows and are left out: tiny" in (whole.directory / "logs" / "scarcity.log").read_text()
+    assert "1 of 7 clients holds fewer than 5 rows and is left out: tiny" in (whole.directory / "logs" / "scarcity.log").read_text()
 
 
 def test_an_unlearned_participant_is_as_if_fewer_had_been_drawn(tmp_path: Path) -> None:
