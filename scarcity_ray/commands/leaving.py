@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -27,6 +28,13 @@ def refuse(error: Exception) -> NoReturn:
     """Ends the program with the lines of an error that says what is wrong with a scenario or a run."""
     head, *problems = str(error).split("\n")
     leave(REFUSED, head, *problems)
+
+
+def refuse_changes(folder: Path, **options: object) -> None:
+    """Ends the program where options are given for a search or sweep that is continued: it ends as it began."""
+    if given := [f"--{name}" for name, value in options.items() if value]:
+        named = " and ".join(given)
+        leave(REFUSED, f"{folder} is continued as it began: leave out {named}, or name a scenario to begin another one")
 
 
 @contextmanager

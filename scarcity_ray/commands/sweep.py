@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scarcity_ray.commands.leaving import refusals
+from scarcity_ray.commands.leaving import refusals, refuse_changes
 from scarcity_ray.commands.options import Json, print_json
 
 
@@ -34,7 +34,9 @@ def sweep(
     from scarcity_ray.scenario import load
 
     with refusals():
-        given = scenario if is_sweep(scenario) else load(scenario, overrides or [])
+        if again := is_sweep(scenario):
+            refuse_changes(scenario, set=overrides, out=out, force=force)
+        given = scenario if again else load(scenario, overrides or [])
         found = sweep(given, out=out, force=force, show=not json)
     if json:
         print_json({"directory": found.directory, **found.answer})

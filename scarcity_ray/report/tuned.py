@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scarcity_ray.report.fitting import print_table
-from scarcity_ray.report.units import number
+from scarcity_ray.report.units import number, size
 from scarcity_ray.report.verdict import rivals
 
 
@@ -23,6 +23,8 @@ def show_tuned(console: Console, answer: Mapping[str, Any], directory: Path) -> 
     folds = "their own validation rows" if answer["folds"] == 1 else f"{answer['folds']} inner folds of training and validation rows"
     notes = f"validation: {answer['metric']} on {folds}; test: on {answer['repeats']} fresh seeds; optimism: how much worse the test is"
     console.print(notes, style="dim", highlight=False, markup=False)
+    if answer["bytes"] is not None:
+        console.print(f"every strategy: as many rounds as {size(answer['bytes'])} a client allow", style="dim", highlight=False)
     for line in tuned_in_words(answer):
         console.print(line, highlight=False, markup=False)
     console.print(f"scarcity-ray run {directory}/best.yaml plays the best settings again.", highlight=False, markup=False, soft_wrap=True)
@@ -56,7 +58,10 @@ def tuned_in_words(answer: Mapping[str, Any]) -> list[str]:
         if one["edges"]:
             lines.append(f"{name}: the best setting lies at an edge of the space ({', '.join(one['edges'])}): a wider one may be better.")
         if one["parameters"] is None:
-            lines.append(f"{name}: every trial diverged; it plays with the scenario's own setting.")
+            why = "no trial fits into the bytes that are allowed" if one["too_large"] else "every trial diverged"
+            lines.append(f"{name}: {why}; it plays with the scenario's own setting.")
+        elif one["too_large"]:
+            lines.append(f"{name}: {one['too_large']:,} trials did not fit into the bytes that are allowed.")
     return lines
 
 

@@ -24,12 +24,12 @@ SCHEMA = pa.schema(
         column("rung", pa.int64(), "", "how often it was promoted"),
         column("rounds", pa.int64(), "rounds", "that it played at most"),
         column("parameters", pa.string(), "", "the setting, in JSON"),
-        column(
-            "validation", pa.float64(), "", "the metric that is searched for, on validation rows; null where it diverged", nullable=True
-        ),
+        column("validation", pa.float64(), "", "the metric that is searched for, where it finished", nullable=True),
         column("updates", pa.int64(), "", "client updates that were trained for it"),
+        column("played", pa.int64(), "rounds", "that its bytes allowed, where it finished", nullable=True),
+        column("bytes", pa.float64(), "bytes", "a client's, up and down, in the mean, where it finished", nullable=True),
         column("seconds", pa.float64(), "seconds", "wall-clock time"),
-        column("status", pa.string(), "", "finished or diverged"),
+        column("status", pa.string(), "", "finished, diverged, or too large for the bytes that are allowed"),
     ]
 )
 
@@ -45,6 +45,8 @@ class Trial:
     parameters: Mapping[str, Any]
     validation: float | None
     updates: int
+    played: int | None
+    bytes: float | None
     seconds: float
     status: str
 

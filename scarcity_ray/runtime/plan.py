@@ -188,6 +188,21 @@ class RunPlan:
         due = np.full(problem.population, state.down_bytes(problem.layout) if state.new_bytes is None else state.new_bytes)
         return f"; {turn_in_words(self.world, asked_of(strategy, problem, state, largest, due), strategy.planned_steps(problem, state))}"
 
+    def bytes_a_client(self, strategy: Strategy) -> tuple[float, float] | None:
+        """Bytes up and down before round 1 and in a round, a mean over clients; the most, where what is sent is transformed.
+
+        None for a strategy without weights: what its clients send may differ from round to round.
+        """
+        if strategy.server_half == "meta_learner":
+            return None
+        problem, clients = self.problems[strategy.title], self.federation.clients
+        before = sum(int(part.sum()) for part in strategy.setup_traffic(self.federation))
+        state = strategy.init_server(problem)
+        packed = np.array([upload_bytes(strategy, problem, state)]), np.array([state.down_bytes(problem.layout)])
+        up, down = (int(part[0]) for part in strategy.traffic(problem, *packed))
+        up += strategy.said_bytes(problem, self.rounds(strategy))
+        return before / clients, (up + down) * strategy.sampled(len(problem.samples)) / clients
+
     def memory_bytes(self) -> int:
         """What the run is expected to take on one machine: its processes, the shards once, and the clients' personal models."""
         experts = max(strategy.most_experts for strategy in self.scenario.strategies)
@@ -271,12 +286,8 @@ class RunPlan:
             prepared = strategy.preparation(problem)
             weights = "no weights up" if prepared is None else f"after {prepared[2]} rounds of {prepared[0].title}, whose weights travel"
             return f"at most {rounds} rounds; an insight of up to {insight:,} bytes from each client, {weights}"
-        before = sum(int(part.sum()) for part in strategy.setup_traffic(self.federation))
-        state = strategy.init_server(problem)
-        packed = np.array([upload_bytes(strategy, problem, state)]), np.array([state.down_bytes(problem.layout)])
-        up, down = (int(part[0]) for part in strategy.traffic(problem, *packed))
-        up += strategy.said_bytes(problem, rounds)
-        each = ((up + down) * rounds * sampled + before) / self.federation.clients
+        before, round = self.bytes_a_client(strategy) or (0, 0)
+        each = before + rounds * round
         model = f"a model of {problem.layout.num_parameters:,} parameters"
         most = "at most " if strategy.uplink else ""
         by = "" if strategy.selects is None else f" selected by {strategy.selects.kind_title}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
@@ -22,6 +23,7 @@ from scarcity_ray.results.files import held, new_file, to_json, write_whole
 from scarcity_ray.results.results import Results
 from scarcity_ray.runtime.claim import FILE as SCENARIO
 from scarcity_ray.runtime.claim import claimed
+from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.runtime.session import Session, anchored, is_finished
 from scarcity_ray.runtime.simulation import in_words, resume, simulate
 from scarcity_ray.scenario import Diagnostic, Loaded, Scenario, ScenarioError, load, parse, resolved, with_arrays
@@ -71,8 +73,13 @@ def sweep(
         return _played(cells, base_dir, Path(scenario), checked, show, session)  # type: ignore[arg-type]
     folder = Path(out) if out is not None else checked.directory.with_name(f"{checked.directory.name}-sweep")
     with in_words(given), claimed(folder.expanduser(), only=out is not None, force=force) as directory:
+        for _, cell in cells:
+            prepare(cell, base_dir)
         with held(directory):
-            (directory / CELLS).mkdir(exist_ok=True)
+            for name in (ANSWER, "sweep.csv", "sweep.png"):  # of an earlier sweep, that this one replaces
+                (directory / name).unlink(missing_ok=True)
+            shutil.rmtree(directory / CELLS, ignore_errors=True)
+            (directory / CELLS).mkdir()
             write_whole(directory / SCENARIO, resolved(anchored(checked, base_dir)).encode())
         return _played(cells, base_dir, directory, checked, show, session)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from typing_extensions import Self
 
 from scarcity_ray.core.spec import Spec
 
-Value = bool | int | float | str | None
+Value = JsonValue
+"""Whatever a field of a scenario may be: a number, a word, a list of units, a whole model."""
 
 
 class Range(Spec):
@@ -62,7 +63,7 @@ class Halving(Spec):
 
 
 class Budget(Spec):
-    """What each strategy may spend on its search. No batch begins once it is spent."""
+    """What each strategy may spend on its search. No trial begins once it is spent."""
 
     updates: Annotated[int | None, Field(ge=1, description="trained client updates")] = None
     seconds: Annotated[float | None, Field(gt=0, description="wall-clock seconds; the trials then depend on the machine")] = None
@@ -91,7 +92,17 @@ class Tune(Spec):
     ] = None
     halving: Annotated[Halving | None, Field(description="bad trials end early; null: every trial plays all rounds")] = None
     budget: Annotated[Budget | None, Field(description="of each strategy; null: as many trials as the method has")] = None
+    bytes: Annotated[
+        int | None,
+        Field(ge=1, description="what a client may send and receive in all, in the mean: rounds are as many as fit; null: any number"),
+    ] = None
     repeats: Annotated[int, Field(ge=1, description="fresh seeds of the final test")] = 3
+
+    @model_validator(mode="after")
+    def _bytes_are_of_one(self) -> Self:
+        if self.bytes is not None and not self.per_strategy:
+            raise ValueError("bytes needs per_strategy: each strategy has as many rounds as its own messages allow")
+        return self
 
 
 class Sweep(Spec):

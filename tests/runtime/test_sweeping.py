@@ -46,6 +46,14 @@ def test_cells_are_runs_of_their_own_and_a_cut_changes_nothing(tmp_path: Path, m
     assert (tmp_path / "cut" / "sweep.png").stat().st_size > 10_000
 
 
+def test_a_sweep_in_place_of_another_keeps_no_cell_of_it(tmp_path: Path) -> None:
+    sweep(crossed({"data.clients": [4, 8]}), out=tmp_path / "one")
+    found = sweep({**crossed({"data.clients": [5]}), "seed": 9}, out=tmp_path / "one", force=True)
+    assert sorted(cell.name for cell in (tmp_path / "one" / "cells").iterdir()) == ["000"]
+    assert Results.load(tmp_path / "one" / "cells" / "000").scenario["data"]["clients"] == 5
+    assert [cell["setting"] for cell in found.answer["cells"]] == [{"data.clients": 5}]
+
+
 def test_who_wins_is_the_best_and_whom_it_does_not_surely_beat() -> None:
     def pair(better: str, worse: str, p: float) -> dict[str, Any]:
         return {"better": better, "worse": worse, "p_holm": p}
@@ -61,6 +69,7 @@ def test_who_wins_is_the_best_and_whom_it_does_not_surely_beat() -> None:
     ("parameters", "words"),
     [
         ({"data.clients": [4, 0]}, r"data\.clients is 0; .* \(where data\.clients=0\)"),
+        ({"data.clients": [4, 5000]}, "5,000 clients of at least 2 rows"),
         ({"data.cleints": [4]}, "is not a field here; did you mean clients"),
         ({"rounds.more": [4]}, "is no field: rounds has no fields"),
     ],

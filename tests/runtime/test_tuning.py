@@ -32,6 +32,9 @@ from scarcity_ray.tuning.space import drawn, edges, grid
 
 SPACE = {"local.lr": {"low": 0.01, "high": 1.0, "log": True}, "local.epochs": [1, 2], "strategies.fed_prox.mu": [0.01, 0.5]}
 
+RATES = {"local.lr": SPACE["local.lr"]}
+SMALL = {"kind": "sf_hfe", "representation": {"kind": "random_fourier", "features": 16}, "experts": 1}
+
 
 def searched(**changes: Any) -> dict[str, Any]:
     section = {"method": {"kind": "random", "trials": 5}, "parameters": SPACE, "repeats": 2} | changes
@@ -63,7 +66,7 @@ def test_every_strategy_has_the_same_trials_and_its_own_best(whole: tuning.Tuned
 
 
 def test_a_cut_search_ends_as_it_would_have(whole: tuning.Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    played, right = [], tuning._Search._played
+    played, right = [], tuning.Trials.played
 
     def cut(search: Any, *arguments: Any) -> Any:
         played.append(arguments)
@@ -71,7 +74,7 @@ def test_a_cut_search_ends_as_it_would_have(whole: tuning.Tuned, tmp_path: Path,
             raise KeyboardInterrupt
         return right(search, *arguments)
 
-    monkeypatch.setattr(tuning._Search, "_played", cut)
+    monkeypatch.setattr(tuning.Trials, "played", cut)
     content = searched(halving={"eta": 2, "first_rounds": 1}) | {"execution": {"ray": False, "actors": 3}}
     with pytest.raises(tuning.Interrupted):
         tune(content, out=tmp_path / "cut")
@@ -130,10 +133,67 @@ def test_a_grid_finds_what_runs_by_hand_find(tmp_path: Path) -> None:
     assert (found["parameters"]["local.lr"], found["parameters"]["local.epochs"]) == best
 
 
-def test_a_budget_ends_a_search_before_the_next_batch(tmp_path: Path) -> None:
-    content = searched(method={"kind": "tpe", "trials": 8, "batch": 2}, budget={"updates": 150}, parameters={"local.lr": SPACE["local.lr"]})
-    found = tune(content, out=tmp_path / "spent").answer["strategies"]
-    assert {name: (one["trials"], one["updates"]) for name, one in found.items()} == dict.fromkeys(found, (4, 4 * 4 * 12))
+def test_a_search_in_place_of_another_keeps_nothing_of_it(tmp_path: Path) -> None:
+    content = searched(parameters={"local.lr": [0.01, 0.3]}, method={"kind": "grid"}, repeats=1)
+    tune(content, out=tmp_path / "one")
+    other = {**content, "seed": 9, "rounds": 3}
+    alone = tune(other, out=tmp_path / "alone")
+    replaced = tune(other, out=tmp_path / "one", force=True)
+    assert replaced.answer["trials_hash"] == alone.answer["trials_hash"]
+    hashes = [{name: one["result_hash"] for name, one in run.results.summary["strategies"].items()} for run in (alone, replaced)]
+    assert hashes[0] == hashes[1]
+
+
+def test_rounds_can_be_searched_beyond_those_of_the_scenario(tmp_path: Path) -> None:
+    section = searched(parameters={"strategies.fed_avg.rounds": [2, 7]}, method={"kind": "grid"}, repeats=1, halving={"first_rounds": 2})
+    found = tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "rounds")
+    trials = read_trials(found.directory)
+    assert [(one.trial, one.rounds, one.played) for one in trials] == [(0, 2, 2), (1, 2, 2), (0, 6, 2), (0, 7, 2)]
+    whole = tune({**section, "strategies": [{"kind": "fed_avg"}], "tune": section["tune"] | {"halving": None}}, out=tmp_path / "whole")
+    assert [one.played for one in read_trials(whole.directory)] == [2, 7]
+    by_hand = simulate({**section, "tune": None, "strategies": [{"kind": "fed_avg", "rounds": 7}]}, out=tmp_path / "hand")
+    assert read_trials(whole.directory)[1].validation == pytest.approx(by_hand.summary["strategies"]["fed_avg"]["validation_accuracy"])
+
+
+def test_models_can_be_searched_where_rounds_follow_from_bytes(tmp_path: Path) -> None:
+    models = [{"kind": "linear"}, {"kind": "mlp", "hidden": [40]}, {"kind": "mlp", "hidden": [4000]}]
+    section = searched(method={"kind": "grid"}, parameters={"model": models}, repeats=1, bytes=30_000)
+    found = tune({**section, "rounds": 40, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "bytes")
+    trials = read_trials(found.directory)
+    assert [one.status for one in trials] == ["finished", "finished", "too large"]
+    assert trials[2].updates == 0  # what its messages take is known before it is played
+    plain = simulate({**section, "model": models[0], "tune": None, "rounds": 1, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "one")
+    each = plain.summary["strategies"]["fed_avg"]["bytes_per_client"]
+    assert (trials[0].played, trials[0].bytes) == (30_000 // each, 30_000 // each * each)
+    assert trials[1].played < trials[0].played < 40
+    best = load(found.directory / "best.yaml").scenario
+    chosen = max(trials[:2], key=lambda one: one.validation)
+    assert (best.model.kind, best.strategies[0].rounds) == (chosen.parameters["model"]["kind"], chosen.played)
+    assert found.results.summary["strategies"]["fed_avg"]["bytes_per_client"] <= 30_000
+    assert (found.answer["strategies"]["fed_avg"]["too_large"], found.answer["strategies"]["fed_avg"]["diverged"]) == (1, 0)
+
+
+def test_what_is_sent_without_weights_is_cut_at_the_bytes_as_well(tmp_path: Path) -> None:
+    section = searched(method={"kind": "grid"}, parameters={"local.lr": [0.1]}, repeats=1, bytes=300)
+    found = tune({**section, "rounds": 9, "strategies": [{"kind": "insight_exchange"}, SMALL]}, out=tmp_path / "said")
+    insights, moments = read_trials(found.directory)
+    assert insights.status == "finished"
+    assert 0 < insights.played < 9
+    assert insights.bytes <= 300 < insights.bytes / insights.played * (insights.played + 1)
+    assert moments.status == "too large"
+    assert found.results.summary["strategies"]["insight_exchange"]["rounds"] == insights.played
+
+
+@pytest.mark.parametrize("method", [{"kind": "random", "trials": 8}, {"kind": "tpe", "trials": 8, "batch": 4}])
+def test_no_trial_begins_once_the_budget_is_spent(method: dict[str, Any], tmp_path: Path) -> None:
+    section = searched(method=method, budget={"updates": 5 * 12}, halving={"eta": 2, "first_rounds": 1}, parameters=RATES)
+    found = tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "spent")
+    trials = read_trials(found.directory)
+    before = sum(one.updates for one in trials[:-1])
+    assert before < 60 <= before + trials[-1].updates
+    rungs_played = {one.rung for one in trials}
+    top = [one for one in trials if one.rung == max(rungs_played)]
+    assert found.answer["strategies"]["fed_avg"]["validation"] == max(one.validation for one in top)
 
 
 def test_few_validation_rows_are_replaced_by_inner_folds() -> None:
