@@ -58,10 +58,11 @@ def tuned_in_words(answer: Mapping[str, Any]) -> list[str]:
         if one["edges"]:
             lines.append(f"{name}: the best setting lies at an edge of the space ({', '.join(one['edges'])}): a wider one may be better.")
         if one["parameters"] is None:
-            why = "no trial fits into the bytes that are allowed" if one["too_large"] else "every trial diverged"
-            lines.append(f"{name}: {why}; it plays with the scenario's own setting.")
-        elif one["too_large"]:
+            lines.append(f"{name}: no trial finished; it plays with the scenario's own setting.")
+        if one["too_large"]:
             lines.append(f"{name}: {one['too_large']:,} trials did not fit into the bytes that are allowed.")
+        if one["impossible"]:
+            lines.append(f"{name}: {one['impossible']:,} trials had values that the strategy does not take together.")
     return lines
 
 

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         column("played", pa.int64(), "rounds", "that its bytes allowed, where it finished", nullable=True),
         column("bytes", pa.float64(), "bytes", "a client's, up and down, in the mean, where it finished", nullable=True),
         column("seconds", pa.float64(), "seconds", "wall-clock time"),
-        column("status", pa.string(), "", "finished, diverged, or too large for the bytes that are allowed"),
+        column("status", pa.string(), "", "finished, diverged, too large for the bytes that are allowed, or impossible"),
     ]
 )
 

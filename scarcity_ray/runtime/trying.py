@@ -19,11 +19,12 @@ from scarcity_ray.runtime.fleet import ActorLost
 from scarcity_ray.runtime.loop import rounds as play_rounds
 from scarcity_ray.runtime.plan import RunPlan, planned, prepare
 from scarcity_ray.runtime.session import Session
-from scarcity_ray.scenario import Diagnostic, Scenario, ScenarioError, parse
+from scarcity_ray.scenario import Diagnostic, Scenario, ScenarioError, SpecErrors, parse
 from scarcity_ray.scenario.tuning import Range, Tune
 from scarcity_ray.tuning.space import Setting, Space
 
-Status = Literal["finished", "diverged", "too large"]
+Status = Literal["finished", "diverged", "too large", "impossible"]
+"""too large: not one round fits into the bytes that are allowed. impossible: values that are allowed one by one, but not together."""
 
 _ATTEMPTS = 3
 
@@ -32,8 +33,8 @@ _ATTEMPTS = 3
 class Outcome:
     """What a trial came to.
 
-    value: the metric, a mean over folds and strategies. played: rounds, the fewest of a fold. bytes: a client's, up and down, the most of a
-    fold. These three are None unless it finished. updates: client updates that were trained for it.
+    value: the metric, a mean over folds and strategies. played: rounds, and bytes: of a client, up and down, both the most of all folds
+    and strategies. These three are None unless it finished. updates: client updates that were trained for it.
     """
 
     status: Status
@@ -89,9 +90,16 @@ class Trials:
                     whole = int(value) if isinstance(choice, Range) and choice.integer else value  # type: ignore[arg-type]
                     for title in [one for one in self.titles if self.concerns(path, one)]:
                         try:
-                            self.of((title,), {path: whole}, 1)
+                            self.of((title,), {path: whole}, self.most_rounds((title,)))
                         except ScenarioError as error:
                             found.append(Diagnostic(where, f"cannot be {whole!r} for {title}: {error.problems[0].message}"))
+        if self.tune.halving is not None:
+            for title in self.titles:
+                try:
+                    self.of((title,), {}, self.tune.halving.first_rounds)
+                except ScenarioError as error:
+                    where = ("tune", "halving", "first_rounds")
+                    found.append(Diagnostic(where, f"is too few for {title}: {error.problems[0].message}"))
         if found:
             raise ScenarioError(found)
         if not any(len(fold.test.x) for fold in self.folds):
@@ -102,14 +110,17 @@ class Trials:
         scenario = self.of(titles, setting, rounds)
         found: list[Outcome] = []
         for fold in self.folds:
-            plan = planned(scenario, fold, scenario.seed)
+            try:
+                plan = planned(scenario, fold, scenario.seed)
+            except (SpecError, SpecErrors):
+                return Outcome("impossible", sum(each.updates for each in found))
             for title in titles:
                 one = self._of_fold(plan, title, session)
                 found.append(one)
                 if one.status != "finished":
                     return replace(one, updates=sum(each.updates for each in found))
         values, played, sent = zip(*((one.value, one.played, one.bytes) for one in found), strict=True)
-        return Outcome("finished", sum(one.updates for one in found), sum(values) / len(values), min(played), max(sent))
+        return Outcome("finished", sum(one.updates for one in found), sum(values) / len(values), max(played), max(sent))
 
     def of(self, titles: Sequence[str], setting: Setting, rounds: int) -> Scenario:
         """The scenario of a trial: these strategies with a setting, for at most so many rounds. Raises ScenarioError."""

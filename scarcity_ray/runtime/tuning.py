@@ -26,7 +26,7 @@ from scarcity_ray.runtime.fleet import WorkerError, describe_error
 from scarcity_ray.runtime.loop import RunFailed
 from scarcity_ray.runtime.session import Session, anchored, facts_of, is_finished
 from scarcity_ray.runtime.simulation import Changed, Interrupted, in_words, resume, simulate
-from scarcity_ray.runtime.trying import Trials
+from scarcity_ray.runtime.trying import Outcome, Trials
 from scarcity_ray.scenario import Diagnostic, Loaded, ScenarioError, load, parse, resolved
 from scarcity_ray.scenario.tuning import Budget
 from scarcity_ray.tuning.halving import promoted, rungs
@@ -153,7 +153,7 @@ class _Search:
                 for place in alive:
                     if purse.empty:
                         break
-                    last[place] = self._tried(name, count + place, rung, rounds, settings[place], session)
+                    last[place] = self._tried(name, count + place, rung, rounds, settings[place], last.get(place), session)
                     purse.pay(last[place])
                     standing[count + place] = last[place]
                     progress.message(self._line(last[place], self._best(standing)))
@@ -169,8 +169,9 @@ class _Search:
         finished = [trial for trial in standing.values() if trial.status == "finished"]
         return max(finished, key=lambda trial: (trial.rung, self._score(trial), -trial.trial), default=None)
 
-    def _tried(self, name: str, number: int, rung: int, rounds: int, setting: Setting, session: Session) -> Trial:
-        """A trial: the recorded one, or played now and recorded."""
+    def _tried(self, name: str, number: int, rung: int, rounds: int, setting: Setting, before: Trial | None, session: Session) -> Trial:
+        """A trial: the recorded one, or played now and recorded. before: that of the rung below. Where it ended before its rounds did, and
+        where the same setting was tried before, nothing is left to play."""
         if (known := self.known.get((name, number, rung))) is not None:
             if dict(known.parameters) != json.loads(json.dumps(setting)) or known.rounds != rounds:
                 raise RunFailed(
@@ -179,12 +180,22 @@ class _Search:
             self.trials.append(known)
             return known
         began = time.perf_counter()
-        found = self.of.played(self.searches[name], setting, rounds, session)
+        if before is not None and before.played is not None and before.played < before.rounds:
+            found = Outcome("finished", 0, before.validation, before.played, before.bytes)
+        elif (same := self._same(name, rounds, setting)) is not None:
+            found = Outcome(same.status, 0, same.validation, same.played, same.bytes)
+        else:
+            found = self.of.played(self.searches[name], setting, rounds, session)
         seconds = time.perf_counter() - began
         trial = Trial(name, number, rung, rounds, setting, found.value, found.updates, found.played, found.bytes, seconds, found.status)
         self.trials.append(trial)
         write_trials(self.directory, self.trials)
         return trial
+
+    def _same(self, name: str, rounds: int, setting: Setting) -> Trial | None:
+        """An earlier trial of the same setting over as many rounds, which came to what this one would."""
+        of = [one for one in self.trials if one.strategy == name and one.rounds == rounds]
+        return next((one for one in of if dict(one.parameters) == setting), None)
 
     def _final(self, best: Mapping[str, Trial | None], session: Session) -> Results:
         """The best settings on fresh seeds: best.yaml, and its run. A strategy may diverge there: that is part of the answer."""
@@ -234,6 +245,7 @@ class _Search:
                     "seconds": sum(one.seconds for one in own),
                     "diverged": sum(one.status == "diverged" for one in own),
                     "too_large": sum(one.status == "too large" for one in own),
+                    "impossible": sum(one.status == "impossible" for one in own),
                 }
         return {
             "scenario": self.scenario.name,

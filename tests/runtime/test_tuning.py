@@ -225,12 +225,19 @@ def test_few_validation_rows_are_replaced_by_inner_folds() -> None:
         ({"parameters": {"data.clients": [5]}}, "is no setting of a strategy"),
         ({"parameters": {"rounds": [5]}}, "is one for all strategies: set per_strategy to false"),
         ({"parameters": {"local.lr": {"low": 1.0, "high": 0.1}}}, "low must be below high"),
+        ({"per_strategy": False, "bytes": 1000}, "bytes needs per_strategy"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_first(section: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=words):
         tune(searched(**section), out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_a_first_rung_that_is_too_short_for_a_strategy_is_refused_first(tmp_path: Path) -> None:
+    content = {**searched(halving={"first_rounds": 1}, parameters=RATES), "strategies": [SMALL]}
+    with pytest.raises(ScenarioError, match=r"halving\.first_rounds is too few for sf_hfe: .* takes 1 round \(survey\)"):
+        tune(content, out=tmp_path / "no")
 
 
 @given(st.integers(2, 5), st.integers(1, 7), st.integers(1, 60))

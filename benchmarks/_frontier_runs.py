@@ -1,0 +1,208 @@
+"""What frontier.py does with a suite: searches settings at each level of bytes, plays them on fresh seeds, and compares."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import HERE
+from _ensemble_runs import play
+from _frontier_suites import SUITES, TRAINING, Suite
+from numpy.typing import NDArray
+
+from scarcity_ray import tune
+from scarcity_ray.core.metrics import headline
+from scarcity_ray.core.spec import SpecError
+from scarcity_ray.inference.mean_gain import MeanGain, mean_gain
+from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.scenario import ScenarioError, SpecErrors, parse
+
+FOLDER = HERE / "frontier"
+TRIALS, BATCH = 16, 8
+SEARCH_SEED, FIRST_SEED = 1, 101
+"""Settings are searched on the federation of the one, and played on those of the other and its successors."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A strategy at a level of bytes. bytes: of a client, up and down, the most of the seeds. value, worst: the deciding metric, over
+    clients and over their worst tenth, means over seeds; spread: of value, over seeds. by_client: `[seeds, clients]`."""
+
+    strategy: str
+    level: str
+    bytes: float
+    value: float
+    spread: float
+    worst: float | None
+    by_client: Values
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "by_client"}
+
+
+def scenario(suite: Suite, strategies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A suite with some strategies."""
+    return {
+        "name": "frontier",
+        "rounds": suite.rounds,
+        "data": suite.data,
+        "model": suite.models[0],
+        "local": {"steps": 5, "lr": 0.1, **suite.local},
+        "strategies": [dict(one) for one in strategies],
+        "evaluation": {"every": suite.rounds},
+        "execution": {"ray": False},
+    }
+
+
+def fits(suite: Suite, kind: str, model: Mapping[str, Any]) -> str:
+    """Why a strategy cannot be played on a suite; empty where it can."""
+    try:
+        prepare(parse(scenario(suite, [{"kind": kind, "model": dict(model)}])), Path())
+    except (ScenarioError, SpecError, SpecErrors) as error:
+        return str(error).rsplit("\n", 1)[-1].strip()
+    return ""
+
+
+def most_waves(suite: Suite, limits: Sequence[int]) -> list[int]:
+    """For each number of bytes the most random features whose sums fit: they are quadratic in the features, so three small runs tell."""
+    probes = (40, 50, 60)
+    strategies = [
+        {"kind": "sf_hfe", "name": f"n{n}", "experts": 1, "representation": {"kind": "random_fourier", "features": n}} for n in probes
+    ]
+    with tempfile.TemporaryDirectory() as out:
+        found = play(scenario(suite, strategies), SEARCH_SEED, out).summary["strategies"]
+    square, linear, constant = np.polyfit(probes, [found[f"n{n}"]["bytes_per_client"] for n in probes], 2)
+    roots = [linear**2 + 4 * square * (limit - 16 - constant) for limit in limits]
+    return [max(int((math.sqrt(max(root, 0.0)) - linear) / (2 * square)), 0) for root in roots]
+
+
+def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
+    """Searches the settings of every strategy at a level, the same number of trials for each: an entry of the suite's file.
+
+    out: the folder of the search. One that was cut short there is continued.
+    """
+    suite = SUITES[name]
+    spaces, refused = {}, {}
+    for kind, own in suite.searched(waves).items():
+        if why := fits(suite, kind, own.get("model", suite.models)[0]):
+            refused[kind] = why
+        elif all(own.values()):
+            spaces[kind] = own
+        else:
+            refused[kind] = "no message fits into the bytes"
+    section = {
+        "method": {"kind": "tpe", "trials": TRIALS, "batch": BATCH},
+        "parameters": {
+            **TRAINING,
+            **{f"strategies.{kind}.{path}": choice for kind, own in spaces.items() for path, choice in own.items()},
+        },
+        "halving": {"eta": 3, "first_rounds": 14},
+        "bytes": suite.limit(level),
+        "repeats": 1,
+    }
+    content = {
+        **scenario(suite, [{"kind": kind, **({"model": own["model"][0]} if "model" in own else {})} for kind, own in spaces.items()]),
+        "seed": SEARCH_SEED,
+        "tune": section,
+    }
+    found = tune(out if (out / "trials.parquet").is_file() else content, **({} if (out / "trials.parquet").is_file() else {"out": out}))
+    best = parse_best(found.directory / "best.yaml")
+    entries = {
+        kind: {
+            "strategy": {"kind": kind, "name": f"{kind}-{level}", "rounds": best[kind], **placed(kind, one["parameters"])},
+            **{field: one[field] for field in ("validation", "trials", "updates", "diverged", "too_large", "edges")},
+        }
+        for kind, one in found.answer["strategies"].items()
+        if one["parameters"] is not None
+    }
+    refused |= {kind: "no setting fits into the bytes, or all diverge" for kind in spaces if kind not in entries}
+    return {"bytes": suite.limit(level), "trials_hash": found.answer["trials_hash"], "strategies": entries, "left_out": refused}
+
+
+def parse_best(path: Path) -> dict[str, int]:
+    """The rounds of each strategy of a best.yaml."""
+    import yaml
+
+    return {one["kind"]: one["rounds"] for one in yaml.safe_load(path.read_text())["strategies"]}
+
+
+def placed(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A strategy's fields, from the paths of a search."""
+    found: dict[str, Any] = {}
+    for path, value in parameters.items():
+        parts = path.removeprefix(f"strategies.{kind}.").split(".")
+        at = found
+        for part in parts[:-1]:
+            at = at.setdefault(part, {})
+        at[parts[-1]] = value
+    return found
+
+
+def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None) -> list[Point]:
+    """Plays the settings of a level on fresh seeds. only: some strategies, all if None."""
+    suite, found = SUITES[name], settings(name)["levels"][level]["strategies"]
+    entries = {kind: one for kind, one in found.items() if only is None or kind in only}
+    content = scenario(suite, [one["strategy"] for one in entries.values()]) | {"repeats": seeds}
+    with tempfile.TemporaryDirectory() as out:
+        results = play(content, FIRST_SEED, out)
+        summary, table = results.summary, results.table("clients").to_pandas()
+    shown = headline(summary["task"], summary.get("metric"))
+    every = []
+    for kind, one in entries.items():
+        title = one["strategy"]["name"]
+        entry = summary["strategies"][title]
+        mine = table[table["strategy"] == title]
+        mine = mine[mine["round"] == mine.groupby("seed")["round"].transform("max")]
+        if entry["status"] != "finished" or entry.get(shown.key) is None:
+            continue
+        values = mine.pivot(index="seed", columns="client_id", values=shown.metric.column).to_numpy(np.float64)
+        every.append(
+            Point(
+                kind,
+                level,
+                float(entry["bytes_per_client"]),
+                float(entry[shown.key]),
+                float(entry.get("std", {}).get(shown.key) or 0.0),
+                entry.get(f"{shown.key}_worst_decile"),
+                shown.shape(values),
+            )
+        )
+    return every
+
+
+def settings(name: str) -> dict[str, Any]:
+    """What was found for a suite, as committed."""
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return found
+
+
+def less(name: str, one: Point, other: Point) -> MeanGain:
+    """How much better one is than another on a suite, with its 95 % interval over clients and seeds."""
+    natural = SUITES[name].data.get("partition", {}).get("kind") == "natural"  # the same clients under each seed
+    return mean_gain((one.by_client - other.by_client) * (1 if higher(name) else -1), keep_rows=natural)
+
+
+def higher(name: str) -> bool:
+    """Whether more of the metric is better: of accuracy it is, of an error not."""
+    return SUITES[name].data["source"].get("task") != "regression"
+
+
+def front(name: str, every: Sequence[Point]) -> list[Point]:
+    """The points of a suite that no other beats in both bytes and the metric, by ascending bytes."""
+    sign = 1 if higher(name) else -1
+    best, found = -np.inf, []
+    for point in sorted(every, key=lambda one: (one.bytes, -sign * one.value)):
+        value = sign * point.value
+        if value > best:
+            best = value
+            found.append(point)
+    return found
