@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-COMPUTING_VERSION = 7
+COMPUTING_VERSION = 8
 """Raised whenever the same scenario, data and seed can give other results than before, or a checkpoint of before cannot be read."""
 
 PACKAGE = Path(__file__).parents[1]

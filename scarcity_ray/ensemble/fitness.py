@@ -22,6 +22,7 @@ from torch import Tensor
 
 from scarcity_ray.ensemble.halves import Half
 from scarcity_ray.ensemble.personal import marginal, whiten
+from scarcity_ray.ensemble.random_coefficients import choose
 from scarcity_ray.ensemble.random_coefficients import fit as fit_coefficients
 from scarcity_ray.ensemble.ridge import Rows
 
@@ -33,7 +34,7 @@ _SCALES = np.concatenate([[0.0], np.logspace(-4, 2, 25)])
 class Fitness:
     """How clients differ from their experts.
 
-    shift: the diagonal of Q `[width]`.
+    shift: Q `[width, width]`, or its diagonal `[width]`.
     scale: variance of b, relative to the noise.
     noise: variance of a target about the prediction of its client's own head.
     log_likelihood: of all clients, each under its expert.
@@ -48,12 +49,16 @@ class Fitness:
     log_likelihood: float
 
     @classmethod
-    def of(cls, clients: list[Rows], residuals: list[Tensor]) -> Fitness:
-        """The Fitness of maximum likelihood from residuals `[k, r, outputs]` under each client's expert. The shift is fitted first."""
+    def of(cls, clients: list[Rows], residuals: list[Tensor], *, any_form: bool = False) -> Fitness:
+        """The Fitness of maximum likelihood from residuals `[k, r, outputs]` under each client's expert. The shift is fitted first.
+
+        any_form: its covariance has the best form, as that of clients' own heads will have, and may be full; else one variance for all
+        features and one for the constant.
+        """
         shift = torch.zeros(clients[0].features.shape[2], dtype=torch.float64)
         if not any(bool(part.any()) for part in residuals):
             return cls(shift, 0.0, 1.0, math.inf)
-        shift = fit_coefficients(clients, residuals, "slopes").covariance
+        shift = (choose(clients, residuals) if any_form else fit_coefficients(clients, residuals, "slopes")).covariance
         numbers = float(sum(part.numbers.sum() for part in clients))
         squares, predicted, both, determinant = _products(clients, residuals, shift)
         scales = torch.from_numpy(_SCALES)[:, None] / (float(predicted.sum()) / numbers or 1.0)

@@ -37,11 +37,13 @@ class Fold:
         """The weights of a partition of the finders for the whole population, `[M, K]`: 0 for the others."""
         return torch.zeros(self.whole.size, found.experts, dtype=torch.float64).index_copy(0, self.chosen, found.weights)
 
-    def surprise(self, found: Partition) -> Tensor:
-        """Minus the log density of the unseen rows of each judge, `[judges]`; see Fitness.surprise."""
+    def surprise(self, found: Partition, *, any_form: bool = False) -> Tensor:
+        """Minus the log density of the unseen rows of each judge, `[judges]`; see Fitness.surprise. any_form: clients differ from their
+        experts by a covariance of the best form, fitted to the finders' rows."""
+        fitness = self.finders.fitness_of(found.weights, any_form=True) if any_form else found.fitness
         surprise = torch.zeros(self.whole.size, dtype=torch.float64)
         for (part, residuals), seen in zip(self.whole.left_out(self.for_all(found)), self.seen, strict=True):
-            surprise[part.clients] = sum(found.fitness.surprise(part, residuals, half) for half in seen) / len(seen)
+            surprise[part.clients] = sum(fitness.surprise(part, residuals, half) for half in seen) / len(seen)
         return surprise[self.judges]
 
     def between(self, found: Partition) -> tuple[int, int]:

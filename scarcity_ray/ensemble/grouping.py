@@ -9,8 +9,13 @@ Several numbers may be no better than one before the right one is: eight groups 
 goes on while one more of the next two numbers is better at all, and Student's quantile allows for all numbers that are tried.
 
 More experts predict better, too, if clients' heads differ on a line, on a curve, or with the place of their inputs under a
-non-linear truth. These are no groups: clients lie as often halfway between two experts as near one. A number of experts counts
-only if clients avoid the middle (an exact binomial test against equal densities).
+non-linear truth. These are no groups: clients lie as often halfway between two experts as near one (an exact binomial test
+against equal densities). A full covariance of clients' heads about one expert predicts them better than several experts do
+(heads on a line, 5 features, 40 to 100 clients: error 1.01 to 1.09, with two experts 1.04 to 1.22). So experts count only if
+clients avoid the middle, and if they predict better even where heads differ by any covariance (half of the lines that were
+split are not then; groups of 3 to 5 clients are found as often). Where features are too many
+for a full covariance, all that predict better count, and `separate` says whether they are groups: heads on a line of 40
+features have error 1.49 for 1.72, and clients of FedEM, who mix three components, accuracy .79 for .71.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from torch import Tensor
 
 from scarcity_ray.ensemble.folds import Fold, folds
 from scarcity_ray.ensemble.partition import Partition, Population, converged, finer_partitions, hard_weights, most_likely
+from scarcity_ray.ensemble.random_coefficients import WIDEST
 from scarcity_ray.ensemble.ridge import Rows
 
 _LEVEL = 0.05  # level of each test
@@ -47,12 +53,15 @@ class Grouping:
     evidence: for each number of experts that was tried and judged, minus the log density per row and output of unseen rows.
     gains: for each number above one, how much higher its density is than that of the best number before it, in standard
     errors (over clients, paired).
+    separate: whether clients avoid the middle between experts. If not, experts are parts that clients mix, and no groups. None for one
+    expert, and where their number was given.
     """
 
     responsibilities: NDArray[np.float64]
     members: NDArray[np.int64]
     evidence: Mapping[int, float]
     gains: Mapping[int, float]
+    separate: bool | None
 
 
 def group(clients: list[Rows], strength: float, *, experts: int | None = None, most: int = 8, seed: int = 0) -> Grouping:
@@ -65,31 +74,40 @@ def group(clients: list[Rows], strength: float, *, experts: int | None = None, m
     if experts is not None:
         first = converged(whole, whole.one_expert())
         final = [first, *islice(finer_partitions(whole, first, seed), experts - 1)][-1]
-        return _canonical(whole.losses(final.weights, final.fitness), final.fitness.noise, {}, {})
+        return _canonical(whole.losses(final.weights, final.fitness), final.fitness.noise, {}, {}, None)
     trials = folds(whole, seed)
     best = [converged(fold.finders, fold.finders.one_expert()) for fold in trials]
+    wide = len(whole.penalty) > WIDEST
     surprise = _surprise(trials, best)
     number = whole.numbers * len(surprise) / whole.size  # of the targets that judge, if clients have the same number of rows
     evidence, gains, failed = {1: float(surprise.sum()) / number}, {}, 0
+    separate: bool | None = None
     paths = zip(*(finer_partitions(fold.finders, one, seed) for fold, one in zip(trials, best, strict=True)), strict=False)
     for found in islice(paths, most - 1):
         new, k = _surprise(trials, found), found[0].experts
         evidence[k], gains[k] = float(new.sum()) / number, in_standard_errors(surprise - new)
         looks = max(min(most, len(new) // 2) - 1, 1) if best[0].experts == 1 else 1  # a group has two clients at least
-        if gains[k] > _quantile(looks, len(new)) and _apart(trials, found):
-            best, surprise, failed = list(found), new, 0
+        better = gains[k] > _quantile(looks, len(new))
+        apart = better and _apart(trials, found)
+        if better and (wide or (apart and _gain(trials, best, found) > _quantile(1, len(new)))):
+            best, surprise, failed, separate = list(found), new, 0, apart
         elif gains[k] > 0:
             failed = 0
         elif (failed := failed + 1) == _MAX_FAILURES:
             break
     chosen = most_likely([_for_all(fold, one) for fold, one in zip(trials, best, strict=True)])
     assert chosen is not None
-    return _canonical(whole.losses(chosen.weights, chosen.fitness), chosen.fitness.noise, evidence, gains)
+    return _canonical(whole.losses(chosen.weights, chosen.fitness), chosen.fitness.noise, evidence, gains, separate)
 
 
-def _surprise(trials: list[Fold], found: Sequence[Partition]) -> Tensor:
+def _surprise(trials: list[Fold], found: Sequence[Partition], *, any_form: bool = False) -> Tensor:
     """Minus the log density of each judge's unseen rows, `[judges]`, over all folds."""
-    return torch.stack([fold.surprise(one) for fold, one in zip(trials, found, strict=True)]).sum(0)
+    return torch.stack([fold.surprise(one, any_form=any_form) for fold, one in zip(trials, found, strict=True)]).sum(0)
+
+
+def _gain(trials: list[Fold], coarse: Sequence[Partition], fine: Sequence[Partition]) -> float:
+    """How much higher the density is with more experts where clients' heads differ by a covariance of any form, in standard errors."""
+    return in_standard_errors(_surprise(trials, coarse, any_form=True) - _surprise(trials, fine, any_form=True))
 
 
 def _apart(trials: list[Fold], found: Sequence[Partition]) -> bool:
@@ -115,10 +133,10 @@ def in_standard_errors(differences: Tensor) -> float:
     return float(differences.sum()) / spread if spread > 0 else 0.0
 
 
-def _canonical(losses: Tensor, noise: float, evidence: Mapping[int, float], gains: Mapping[int, float]) -> Grouping:
+def _canonical(losses: Tensor, noise: float, evidence: Mapping[int, float], gains: Mapping[int, float], separate: bool | None) -> Grouping:
     """The grouping by final losses `[M, K]`, its experts in the order of Grouping."""
     least = losses.argmin(1).numpy()
     ids, lowest, place, sizes = np.unique(least, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((lowest, -sizes))
     relative = (losses.min(1, keepdim=True).values - losses[:, ids[order]]) / (2 * noise)
-    return Grouping(relative.softmax(1).numpy(), np.argsort(order)[place], evidence, gains)
+    return Grouping(relative.softmax(1).numpy(), np.argsort(order)[place], evidence, gains, separate)

@@ -52,6 +52,7 @@ class Learned:
     members, confidence: `[M]`, the expert of each client, and the probability that it is right (from 1 / K to 1).
     whole: `[w, o]`, the head of all clients together.
     evidence: for each number of experts that was tried, see Grouping.
+    separate: whether clients avoid the middle between experts, so that these are groups; see Grouping.
     label_mix: how far experts follow their clients' classes, see ensemble.label_mix; None for targets and for a single expert.
     contribution, contribution_whole: `[M]`, each client's contribution to the clients of the same expert and to all clients,
     see ensemble.contribution. exact: the former again, exact and with intervals, NaN where that would take too long.
@@ -63,6 +64,7 @@ class Learned:
     confidence: NDArray[np.float64]
     whole: Tensor
     evidence: Mapping[int, float]
+    separate: bool | None
     label_mix: float | None
     contribution: NDArray[np.float64]
     contribution_whole: NDArray[np.float64]
@@ -112,7 +114,9 @@ def learn(
     else:
         routes = Gate.chosen(totals, clients, found.members[np.concatenate([part.clients for part in clients])].tolist())
     mix = share_of_labels(clients, found.members) if packing.task == "classification" else None
-    return Learned(groups, found.members, confidence, fit(total, strength), found.evidence, mix, contribution, whole, exact, routes)
+    return Learned(
+        groups, found.members, confidence, fit(total, strength), found.evidence, found.separate, mix, contribution, whole, exact, routes
+    )
 
 
 def _of_group(

@@ -130,12 +130,12 @@ class Population:
         largest = torch.finfo(losses.dtype).max
         return losses.nan_to_num(nan=largest)  # without its only client an expert has no head, and the loss is NaN
 
-    def fitness_of(self, weights: Tensor) -> Fitness:
-        """How clients differ from their experts. weights: `[M, K]`, one expert for each client."""
+    def fitness_of(self, weights: Tensor, *, any_form: bool = False) -> Fitness:
+        """How clients differ from their experts. weights: `[M, K]`, one expert for each client. any_form: see `Fitness.of`."""
         own = []
         for part, residuals in self.left_out(weights):
             own.append(residuals[torch.arange(len(residuals)), :, weights[part.clients].argmax(1)])
-        return Fitness.of(self.clients, own)
+        return Fitness.of(self.clients, own, any_form=any_form)
 
 
 # -- finding groups --------------------------------------------------------------------------------------------------

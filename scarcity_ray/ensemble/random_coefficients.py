@@ -34,7 +34,7 @@ Form = Literal["full", "slopes", "intercept"]
 
 _START = 0.3  # standard deviation of a prediction in units of the noise's, at first
 _BOUNDS = (10.0, 100.0, 1000.0)  # upper bounds of it: a wider one is tried where the best value is at the bound
-_WIDEST = 33  # largest width for which a full covariance is tried: its cost grows with the cube of the width
+WIDEST = 33  # largest width for which a full covariance is tried: its cost grows with the cube of the width
 _NULL = 1e-6  # eigenvalues below this share of the largest one of the pooled gram count as 0
 
 
@@ -95,7 +95,7 @@ def choose(clients: list[Rows], residuals: list[Tensor]) -> RandomCoefficients:
     """
     width, outputs = clients[0].features.shape[2], clients[0].targets.shape[2]
     forms: list[Form] = ["intercept", "slopes"]
-    if width <= _WIDEST and width * (width + 1) // 2 < outputs * sum(len(part.rest) for part in clients):
+    if width <= WIDEST and width * (width + 1) // 2 < outputs * sum(len(part.rest) for part in clients):
         forms.append("full")
     return max((fit(clients, residuals, form) for form in forms), key=lambda found: found.log_likelihood - found.parameters)
 

@@ -140,6 +140,10 @@ def experts_in_words(summary: Mapping[str, Any]) -> list[str]:
         judged = "; minus log density of rows that had no say (less is better), by number of experts"
         why = f"{judged}: {tried}" if len(first["evidence"]) > 1 else ""
         lines.append(f"{name}: {many} of {' + '.join(sizes)} clients{why}.")
+        if first.get("separate") is False:
+            lines.append(
+                f"{name}: clients lie between its experts as often as near one: these are parts that clients mix, and no groups of clients."
+            )
         if (mix := first.get("label_mix")) is not None and mix > _BY_LABELS:
             lines.append(
                 f"{name}: its experts follow the label mix: {mix:.0%} of the variance of clients' class shares lies between them. "

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,10 @@ from scarcity_ray.results.files import new_file
 from scarcity_ray.results.reading import believing
 
 FILE = "trials.parquet"
+
+Status = Literal["finished", "diverged", "too large", "impossible"]
+"""too large: not one round fits into the bytes that are allowed. impossible: values that are allowed one by one, but not together."""
+
 SCHEMA = pa.schema(
     [
         column("strategy", pa.string(), "", "whose settings are searched"),
@@ -48,7 +52,7 @@ class Trial:
     played: int | None
     bytes: float | None
     seconds: float
-    status: str
+    status: Status
 
     @property
     def key(self) -> tuple[str, int, int]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from scarcity_ray.core.metrics import Shown, headline
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data.inner import judged
 from scarcity_ray.results.checkpoints import Checkpoint
+from scarcity_ray.results.trials import Status
 from scarcity_ray.runtime.fleet import ActorLost
 from scarcity_ray.runtime.loop import rounds as play_rounds
 from scarcity_ray.runtime.plan import RunPlan, planned, prepare
@@ -22,9 +23,6 @@ from scarcity_ray.runtime.session import Session
 from scarcity_ray.scenario import Diagnostic, Scenario, ScenarioError, SpecErrors, parse
 from scarcity_ray.scenario.tuning import Range, Tune
 from scarcity_ray.tuning.space import Setting, Space
-
-Status = Literal["finished", "diverged", "too large", "impossible"]
-"""too large: not one round fits into the bytes that are allowed. impossible: values that are allowed one by one, but not together."""
 
 _ATTEMPTS = 3
 

@@ -33,7 +33,7 @@ MEASURED = (
 _REPLAYED = ("sf_hfe", "afl", "prototypes")
 _LEARNED = (
     *("representation", "experts", "evidence", "strength", "scale", "clients", "rows"),
-    *("left_out", "temperature", "differ", "loyalty", "coefficients", "screened", "harm", "label_mix"),
+    *("left_out", "temperature", "differ", "loyalty", "coefficients", "screened", "harm", "label_mix", "separate"),
 )
 """What summary.json says of what was learned, beyond metrics."""
 

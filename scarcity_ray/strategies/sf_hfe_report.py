@@ -37,7 +37,7 @@ def summary(learned: Learned, ids: NDArray[np.int64], samples: NDArray[np.int64]
         found = {"chosen": choice.name, "usual": choice.usual, "errors": dict(choice.errors), "gains": dict(choice.gains)}
         chosen = {"representation": found}
     evidence = {str(k): float(surprise) for k, surprise in learned.evidence.items()}
-    return {**chosen, "experts": experts, "evidence": evidence, "label_mix": learned.label_mix, "harm": harm}
+    return {**chosen, "experts": experts, "evidence": evidence, "separate": learned.separate, "label_mix": learned.label_mix, "harm": harm}
 
 
 def findings(ids: NDArray[np.int64], screened: Screened, weights: NDArray[np.float64]) -> list[dict[str, Any]]:

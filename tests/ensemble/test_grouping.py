@@ -87,8 +87,23 @@ def test_a_continuum_of_heads_is_one_group(form: str) -> None:
         place = rng.uniform(-2, 2, (60, 1)) * rng.standard_normal(5) if form == "line" else rng.standard_normal((60, 5))
         grouping = found(noisy(place, np.arange(60), seed), seed=seed)
         assert grouping.members.max() == 0
+        assert grouping.separate is None
         if form == "line":
             assert max(grouping.gains.values()) > 3  # more experts predict better, and are no groups
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_experts_of_many_features_are_groups_or_parts_that_clients_mix(mixed: bool) -> None:
+    rng = np.random.default_rng(1)
+    heads = rng.standard_normal((3, 40))  # a full covariance of 41 coefficients is not fitted
+    clients = []
+    for m in range(40):
+        x, mix = rng.standard_normal((60, 40)), rng.dirichlet([0.4] * 3) if mixed else np.eye(3)[m % 3]
+        y = (x * heads[rng.choice(3, 60, p=mix)]).sum(1) + rng.standard_normal(60)
+        clients.append((torch.from_numpy(x).float(), torch.from_numpy(y[:, None]).float()))
+    grouping = found(clients, seed=1)
+    assert grouping.members.max() >= 1
+    assert grouping.separate is not mixed
 
 
 def test_a_curve_seen_from_several_places_is_one_group() -> None:
