@@ -13,9 +13,9 @@ non-linear truth. These are no groups: clients lie as often halfway between two 
 against equal densities). A full covariance of clients' heads about one expert predicts them better than several experts do
 (heads on a line, 5 features, 40 to 100 clients: error 1.01 to 1.09, with two experts 1.04 to 1.22). So experts count only if
 clients avoid the middle, and if they predict better even where heads differ by any covariance (half of the lines that were
-split are not then; groups of 3 to 5 clients are found as often). Where features are too many
-for a full covariance, all that predict better count, and `separate` says whether they are groups: heads on a line of 40
-features have error 1.49 for 1.72, and clients of FedEM, who mix three components, accuracy .79 for .71.
+split are not then; groups of 3 to 5 clients are found as often). Where features have too many dimensions for a full covariance,
+all that predict better count, and `separate` says whether they are groups: heads on a line of 40 features have error 1.49 for
+1.72, and clients of FedEM, who mix three components, accuracy .79 for .71.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from scarcity_ray.ensemble.folds import Fold, folds
 from scarcity_ray.ensemble.partition import Partition, Population, converged, finer_partitions, hard_weights, most_likely
-from scarcity_ray.ensemble.random_coefficients import WIDEST
+from scarcity_ray.ensemble.random_coefficients import WIDEST, sum_of
 from scarcity_ray.ensemble.ridge import Rows
 
 _LEVEL = 0.05  # level of each test
@@ -41,6 +41,7 @@ _MIDDLE = 0.015
 """Level of the test that clients avoid the middle, except where none lies there: ten clients cannot say more than .017. With .05 for all,
 10 of 720 worlds without groups were split, nine of them among 120 whose heads lie on a line; 3 of these nine are now, and groups of 3 to
 10 clients are found as often."""
+_ENERGY = 0.95
 _MAX_FAILURES = 2  # the search ends after this many numbers of experts in a row that are worse than the best before
 
 
@@ -77,7 +78,7 @@ def group(clients: list[Rows], strength: float, *, experts: int | None = None, m
         return _canonical(whole.losses(final.weights, final.fitness), final.fitness.noise, {}, {}, None)
     trials = folds(whole, seed)
     best = [converged(fold.finders, fold.finders.one_expert()) for fold in trials]
-    wide = len(whole.penalty) > WIDEST
+    wide = _dimensions(whole) > WIDEST
     surprise = _surprise(trials, best)
     number = whole.numbers * len(surprise) / whole.size  # of the targets that judge, if clients have the same number of rows
     evidence, gains, failed = {1: float(surprise.sum()) / number}, {}, 0
@@ -108,6 +109,12 @@ def _surprise(trials: list[Fold], found: Sequence[Partition], *, any_form: bool 
 def _gain(trials: list[Fold], coarse: Sequence[Partition], fine: Sequence[Partition]) -> float:
     """How much higher the density is with more experts where clients' heads differ by a covariance of any form, in standard errors."""
     return in_standard_errors(_surprise(trials, coarse, any_form=True) - _surprise(trials, fine, any_form=True))
+
+
+def _dimensions(whole: Population) -> int:
+    """How many principal directions hold nearly all of the energy of all rows: hundreds of waves of few inputs have few."""
+    energy = torch.linalg.eigvalsh(sum_of(whole.clients).gram).flip(0).cumsum(0)
+    return int((energy < _ENERGY * energy[-1]).sum()) + 1
 
 
 def _apart(trials: list[Fold], found: Sequence[Partition]) -> bool:
