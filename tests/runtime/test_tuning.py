@@ -173,6 +173,35 @@ def test_models_can_be_searched_where_rounds_follow_from_bytes(tmp_path: Path) -
     assert (found.answer["strategies"]["fed_avg"]["too_large"], found.answer["strategies"]["fed_avg"]["diverged"]) == (1, 0)
 
 
+def test_values_that_are_not_allowed_together_count_as_a_trial(tmp_path: Path) -> None:
+    pairs = {"local.lr": [0.1, 2.0], "strategies.fed_prox.mu": [0.01, 0.9]}  # mu has to be below 1 / lr
+    section = searched(method={"kind": "grid"}, parameters=pairs, repeats=1)
+    found = tune({**section, "strategies": [{"kind": "fed_prox"}]}, out=tmp_path / "pairs")
+    tried = {tuple(one.parameters.values()): one.status for one in read_trials(found.directory)}
+    assert [pair for pair, status in tried.items() if status == "impossible"] == [(2.0, 0.9)]
+    assert (found.answer["strategies"]["fed_prox"]["impossible"], found.answer["strategies"]["fed_prox"]["trials"]) == (1, 4)
+
+
+def test_a_setting_that_was_tried_before_is_not_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played, right = [], tuning.Trials.played
+
+    def counted(trials: Any, titles: Any, setting: Any, *rest: Any) -> Any:
+        played.append(setting["local.lr"])
+        return right(trials, titles, setting, *rest)
+
+    monkeypatch.setattr(tuning.Trials, "played", counted)
+    section = searched(method={"kind": "tpe", "trials": 6, "batch": 2}, parameters={"local.lr": [0.1, 0.3]}, repeats=1)
+    found = tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "twice")
+    trials = read_trials(found.directory)
+    assert len(trials) == 6
+    assert sorted(played) == sorted({one.parameters["local.lr"] for one in trials})
+    first = {}
+    for one in trials:
+        before = first.setdefault(one.parameters["local.lr"], one)
+        assert one.validation == before.validation
+        assert (one.updates == 0) == (one is not before)
+
+
 def test_what_is_sent_without_weights_is_cut_at_the_bytes_as_well(tmp_path: Path) -> None:
     section = searched(method={"kind": "grid"}, parameters={"local.lr": [0.1]}, repeats=1, bytes=300)
     found = tune({**section, "rounds": 9, "strategies": [{"kind": "insight_exchange"}, SMALL]}, out=tmp_path / "said")
