@@ -67,4 +67,7 @@ def tuned_in_words(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        rest = ", ".join(f"{name} {_plain(one)}" for name, one in value.items() if name != "kind")
+        return f"{value.get('kind', '')} ({rest})".strip() if rest else str(value.get("kind", ""))
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -165,6 +165,8 @@ class Trials:
                 return Outcome("too large", updates)
             value, more, sent = self._rounds(_for(plan, title, fit), title, session)
             updates += more
+            if value is None:  # so few rounds leave no model
+                return Outcome("too large", updates)
         return Outcome("diverged", updates) if value is None else Outcome("finished", updates, value, len(sent), sent[-1])
 
     def _rounds(self, plan: RunPlan, title: str, session: Session) -> tuple[float | None, int, list[float]]:

@@ -204,13 +204,21 @@ def test_a_setting_that_was_tried_before_is_not_played_again(tmp_path: Path, mon
 
 def test_what_is_sent_without_weights_is_cut_at_the_bytes_as_well(tmp_path: Path) -> None:
     section = searched(method={"kind": "grid"}, parameters={"local.lr": [0.1]}, repeats=1, bytes=300)
-    found = tune({**section, "rounds": 9, "strategies": [{"kind": "insight_exchange"}, SMALL]}, out=tmp_path / "said")
-    insights, moments = read_trials(found.directory)
+    found = tune({**section, "rounds": 9, "strategies": [{"kind": "insight_exchange"}]}, out=tmp_path / "said")
+    (insights,) = read_trials(found.directory)
     assert insights.status == "finished"
     assert 0 < insights.played < 9
     assert insights.bytes <= 300 < insights.bytes / insights.played * (insights.played + 1)
-    assert moments.status == "too large"
     assert found.results.summary["strategies"]["insight_exchange"]["rounds"] == insights.played
+
+
+@pytest.mark.parametrize(("bytes", "status"), [(300, "too large"), (1200, "too large"), (10_000, "finished")])
+def test_a_message_that_is_sent_once_fits_or_does_not(bytes: int, status: str, tmp_path: Path) -> None:
+    section = searched(method={"kind": "grid"}, parameters={"strategies.sf_hfe.personal": [True]}, repeats=1, bytes=bytes)
+    found = tune({**section, "rounds": 3, "strategies": [SMALL]}, out=tmp_path / "once")
+    (trial,) = read_trials(found.directory)
+    assert trial.status == status
+    assert (trial.bytes or 0) <= bytes
 
 
 @pytest.mark.parametrize("method", [{"kind": "random", "trials": 8}, {"kind": "tpe", "trials": 8, "batch": 4}])
