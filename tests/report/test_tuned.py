@@ -40,8 +40,9 @@ def test_the_table_fits_and_names_models_by_their_kind(width: int) -> None:
     found = answer(fed_avg=entry(), fed_prox=entry(parameters={"strategies.fed_prox.model": model, "strategies.fed_prox.mu": 0.1}))
     text = io.StringIO()
     show_tuned(Console(file=text, width=width), found, Path("runs/x"))
-    lines = text.getvalue().splitlines()
+    *lines, command = text.getvalue().splitlines()
     assert max(map(len, lines)) <= width
+    assert command.startswith("scarcity-ray run runs/x/best.yaml ")  # not wrapped, so that it can be copied
     words = " ".join(text.getvalue().split())
     assert "model mlp (hidden [32])" in words
     assert "lr 0.123" in words
