@@ -109,8 +109,10 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
         "bytes": suite.limit(level),
         "repeats": 1,
     }
+    data = suite.data if suite.participants is None else {**suite.data, "participants": suite.participants}
     content = {
         **scenario(suite, [{"kind": kind, **({"model": own["model"][0]} if "model" in own else {})} for kind, own in spaces.items()]),
+        "data": data,
         "seed": SEARCH_SEED,
         "tune": section,
     }

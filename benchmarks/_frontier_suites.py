@@ -63,7 +63,7 @@ class Suite:
     data: as in a scenario. bytes: what a client may send and receive at the level `equal`: what sf_hfe takes with its usual message.
     models: those that are searched. local: fixed settings of local training. bar: whether sf_hfe is to lead here. identity: whether
     inputs themselves are searched as a representation. rounds: the most. shares: of the clients of a round. groups: whether the data say
-    who belongs together.
+    who belongs together. participants: of the search, which need not have all clients; None: all.
     """
 
     data: dict[str, Any]
@@ -75,6 +75,7 @@ class Suite:
     rounds: int = ROUNDS
     shares: tuple[float, ...] = (1.0, 0.2)
     groups: bool = False
+    participants: int | None = None
 
     def limit(self, level: str) -> int:
         """Bytes of a client, up and down in all."""
@@ -155,6 +156,7 @@ SUITES = {
         rounds=40,
         shares=(0.3, 0.1),
         groups=True,
+        participants=300,
     ),
     "blobs": Suite(_SKEWED, 51_200),
 }

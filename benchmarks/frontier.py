@@ -116,7 +116,8 @@ def show_suite(name: str, every: list[Point]) -> None:
             one = next((one for one in every if (one.strategy, one.level) == (kind, level)), None)
             star = "*" if (kind, level) in on else ""
             worst = "" if one is None or one.worst is None else f" ({one.worst:.3g})"
-            cells.append("" if one is None else f"{star}{one.value:.4g} ±{one.spread:.2g}{worst}, {one.bytes:,.0f} B")
+            spread = f" ±{one.spread:.2g}" if one is not None and one.spread else ""
+            cells.append("" if one is None else f"{star}{one.value:.4g}{spread}{worst}, {one.bytes:,.0f} B")
         rows.append([kind, *cells])
     titles = [f"{level}: {limit:,} B" for level, limit in zip(LEVELS, _limits(name), strict=True)]
     show(f"{name}: mean over clients ± over seeds (worst tenth of clients), bytes of a client; * on the front", ["strategy", *titles], rows)

@@ -34,7 +34,7 @@ def resume(
 
     with refusals():
         if is_search(run_dir) or is_sweep(run_dir):
-            found = (tune if is_search(run_dir) else sweep)(run_dir, show=not json)
+            found = (tune if is_search(run_dir) else sweep)(run_dir, force=force, imports=imports, show=not json)
             content = {"directory": found.directory, **found.answer}
         else:
             content = resume(run_dir, force=force, imports=imports, show=not json, attended=context.obj).answer()

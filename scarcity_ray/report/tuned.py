@@ -58,7 +58,7 @@ def tuned_in_words(answer: Mapping[str, Any]) -> list[str]:
         if one["edges"]:
             lines.append(f"{name}: the best setting lies at an edge of the space ({', '.join(one['edges'])}): a wider one may be better.")
         if one["parameters"] is None:
-            lines.append(f"{name}: no trial finished; it plays with the scenario's own setting.")
+            lines.append(f"{name}: no trial finished, so it has no final test.")
         if one["too_large"]:
             lines.append(f"{name}: {one['too_large']:,} trials did not fit into the bytes that are allowed.")
         if one["impossible"]:

@@ -92,7 +92,7 @@ class Session:
                 recorder = Recorder(
                     directory, resolved(anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
                 )
-                _keep_arrays(scenario, base_dir, directory)
+                keep_arrays(scenario, base_dir, directory)
                 observers, checkpoints = observers_of(plan, recorder, progress, last, callbacks or Callbacks(()))
                 driver = Driver(scenario, base_dir, group, observers, checkpoints)
                 diverged = driver.run(plan, directory, group.leave if self._once else lambda: None)
@@ -128,7 +128,8 @@ def is_finished(results: Results, scenario: Scenario) -> bool:
     return ended >= set(wanted)
 
 
-def _keep_arrays(scenario: Scenario, base_dir: Path, directory: Path) -> None:
+def keep_arrays(scenario: Scenario, base_dir: Path, directory: Path) -> None:
+    """Writes the arrays of a scenario that is to keep them into its folder."""
     source = scenario.data.source
     if isinstance(source, Arrays) and source.save:
         arrays = source.held(base_dir)  # before the file is replaced: they may come from it

@@ -136,6 +136,24 @@ def resume(
         return _played(scenario, base_dir, directory, plan, show, callbacks, last)
 
 
+def ended(
+    scenario: Scenario, out: Path, *, base_dir: Path, force: bool = False, show: bool = False, session: Session | None = None
+) -> Results:
+    """The results of a run in a folder that is the caller's own: what is there, or continued, or played now.
+
+    force: continued although something has changed. A strategy that diverged is part of the results. Raises as `simulate` else.
+    """
+    try:
+        if _begun(out):
+            before = Results.load(out, imports=True)
+            return before if is_finished(before, scenario) else resume(out, force=force, imports=True, show=show)
+        return simulate(scenario, base_dir=base_dir, out=out, force=True, show=show, session=session)
+    except RunFailed:
+        if _begun(out) and is_finished(left := Results.load(out, imports=True), scenario):
+            return left
+        raise
+
+
 def _supervise(scenario: Scenario, directory: Path) -> int:
     """Returns in a child process, see `supervise`: the number of those that were killed before it."""
     try:

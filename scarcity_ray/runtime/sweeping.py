@@ -24,9 +24,10 @@ from scarcity_ray.results.results import Results
 from scarcity_ray.runtime.claim import FILE as SCENARIO
 from scarcity_ray.runtime.claim import claimed
 from scarcity_ray.runtime.plan import prepare
-from scarcity_ray.runtime.session import Session, anchored, is_finished
-from scarcity_ray.runtime.simulation import in_words, resume, simulate
+from scarcity_ray.runtime.session import Session, anchored, keep_arrays
+from scarcity_ray.runtime.simulation import Interrupted, ended, in_words
 from scarcity_ray.scenario import Diagnostic, Loaded, Scenario, ScenarioError, load, parse, resolved, with_arrays
+from scarcity_ray.tuning.applied import put
 from scarcity_ray.tuning.space import Setting, grid
 
 ANSWER, CELLS = "sweep.json", "cells"
@@ -50,16 +51,20 @@ def sweep(
     *,
     out: str | Path | None = None,
     force: bool = False,
+    imports: bool = False,
     show: bool = False,
     session: Session | None = None,
 ) -> Swept:
     """Plays the cells of the `sweep` section of a scenario, and leaves cells/NNN (a run each), sweep.json, sweep.csv and sweep.png.
 
     scenario: as for `simulate`; or the folder of a sweep that was cut short, whose finished cells are not played again. out: its folder,
-    runs/NAME-sweep if left out. Raises as `simulate`: a cell that cannot run is refused before the first one is played.
+    runs/NAME-sweep if left out. force: replaces what is there; continues a cell although something has changed that results depend on.
+    imports: a folder may name models to import.
+    Raises as `simulate`: a cell that cannot run is refused before the first one is played.
     """
     again = isinstance(scenario, str | Path) and is_sweep(Path(scenario))
-    given = load(Path(scenario) / SCENARIO) if again else load(scenario) if isinstance(scenario, str | Path) else scenario  # type: ignore[arg-type]
+    path = Results.load(scenario, imports=imports).runnable() if again else scenario  # type: ignore[arg-type]
+    given = load(path) if isinstance(path, str | Path) else path
     checked, base_dir = (given.scenario, given.base_dir) if isinstance(given, Loaded) else (parse(given), Path())
     if checked.sweep is None:
         raise ScenarioError(
@@ -70,7 +75,8 @@ def sweep(
         for number, setting in enumerate(grid(checked.sweep.parameters, checked.sweep.points))
     ]
     if again:
-        return _played(cells, base_dir, Path(scenario), checked, show, session)  # type: ignore[arg-type]
+        with in_words(given):
+            return _played(cells, base_dir, Path(scenario), checked, force, show, session)  # type: ignore[arg-type]
     folder = Path(out) if out is not None else checked.directory.with_name(f"{checked.directory.name}-sweep")
     with in_words(given), claimed(folder.expanduser(), only=out is not None, force=force) as directory:
         for _, cell in cells:
@@ -81,7 +87,8 @@ def sweep(
             shutil.rmtree(directory / CELLS, ignore_errors=True)
             (directory / CELLS).mkdir()
             write_whole(directory / SCENARIO, resolved(anchored(checked, base_dir)).encode())
-        return _played(cells, base_dir, directory, checked, show, session)
+            keep_arrays(checked, base_dir, directory)
+        return _played(cells, base_dir, directory, checked, False, show, session)
 
 
 def _cell(scenario: Scenario, base_dir: Path, setting: Setting, number: int) -> Scenario:
@@ -91,7 +98,13 @@ def _cell(scenario: Scenario, base_dir: Path, setting: Setting, number: int) -> 
     titles = [strategy.title for strategy in scenario.strategies]
     try:
         for path, value in setting.items():
-            _put(data, titles, path.split("."), value)
+            first, *rest = path.split(".")
+            named = first == "strategies" and len(rest) > 1 and rest[0] in titles
+            at, field = (data["strategies"][titles.index(rest[0])], rest[1:]) if named else (data, [first, *rest])
+            try:
+                put(at, field, value)
+            except KeyError as error:
+                raise ScenarioError([Diagnostic(("sweep", "parameters"), f"{path} is no field: {error.args[0]} has no fields")]) from None
         found = parse(data)
     except ScenarioError as error:
         where = ", ".join(f"{path}={value}" for path, value in setting.items())
@@ -100,31 +113,23 @@ def _cell(scenario: Scenario, base_dir: Path, setting: Setting, number: int) -> 
     return with_arrays(found, source.held(base_dir)) if isinstance(source, Arrays) else found
 
 
-def _put(data: dict[str, Any], titles: list[str], path: list[str], value: Any) -> None:
-    at: Any = data
-    if path[0] == "strategies" and len(path) > 2 and path[1] in titles:
-        at, path = data["strategies"][titles.index(path[1])], path[2:]
-    for part in path[:-1]:
-        inner = at.get(part) if isinstance(at, dict) else None
-        if not isinstance(inner, dict):
-            raise ScenarioError([Diagnostic(("sweep", "parameters"), f"{'.'.join(path)} is no field: {part} has no fields")])
-        at = inner
-    at[path[-1]] = value
-
-
 def _played(
-    cells: list[tuple[Setting, Scenario]], base_dir: Path, directory: Path, scenario: Scenario, show: bool, session: Session | None
+    cells: list[tuple[Setting, Scenario]],
+    base_dir: Path,
+    directory: Path,
+    scenario: Scenario,
+    force: bool,
+    show: bool,
+    session: Session | None,
 ) -> Swept:
     own = Session() if session is None else nullcontext(session)
     found = []
     with own as session:
         for number, (setting, cell) in enumerate(cells):
-            out = directory / CELLS / f"{number:03d}"
-            if (out / SCENARIO).is_file() and (out / SCENARIO).stat().st_size:
-                before = Results.load(out, imports=True)
-                results = before if is_finished(before, cell) else resume(out, imports=True)
-            else:
-                results = simulate(cell, base_dir=base_dir, out=out, session=session)
+            try:
+                results = ended(cell, directory / CELLS / f"{number:03d}", base_dir=base_dir, force=force, session=session)
+            except (KeyboardInterrupt, Interrupted):
+                raise Interrupted(directory) from None
             found.append(_of_cell(setting, results.summary))
             if show:
                 Console().print(f"cell {number + 1} of {len(cells)}: {_words(setting)}: {_won(found[-1])}", highlight=False, markup=False)

@@ -21,7 +21,8 @@ from scarcity_ray.runtime.loop import rounds as play_rounds
 from scarcity_ray.runtime.plan import RunPlan, planned, prepare
 from scarcity_ray.runtime.session import Session
 from scarcity_ray.scenario import Diagnostic, Scenario, ScenarioError, SpecErrors, parse
-from scarcity_ray.scenario.tuning import Range, Tune
+from scarcity_ray.scenario.tuning import Choice, Range, Tune
+from scarcity_ray.tuning.applied import OF_EACH, conflicts, own, place
 from scarcity_ray.tuning.space import Setting, Space
 
 _ATTEMPTS = 3
@@ -58,9 +59,9 @@ class Trials:
         self._trains = cache(self._trains_locally)
 
     def concerns(self, path: str, title: str) -> bool:
-        """Whether a parameter can change what a strategy does: `local` does not where its clients train no step."""
-        first, *rest = path.split(".")
-        return rest[0] == title if first == "strategies" else first != "local" or self._trains(title)
+        """Whether a parameter can change what a strategy does: `local` and `model` do not where its clients train no step."""
+        field = place(path, title)
+        return bool(field) and (path.startswith("strategies.") or field[0] == "rounds" or self._trains(title))
 
     def space(self, titles: Sequence[str]) -> Space:
         """The parameters that concern some strategies."""
@@ -72,25 +73,13 @@ class Trials:
 
     def refuse_what_cannot_be_tried(self) -> None:
         """Raises ScenarioError for a parameter that is no field, a value that is not allowed, or data without rows to choose by."""
-        found, alone = [], not self.tune.per_strategy or len(self.titles) == 1
+        found = [
+            Diagnostic(("tune", "parameters", path), f"sets what {other} sets of {title}: leave one of them out")
+            for title in self.titles
+            for other, path in conflicts(list(self.tune.parameters), title)
+        ]
         for path, choice in self.tune.parameters.items():
-            first, *rest = path.split(".")
-            where = ("tune", "parameters", path)
-            if first == "strategies" and (len(rest) < 2 or rest[0] not in self.titles):
-                names = ", ".join(self.titles)
-                found.append(Diagnostic(where, f"names no strategy; allowed: strategies.NAME.field, with NAME one of {names}"))
-            elif first in _NOT_SEARCHED:
-                found.append(Diagnostic(where, _REFUSED))
-            elif first not in ("strategies", "local") and not alone:
-                found.append(Diagnostic(where, _SHARED))
-            else:
-                for value in (choice.low, choice.high) if isinstance(choice, Range) else choice:
-                    whole = int(value) if isinstance(choice, Range) and choice.integer else value  # type: ignore[arg-type]
-                    for title in [one for one in self.titles if self.concerns(path, one)]:
-                        try:
-                            self.of((title,), {path: whole}, self.most_rounds((title,)))
-                        except ScenarioError as error:
-                            found.append(Diagnostic(where, f"cannot be {whole!r} for {title}: {error.problems[0].message}"))
+            found += self._refused(path, choice)
         if self.tune.halving is not None:
             for title in self.titles:
                 try:
@@ -99,18 +88,38 @@ class Trials:
                     where = ("tune", "halving", "first_rounds")
                     found.append(Diagnostic(where, f"is too few for {title}: {error.problems[0].message}"))
         if found:
-            raise ScenarioError(found)
+            raise ScenarioError(list(dict.fromkeys(found)))
         if not any(len(fold.test.x) for fold in self.folds):
             raise SpecError(("data", "validation_fraction"), self.scenario.data.validation_fraction, "no row is left to choose by")
 
+    def _refused(self, path: str, choice: Choice) -> list[Diagnostic]:
+        first, *rest = path.split(".")
+        where = ("tune", "parameters", path)
+        if first == "strategies" and (len(rest) < 2 or rest[0] not in self.titles):
+            names = ", ".join(self.titles)
+            return [Diagnostic(where, f"names no strategy; allowed: strategies.NAME.field, with NAME one of {names}")]
+        if first != "strategies" and first not in OF_EACH:
+            return [Diagnostic(where, "is no setting of a strategy: `sweep` is for what the federation is like")]
+        if path == "local":
+            return [Diagnostic(where, "has fields: name one, as local.lr")]
+        found = []
+        for value in (choice.low, choice.high) if isinstance(choice, Range) else choice:
+            whole = int(value) if isinstance(choice, Range) and choice.integer else value  # type: ignore[arg-type]
+            for title in [one for one in self.titles if self.concerns(path, one)]:
+                try:
+                    self.of((title,), {path: whole}, self.most_rounds((title,)))
+                except ScenarioError as error:
+                    found.append(Diagnostic(where, f"cannot be {whole!r} for {title}: {error.problems[0].message}"))
+        return found
+
     def played(self, titles: Sequence[str], setting: Setting, rounds: int, session: Session) -> Outcome:
         """Plays a setting of some strategies, for at most so many rounds and no more bytes than the search allows."""
-        scenario = self.of(titles, setting, rounds)
         found: list[Outcome] = []
         for fold in self.folds:
             try:
+                scenario = self.of(titles, setting, rounds)
                 plan = planned(scenario, fold, scenario.seed)
-            except (SpecError, SpecErrors):
+            except (ScenarioError, SpecError, SpecErrors):
                 return Outcome("impossible", sum(each.updates for each in found))
             for title in titles:
                 one = self._of_fold(plan, title, session)
@@ -125,7 +134,8 @@ class Trials:
         data = self.changed(dict.fromkeys(titles, setting))
         data["strategies"] = [one for one in data["strategies"] if one["name"] in titles]
         for one in data["strategies"]:
-            one["rounds"] = min(rounds, one["rounds"] or data["rounds"])
+            mine = one["rounds"] or data["rounds"]
+            one["rounds"] = min(rounds, mine) if isinstance(mine, int) else mine
         data["evaluation"] |= {"every": rounds, "metric": self.tune.metric or data["evaluation"]["metric"], "target": None}
         data["evaluation"] |= {"scarcity_report": False, "predictions": False}
         return parse(data).model_copy(update={"data": self.scenario.data})
@@ -138,7 +148,7 @@ class Trials:
             one["name"] = title
             for path, value in settings.get(title, {}).items():
                 if self.concerns(path, title):
-                    _put(data, one, path.split("."), value)
+                    own(data, one, place(path, title), value)
         return data
 
     def _own_rounds(self, title: str) -> int:
@@ -201,31 +211,9 @@ def _for(plan: RunPlan, title: str, rounds: int) -> RunPlan:
     return replace(plan, scenario=plan.scenario.model_copy(update={"strategies": strategies}))
 
 
-_NOT_SEARCHED = ("data", "seed", "repeats", "evaluation", "execution", "output", "name", "question", "scarcity")
-_REFUSED = "is no setting of a strategy: `sweep` is for what the federation is like"
-_SHARED = "is one for all strategies: set per_strategy to false, or name the field of one strategy (strategies.NAME.field)"
-
-
 def _largest(tune: Tune, *paths: str) -> int | None:
     """The largest value of the first of some parameters that is searched."""
     for path in paths:
         if (choice := tune.parameters.get(path)) is not None:
-            return int(choice.high if isinstance(choice, Range) else max(choice))  # type: ignore[type-var, arg-type]
+            return int(choice.high) if isinstance(choice, Range) else max((one for one in choice if isinstance(one, int)), default=None)
     return None
-
-
-def _put(data: dict[str, Any], strategy: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Sets a field: of the strategy's own local training, of the strategy, or of the scenario."""
-    at: dict[str, Any] = data
-    if path[0] == "local":
-        strategy["local"] = at = {**(strategy["local"] or {})}
-        path = path[1:]
-        if path[0] in ("epochs", "steps"):
-            at.pop("steps" if path[0] == "epochs" else "epochs", None)
-    elif path[0] == "strategies":
-        at, path = strategy, path[2:]
-    for part in path[:-1]:
-        if not isinstance(at.get(part), dict):
-            at[part] = {}
-        at = at[part]
-    at[path[-1]] = value

@@ -24,8 +24,8 @@ from scarcity_ray.runtime.claim import FILE as SCENARIO
 from scarcity_ray.runtime.claim import claimed
 from scarcity_ray.runtime.fleet import WorkerError, describe_error
 from scarcity_ray.runtime.loop import RunFailed
-from scarcity_ray.runtime.session import Session, anchored, facts_of, is_finished
-from scarcity_ray.runtime.simulation import Changed, Interrupted, in_words, resume, simulate
+from scarcity_ray.runtime.session import Session, anchored, facts_of, keep_arrays
+from scarcity_ray.runtime.simulation import Changed, Interrupted, ended, in_words
 from scarcity_ray.runtime.trying import Outcome, Trials
 from scarcity_ray.scenario import Diagnostic, Loaded, ScenarioError, load, parse, resolved
 from scarcity_ray.scenario.tuning import Budget
@@ -57,16 +57,19 @@ def tune(
     *,
     out: str | Path | None = None,
     force: bool = False,
+    imports: bool = False,
     show: bool = False,
     session: Session | None = None,
 ) -> Tuned:
     """Searches as the `tune` section of a scenario says, and leaves trials.parquet, best.yaml, tune.json and the final test in `final`.
 
     scenario: as for `simulate`; or the folder of a search that was cut short, which then comes to the end it would have had: finished
-    trials are not played again. out: its folder, runs/NAME-tune if left out. Raises ScenarioError, OutputExists, RunFailed, Interrupted.
+    trials are not played again. out: its folder, runs/NAME-tune if left out. force: replaces what is there; continues a search although
+    something has changed that results depend on. imports: a folder may name models to import.
+    Raises ScenarioError, OutputExists, Changed, RunFailed, Interrupted.
     """
     if isinstance(scenario, str | Path) and is_search(Path(scenario)):
-        return _resumed(Path(scenario), show, session)
+        return _resumed(Path(scenario), force, imports, show, session)
     given = load(scenario) if isinstance(scenario, str | Path) else scenario
     checked, base_dir = (given.scenario, given.base_dir) if isinstance(given, Loaded) else (parse(given), Path())
     if checked.tune is None:
@@ -82,16 +85,17 @@ def tune(
             _emptied(directory)
             write_whole(directory / SCENARIO, resolved(anchored(checked, base_dir)).encode())
             write_whole(directory / "environment.json", to_json(facts).encode())
+            keep_arrays(checked, base_dir, directory)
             write_trials(directory, [])
             return _Search(trials, base_dir, directory, show).run(session)
 
 
-def _resumed(directory: Path, show: bool, session: Session | None) -> Tuned:
-    before = Results.load(directory)
+def _resumed(directory: Path, force: bool, imports: bool, show: bool, session: Session | None) -> Tuned:
+    before = Results.load(directory, imports=imports)
     loaded = load(before.runnable())
     with in_words(loaded):
         trials = Trials(loaded.scenario, loaded.base_dir)
-        if found := differences(before.environment, facts_of(loaded.scenario, trials.plan)):
+        if not force and (found := differences(before.environment, facts_of(loaded.scenario, trials.plan))):
             raise Changed(directory, found)
         with held(directory):
             return _Search(trials, loaded.base_dir, directory, show, read_trials(directory)).run(session)
@@ -133,7 +137,7 @@ class _Search:
     def _ending(self) -> Iterator[None]:
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             raise Interrupted(self.directory) from None
         except (WorkerError, Unwritable) as error:
             words = describe_error(error) if isinstance(error, WorkerError) else str(error)
@@ -175,7 +179,9 @@ class _Search:
         if (known := self.known.get((name, number, rung))) is not None:
             if dict(known.parameters) != json.loads(json.dumps(setting)) or known.rounds != rounds:
                 raise RunFailed(
-                    f"{self.directory / FILE}: trial {number} of {name} is another one than this search proposes", self.directory
+                    f"{self.directory / FILE}: trial {number} of {name} is not what this search proposes: another version of optuna or of "
+                    "this program began it. Begin another search (--force)",
+                    self.directory,
                 )
             self.trials.append(known)
             return known
@@ -198,28 +204,22 @@ class _Search:
         return next((one for one in of if dict(one.parameters) == setting), None)
 
     def _final(self, best: Mapping[str, Trial | None], session: Session) -> Results:
-        """The best settings on fresh seeds: best.yaml, and its run. A strategy may diverge there: that is part of the answer."""
+        """The best settings on fresh seeds: best.yaml, and its run. Strategies of which no trial finished are left out."""
         settings = {title: dict(trial.parameters) for name, trial in best.items() if trial is not None for title in self.searches[name]}
+        if not settings:
+            raise RunFailed("no trial finished: they diverged, or do not fit into the bytes that are allowed", self.directory)
         data = self.of.changed(settings) | {
             "seed": self.scenario.seed + 1,
             "repeats": self.tune.repeats,
             "name": f"{self.scenario.name[:95]}-best",
         }
+        data["strategies"] = [one for one in data["strategies"] if one["name"] in settings]
         for one in data["strategies"] if self.tune.bytes is not None else ():
             if (trial := best[one["name"]]) is not None:
                 one["rounds"] = trial.played
         found = parse(data).model_copy(update={"data": anchored(self.scenario, self.base_dir).data})
         write_whole(self.directory / BEST, resolved(found).encode())
-        out = self.directory / FINAL
-        try:
-            if (out / SCENARIO).is_file() and (out / SCENARIO).stat().st_size:
-                return resume(out, imports=True, show=self.show)
-            return simulate(found, base_dir=self.directory, out=out, show=self.show, session=session)
-        except RunFailed:
-            left = Results.load(out, imports=True)
-            if not is_finished(left, found):
-                raise
-            return left
+        return ended(found, self.directory / FINAL, base_dir=self.directory, show=self.show, session=session)
 
     def _answer(self, best: Mapping[str, Trial | None], final: Results) -> dict[str, Any]:
         summary, federation = final.summary, self.of.plan.federation
@@ -229,7 +229,7 @@ class _Search:
         for name, trial in best.items():
             own = [one for one in self.trials if one.strategy == name]
             for title in self.searches[name]:
-                entry = summary["strategies"][title]
+                entry = summary["strategies"].get(title, {})
                 test, value = entry.get(key), None if trial is None else trial.validation
                 worse = None if value is None or test is None else (value - test) * (1 if self.shown.metric.higher_is_better else -1)
                 found[title] = {
@@ -238,7 +238,7 @@ class _Search:
                     "test": test,
                     "std": entry.get("std", {}).get(key),
                     "optimism": worse,
-                    "bytes": entry["bytes_per_client"],
+                    "bytes": entry.get("bytes_per_client"),
                     "edges": [] if trial is None else edges(self.of.space((title,)), dict(trial.parameters)),
                     "trials": len({one.trial for one in own}),
                     "updates": sum(one.updates for one in own),

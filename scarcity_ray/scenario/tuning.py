@@ -25,6 +25,8 @@ class Range(Spec):
     def _ordered(self) -> Self:
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError("low must be below high, and above 0 with log")
+        if self.integer and (self.low % 1 or self.high % 1):
+            raise ValueError("low and high must be whole numbers with integer")
         return self
 
 

@@ -18,6 +18,6 @@ def rungs(halving: Halving | None, rounds: int) -> list[int]:
 
 
 def promoted(scores: Sequence[float | None], eta: int) -> list[int]:
-    """The places of the best 1 / eta, rounded up, in ascending order: of equal ones the first. None is never promoted."""
+    """The places of the best 1 / eta, rounded up, the best first: of equal ones the first. None is never promoted."""
     ranked = sorted((place for place, score in enumerate(scores) if score is not None), key=lambda place: (-scores[place], place))  # type: ignore[operator]
-    return sorted(ranked[: -(-len(scores) // eta)])
+    return ranked[: -(-len(scores) // eta)]

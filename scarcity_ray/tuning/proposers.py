@@ -59,7 +59,7 @@ class _Optuna:
         own = int(hash64(seed, "tpe " + strategy, 0, 0)) % 2**31
         sampler = optuna.samplers.TPESampler(seed=own, n_startup_trials=min(10, max(method.trials // 3, 1)), constant_liar=True)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._failed = optuna.trial.TrialState.FAIL
+        self._failed = optuna.trial.TrialState.PRUNED  # of a trial that failed TPE learns nothing; a pruned one is among the worst
         self._space = {name: self._distribution(optuna, choice) for name, choice in space.items()}
         self._values = {name: choice for name, choice in space.items() if not isinstance(choice, Range)}
         self._left, self._batch = method.trials, method.batch

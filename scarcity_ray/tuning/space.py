@@ -47,10 +47,10 @@ def _at(choice: Choice, u: float) -> Value:
     """The value at a place from 0 to 1."""
     if not isinstance(choice, Range):
         return choice[min(int(u * len(choice)), len(choice) - 1)]
-    low, high = (math.log(bound) if choice.log else bound for bound in (choice.low, choice.high))
-    value = low + u * (high - low)
-    value = min(max(math.exp(value) if choice.log else value, choice.low), choice.high)
-    return round(value) if choice.integer else value
+    half = 0.5 if choice.integer else 0.0  # a whole number stands for what is rounded to it, at the bounds too
+    low, high = (math.log(bound) if choice.log else bound for bound in (choice.low - half, choice.high + half))
+    value = math.exp(low + u * (high - low)) if choice.log else low + u * (high - low)
+    return int(min(max(math.floor(value + half), choice.low), choice.high)) if choice.integer else min(max(value, choice.low), choice.high)
 
 
 def _place(choice: Range, value: float) -> float:

@@ -57,4 +57,4 @@ def test_what_did_not_finish_is_told() -> None:
     assert "fed_avg: the best setting lies at an edge of the space (local.lr high)" in said
     assert "fed_prox: 3 trials did not fit into the bytes that are allowed." in said
     assert "fed_prox: 2 trials had values that the strategy does not take together." in said
-    assert "ditto: no trial finished; it plays with the scenario's own setting." in said
+    assert "ditto: no trial finished, so it has no final test." in said

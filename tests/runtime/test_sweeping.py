@@ -21,19 +21,19 @@ def crossed(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def test_cells_are_runs_of_their_own_and_a_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = crossed({"data.clients": [4, 8], "strategies.mean.fraction": [0.5]})
-    played, right = [], sweeping.simulate
+    played, right = [], sweeping.ended
 
-    def cut(cell: Any, **more: Any) -> Results:
+    def cut(cell: Any, *out: Any, **more: Any) -> Results:
         played.append(cell.name)
         if len(played) == 2:
             raise KeyboardInterrupt
-        return right(cell, **more)
+        return right(cell, *out, **more)
 
-    monkeypatch.setattr(sweeping, "simulate", cut)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(sweeping, "ended", cut)
+    with pytest.raises(sweeping.Interrupted, match="cut"):
         sweep(content, out=tmp_path / "cut")
     found = sweep(tmp_path / "cut")
-    assert played == ["small-000", "small-001", "small-001"]
+    assert played == ["small-000", "small-001", "small-000", "small-001"]
     by_hand = simulate({**content, "sweep": None, "data": content["data"] | {"clients": 8}}, out=tmp_path / "by_hand").summary["strategies"]
     cell = Results.load(tmp_path / "cut" / "cells" / "001")
     assert cell.scenario["strategies"][1]["fraction"] == 0.5
@@ -44,6 +44,20 @@ def test_cells_are_runs_of_their_own_and_a_cut_changes_nothing(tmp_path: Path, m
     told = [one["strategies"]["mean"]["value"] for one in found.answer["cells"]]
     assert rows[rows["strategy"] == "mean"]["accuracy"].tolist() == pytest.approx(told)
     assert (tmp_path / "cut" / "sweep.png").stat().st_size > 10_000
+
+
+def test_a_strategy_that_diverges_in_a_cell_does_not_end_the_sweep(tmp_path: Path) -> None:
+    found = sweep(crossed({"strategies.mean.local.lr": [1e30, 0.2], "local.steps": [2]}), out=tmp_path / "lr")
+    assert [one["strategies"]["mean"]["status"] for one in found.answer["cells"]] == ["diverged", "finished"]
+
+
+def test_a_sweep_that_was_killed_as_a_cell_began_ends(tmp_path: Path) -> None:
+    whole = sweep(crossed({"data.clients": [4, 8]}), out=tmp_path / "one")
+    for path in (tmp_path / "one" / "cells" / "001").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (tmp_path / "one" / "cells" / "001" / "scenario.yaml").touch()
+    assert sweep(tmp_path / "one").answer == whole.answer
 
 
 def test_a_sweep_in_place_of_another_keeps_no_cell_of_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -168,9 +169,82 @@ def test_models_can_be_searched_where_rounds_follow_from_bytes(tmp_path: Path) -
     assert trials[1].played < trials[0].played < 40
     best = load(found.directory / "best.yaml").scenario
     chosen = max(trials[:2], key=lambda one: one.validation)
-    assert (best.model.kind, best.strategies[0].rounds) == (chosen.parameters["model"]["kind"], chosen.played)
+    assert (best.strategies[0].model.kind, best.strategies[0].rounds) == (chosen.parameters["model"]["kind"], chosen.played)
     assert found.results.summary["strategies"]["fed_avg"]["bytes_per_client"] <= 30_000
     assert (found.answer["strategies"]["fed_avg"]["too_large"], found.answer["strategies"]["fed_avg"]["diverged"]) == (1, 0)
+
+
+def test_what_a_strategy_has_of_its_own_is_searched_too(tmp_path: Path) -> None:
+    section = searched(parameters={"rounds": [1, 3], "model": [{"kind": "linear"}, {"kind": "mlp", "hidden": [8]}]}, repeats=1)
+    mine = {"kind": "fed_avg", "rounds": 2, "model": {"kind": "linear"}}
+    found = tune({**section, "strategies": [mine], "tune": section["tune"] | {"method": {"kind": "grid"}}}, out=tmp_path / "own")
+    trials = read_trials(found.directory)
+    assert [one.played for one in trials] == [1, 1, 3, 3]
+    assert len({one.validation for one in trials}) == 4
+
+
+def test_a_pair_that_the_scenario_refuses_counts_as_a_trial(tmp_path: Path) -> None:
+    section = searched(method={"kind": "grid"}, parameters={"local.momentum": [0.0, 0.9], "local.optimizer": ["sgd", "adam"]}, repeats=1)
+    found = tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "pair")
+    assert [one.status for one in read_trials(found.directory)] == ["finished", "finished", "finished", "impossible"]
+
+
+def test_a_strategy_without_a_trial_that_finished_is_left_out(tmp_path: Path) -> None:
+    section = searched(method={"kind": "grid"}, parameters=RATES, repeats=1, bytes=100)
+    found = tune({**section, "strategies": [{"kind": "fed_avg"}, {"kind": "local_only"}]}, out=tmp_path / "left")
+    assert found.answer["strategies"]["fed_avg"]["test"] is None
+    assert "fed_avg" not in found.results.summary["strategies"]
+    assert [one.title for one in load(found.directory / "best.yaml").scenario.strategies] == ["local_only"]
+    with pytest.raises(tuning.RunFailed, match="no trial finished"):
+        tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "none")
+
+
+def test_a_search_that_was_killed_as_its_final_test_began_ends(tmp_path: Path) -> None:
+    section = {**searched(method={"kind": "grid"}, parameters={"local.lr": [0.1]}, repeats=1), "strategies": [{"kind": "fed_avg"}]}
+    whole = tune(section, out=tmp_path / "whole")
+    for path in (tmp_path / "whole" / "final").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (tmp_path / "whole" / "final" / "scenario.yaml").touch()
+    again = tune(tmp_path / "whole")
+    assert again.answer == whole.answer
+
+
+def test_promoted_trials_play_by_their_scores_and_a_budget_cuts_the_worst(tmp_path: Path) -> None:
+    rates = {"local.lr": [0.1, 0.02, 0.01, 0.4]}
+    section = searched(method={"kind": "grid"}, parameters=rates, repeats=1, halving={"eta": 2, "first_rounds": 1}, budget={"updates": 49})
+    found = tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "cut")
+    trials = read_trials(found.directory)
+    first = [one for one in trials if one.rung == 0]
+    promoted_one = next(one for one in trials if one.rung == 1)
+    assert promoted_one.trial == max(first, key=lambda one: one.validation).trial
+    assert found.answer["strategies"]["fed_avg"]["validation"] == promoted_one.validation
+
+
+def test_arrays_that_are_kept_serve_a_search_that_is_continued(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, who = rng.standard_normal((120, 3)).astype(np.float32), np.repeat(np.arange(6), 20)
+    source = {"kind": "arrays", "x": x, "y": (x[:, 0] > 0).astype(np.int64), "client": who, "save": True}
+    section = searched(method={"kind": "grid"}, parameters={"local.lr": [0.1]}, repeats=1)
+    content = {**section, "data": {"source": source, "test_fraction": 0.5}, "strategies": [{"kind": "fed_avg"}]}
+    whole = tune(content, out=tmp_path / "arrays")
+    assert tune(tmp_path / "arrays").answer == whole.answer
+
+
+def test_tpe_avoids_what_fails() -> None:
+    space, failed = {"a": Range(low=0.0, high=1.0), "b": Range(low=0.0, high=1.0)}, []
+    for seed in range(4):
+        source, mine = proposer(TPE(trials=48, batch=4), space, seed, "s"), []
+        while batch := source.ask():
+            mine += [one["a"] > 0.25 for one in batch]
+            source.tell([None if one["a"] > 0.25 else one["a"] + one["b"] for one in batch])
+        failed += mine[24:]
+    assert np.mean(failed) < 0.6  # three quarters of random draws, and more of those near the best that did not fail
+
+
+def test_whole_numbers_are_drawn_evenly() -> None:
+    found = [drawn({"n": Range(low=1, high=3, integer=True)}, 1, "s", trial)["n"] for trial in range(3000)]
+    assert np.bincount(found, minlength=4)[1:] == pytest.approx([1000, 1000, 1000], abs=100)
 
 
 def test_values_that_are_not_allowed_together_count_as_a_trial(tmp_path: Path) -> None:
@@ -215,8 +289,9 @@ def test_what_is_sent_without_weights_is_cut_at_the_bytes_as_well(tmp_path: Path
 @pytest.mark.parametrize(("bytes", "status"), [(300, "too large"), (1200, "too large"), (10_000, "finished")])
 def test_a_message_that_is_sent_once_fits_or_does_not(bytes: int, status: str, tmp_path: Path) -> None:
     section = searched(method={"kind": "grid"}, parameters={"strategies.sf_hfe.personal": [True]}, repeats=1, bytes=bytes)
-    found = tune({**section, "rounds": 3, "strategies": [SMALL]}, out=tmp_path / "once")
-    (trial,) = read_trials(found.directory)
+    with nullcontext() if status == "finished" else pytest.raises(tuning.RunFailed, match="no trial finished"):
+        tune({**section, "rounds": 3, "strategies": [SMALL]}, out=tmp_path / "once")
+    (trial,) = read_trials(tmp_path / "once")
     assert trial.status == status
     assert (trial.bytes or 0) <= bytes
 
@@ -260,7 +335,12 @@ def test_few_validation_rows_are_replaced_by_inner_folds() -> None:
         ),
         ({"parameters": {"local.lrr": [0.1]}}, "cannot be 0.1 for local_only: is not a field here; did you mean lr"),
         ({"parameters": {"data.clients": [5]}}, "is no setting of a strategy"),
-        ({"parameters": {"rounds": [5]}}, "is one for all strategies: set per_strategy to false"),
+        ({"parameters": {"repeats": [5]}}, "is no setting of a strategy"),
+        ({"parameters": {"local": [5]}}, "has fields: name one, as local.lr"),
+        ({"parameters": {"local.epochs": [5], "local.steps": [5]}}, "sets what local.epochs sets of local_only: leave one of them out"),
+        ({"parameters": {"local.lr": [0.5], "strategies.fed_avg.local.lr": [0.1]}}, "sets what local.lr sets of fed_avg"),
+        ({"parameters": {"rounds": ["ten"]}}, "cannot be 'ten' for local_only"),
+        ({"parameters": {"local.epochs": {"low": 1.5, "high": 2.4, "integer": True}}}, "must be whole numbers"),
         ({"parameters": {"local.lr": {"low": 1.0, "high": 0.1}}}, "low must be below high"),
         ({"per_strategy": False, "bytes": 1000}, "bytes needs per_strategy"),
     ],
