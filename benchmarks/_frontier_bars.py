@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from _frontier_runs import Point, higher, less
+from _frontier_suites import SUITES
 
 from scarcity_ray.inference.mean_gain import MeanGain
 
@@ -15,8 +16,9 @@ OURS = "sf_hfe"
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one suite. better: strategies that are surely better than sf_hfe for at most its bytes, with how much. best: the best point for at
-    most ten times its bytes. behind: how much sf_hfe is behind that (negative: ahead), with its interval; allowed: what it may be."""
+    """Of one suite. better: strategies that are better than sf_hfe within its limit of bytes, each by its own 95 % interval, with how much.
+    best: the best point within ten times that. behind: how much sf_hfe is behind it (negative: ahead), with its interval; allowed: what
+    that may be."""
 
     ours: Point
     better: list[tuple[Point, MeanGain]]
@@ -26,12 +28,12 @@ class Verdict:
 
     @property
     def leads(self) -> bool:
-        """Whether nobody is surely better for at most its bytes."""
+        """Whether nobody is better within its limit of bytes."""
         return not self.better
 
     @property
     def near(self) -> bool:
-        """Whether it is near enough to the best for ten times its bytes."""
+        """Whether it is near enough to the best within ten times its limit."""
         return self.behind.mean <= self.allowed
 
     def plain(self) -> dict[str, Any]:
@@ -53,9 +55,9 @@ def verdict(name: str, every: Sequence[Point]) -> Verdict | None:
     ours = next((one for one in every if (one.strategy, one.level) == (OURS, "equal")), None)
     if ours is None:
         return None
-    others = [one for one in every if one.strategy != OURS]
-    cheap = [(one, less(name, one, ours)) for one in others if one.bytes <= ours.bytes]
+    limit = SUITES[name].limit("equal")  # what all were searched with, of which ours may use less
+    cheap = [(one, less(name, one, ours)) for one in every if one.strategy != OURS and one.bytes <= limit]
     sign = 1 if higher(name) else -1
-    best = max((one for one in every if one.bytes <= 10 * ours.bytes), key=lambda one: sign * one.value)
+    best = max((one for one in every if one.bytes <= 10 * limit), key=lambda one: sign * one.value)
     allowed = 0.01 if higher(name) else 0.01 * best.value
     return Verdict(ours, [(one, by) for one, by in cheap if by.low > 0], best, less(name, best, ours), allowed)

@@ -26,14 +26,15 @@ from scarcity_ray.scenario import ScenarioError, SpecErrors, parse
 FOLDER = HERE / "frontier"
 TRIALS, BATCH = 16, 8
 SEARCH_SEED, FIRST_SEED = 1, 101
-"""Settings are searched on the federation of the one, and played on those of the other and its successors."""
+"""Settings are searched on the federation of the one, and played on those of the other and its successors. Of real rows these are other
+deals of the same rows: a row that is tested may have been trained on, or have judged, in the search."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A strategy at a level of bytes. bytes: of a client, up and down, the most of the seeds. value, worst: the deciding metric, over
+    """A strategy at a level of bytes. bytes: of a client, up and down, the mean over seeds. value, worst: the deciding metric, over
     clients and over their worst tenth, means over seeds; spread: of value, over seeds. by_client: `[seeds, clients]`."""
 
     strategy: str
@@ -149,8 +150,9 @@ def placed(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None) -> list[Point]:
-    """Plays the settings of a level on fresh seeds. only: some strategies, all if None."""
+def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None) -> tuple[list[Point], list[str]]:
+    """Plays the settings of a level on other seeds: what came of them, and the strategies that diverged under a seed. only: some
+    strategies, all if None."""
     suite, found = SUITES[name], settings(name)["levels"][level]["strategies"]
     entries = {kind: one for kind, one in found.items() if only is None or kind in only}
     content = scenario(suite, [one["strategy"] for one in entries.values()]) | {"repeats": seeds}
@@ -158,13 +160,14 @@ def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None)
         results = play(content, FIRST_SEED, out)
         summary, table = results.summary, results.table("clients").to_pandas()
     shown = headline(summary["task"], summary.get("metric"))
-    every = []
+    every, lost = [], []
     for kind, one in entries.items():
         title = one["strategy"]["name"]
         entry = summary["strategies"][title]
         mine = table[table["strategy"] == title]
         mine = mine[mine["round"] == mine.groupby("seed")["round"].transform("max")]
         if entry["status"] != "finished" or entry.get(shown.key) is None:
+            lost.append(kind)
             continue
         values = mine.pivot(index="seed", columns="client_id", values=shown.metric.column).to_numpy(np.float64)
         every.append(
@@ -178,7 +181,7 @@ def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None)
                 shown.shape(values),
             )
         )
-    return every
+    return every, lost
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -15,13 +15,22 @@ from scarcity_ray.report.fitting import print_table
 from scarcity_ray.report.units import number, size
 from scarcity_ray.report.verdict import rivals
 
+_FRESH = {
+    "draws": "",
+    "trainings": ", on the same rows",
+    "splits": ", which split the same rows again, so that some of them served in the search",
+    "deals": ", which deal the same rows again, so that some of them served in the search",
+}
+"""What is fresh about a seed, by `Data.repeats`."""
+
 
 def show_tuned(console: Console, answer: Mapping[str, Any], directory: Path) -> None:
     """Prints the table and what it says. answer: the content of tune.json."""
     console.print()
     print_table(console, tuned_table(answer))
     folds = "their own validation rows" if answer["folds"] == 1 else f"{answer['folds']} inner folds of training and validation rows"
-    notes = f"validation: {answer['metric']} on {folds}; test: on {answer['repeats']} fresh seeds; optimism: how much worse the test is"
+    notes = f"validation: {answer['metric']} on {folds}; test: on {answer['repeats']} fresh seeds{_FRESH[answer['fresh']]}; "
+    notes += "optimism: how much worse the test is"
     console.print(notes, style="dim", highlight=False, markup=False)
     if answer["bytes"] is not None:
         console.print(f"every strategy: as many rounds as {size(answer['bytes'])} a client allow", style="dim", highlight=False)

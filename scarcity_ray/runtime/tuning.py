@@ -253,6 +253,7 @@ class _Search:
             "folds": len(self.of.folds),
             "bytes": self.tune.bytes,
             "repeats": self.tune.repeats,
+            "fresh": self.scenario.data.repeats,
             "best": (summary.get("best") or {}).get("strategies", []),
             "comparisons": summary.get("comparisons", []),
             "trials_hash": trials_hash(self.trials),

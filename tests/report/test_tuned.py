@@ -30,7 +30,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 
 
 def answer(**strategies: dict[str, Any]) -> dict[str, Any]:
-    fixed = {"metric": "accuracy", "folds": 3, "bytes": 150_000, "repeats": 2, "best": ["fed_avg"], "comparisons": []}
+    fixed = {"metric": "accuracy", "folds": 3, "bytes": 150_000, "repeats": 2, "fresh": "deals", "best": ["fed_avg"], "comparisons": []}
     return {**fixed, "strategies": strategies}
 
 
@@ -46,6 +46,7 @@ def test_the_table_fits_and_names_models_by_their_kind(width: int) -> None:
     words = " ".join(text.getvalue().split())
     assert "model mlp (hidden [32])" in words
     assert "lr 0.123" in words
+    assert "fresh seeds, which deal the same rows again, so that some of them served in the search; optimism" in words
     assert "as many rounds as 146 KB a client allow" in words
 
 
