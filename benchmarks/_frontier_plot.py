@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +15,7 @@ _OURS, _ON, _OFF = "#D55E00", "#0072B2", "#B0B0B0"
 
 
 def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
-    """Writes a PNG. Named are strategies on the front, and at each level the best of those that send weights. Who sends nothing lies on the
-    left edge."""
+    """Writes a PNG. Named are sf_hfe and the best of the others at each level. Who sends nothing lies on the left edge."""
     columns = min(3, len(every))
     rows = -(-len(every) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.3 * rows), dpi=80, layout="constrained")
@@ -39,9 +37,12 @@ def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
         pad = 0.15 * abs(high - low) or 0.05
         axes.set_ylim(*((low - pad, high + pad) if higher(name) else (low + pad, high - pad)))
         axes.set_xscale("log")
-        shown = [one for one in (*on, *_next(name, found, on)) if (one.value >= low - pad if higher(name) else one.value <= low + pad)]
-        for x, y, words in _labels([(max(one.bytes, floor), one.value, one.strategy) for one in shown], abs(high - low) + 2 * pad):
-            axes.annotate(words, (x, y), textcoords="offset points", xytext=(-5, 3), ha="right", fontsize=7)
+        axes.margins(x=0.12)
+        for one in _named(name, found):
+            if one.value >= low - pad if higher(name) else one.value <= low + pad:
+                ours = one.strategy == OURS
+                place = {"xytext": (-6, 3), "ha": "right"} if ours else {"xytext": (6, -3), "ha": "left"}
+                axes.annotate(one.strategy, (max(one.bytes, floor), one.value), textcoords="offset points", fontsize=7, **place)
         axes.set_title(name.replace("_", " "), fontsize=10, loc="left")
         axes.set_ylabel("accuracy" if higher(name) else "RMSE (upwards is better)", fontsize=8)
         axes.set_xlabel("bytes of a client, up and down", fontsize=8)
@@ -52,21 +53,12 @@ def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _next(name: str, every: Sequence[Point], on: Sequence[Point]) -> list[Point]:
-    """The best of those that send weights, at each level: whom the front leaves behind."""
-    others = [one for one in every if one not in on and one.strategy not in (OURS, *_ONCE)]
-    levels = dict.fromkeys(one.level for one in others)
+def _named(name: str, every: Sequence[Point]) -> list[Point]:
+    """sf_hfe, and at each level the best of the others: of those that send sums once, as it does, and of those that send more."""
     best = max if higher(name) else min
-    return [best((one for one in others if one.level == level), key=lambda one: one.value) for level in levels]
-
-
-def _labels(points: Sequence[tuple[float, float, str]], height: float) -> list[tuple[float, float, str]]:
-    """One label for points that lie so near to each other that their names would cover each other."""
-    found: list[tuple[float, float, list[str]]] = []
-    for x, y, name in sorted(points, key=lambda one: -one[1]):
-        near = next((one for one in found if abs(math.log10(x / one[0])) < 0.25 and abs(y - one[1]) < 0.05 * height), None)
-        if near is None:
-            found.append((x, y, [name]))
-        elif name not in near[2]:
-            near[2].append(name)
-    return [(x, y, ", ".join(names)) for x, y, names in found]
+    found = [one for one in every if one.strategy == OURS]
+    for level in dict.fromkeys(one.level for one in every):
+        for once in (True, False):
+            others = [one for one in every if one.level == level and one.strategy != OURS and (one.strategy in _ONCE) == once]
+            found += [best(others, key=lambda one: one.value)] if others else []
+    return found
