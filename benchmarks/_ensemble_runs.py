@@ -22,6 +22,8 @@ from scarcity_ray.runtime import plan
 from scarcity_ray.runtime.simulation import RunFailed
 
 Scenario = dict[str, Any]
+PROBES = (40, 50, 60)
+"""Numbers of features whose messages are measured: their size is quadratic in it, so three determine all."""
 Values = NDArray[np.float64]
 
 
@@ -222,11 +224,15 @@ def that_fit(bench: Bench, data: Scenario, budgets: Iterable[int]) -> list[int]:
     The size is quadratic in the number of features, so three small runs determine it for all numbers. Between runs it differs
     by at most 5 bytes (an expert's number, a second variance), which are subtracted from the budget.
     """
-    probes = (40, 50, 60)
-    (run,) = bench.runs({"rounds": 3, "data": data, "strategies": [moments(n, experts=1) for n in probes]}, bench.some(1))
-    square, linear, constant = np.polyfit(probes, [run.of(f"sf_hfe_{n}")["bytes_per_client"] for n in probes], 2)
-    spare = [budget - 5 - constant for budget in budgets]
-    return [int((math.sqrt(linear**2 + 4 * square * left) - linear) / (2 * square)) for left in spare]
+    (run,) = bench.runs({"rounds": 3, "data": data, "strategies": [moments(n, experts=1) for n in PROBES]}, bench.some(1))
+    return most_features([run.of(f"sf_hfe_{n}")["bytes_per_client"] for n in PROBES], [budget - 5 for budget in budgets])
+
+
+def most_features(sizes: Sequence[float], budgets: Iterable[int]) -> list[int]:
+    """For each budget the largest number of features whose messages fit, from the bytes of those of PROBES features; 0 where none fit."""
+    square, linear, constant = np.polyfit(PROBES, sizes, 2)
+    roots = (linear**2 + 4 * square * (budget - constant) for budget in budgets)
+    return [max(int((math.sqrt(max(root, 0.0)) - linear) / (2 * square)), 0) for root in roots]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from _common import HERE
-from _ensemble_runs import play
+from _ensemble_runs import PROBES, moments, most_features, play
 from _frontier_suites import SUITES, TRAINING, Suite
 from numpy.typing import NDArray
 
@@ -21,7 +20,9 @@ from scarcity_ray.core.metrics import headline
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.inference.mean_gain import MeanGain, mean_gain
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.tuning import is_search
 from scarcity_ray.scenario import ScenarioError, SpecErrors, parse
+from scarcity_ray.tuning.applied import place, put
 
 FOLDER = HERE / "frontier"
 TRIALS, BATCH = 16, 8
@@ -74,16 +75,10 @@ def fits(suite: Suite, kind: str, model: Mapping[str, Any]) -> str:
 
 
 def most_waves(suite: Suite, limits: Sequence[int]) -> list[int]:
-    """For each number of bytes the most random features whose sums fit: they are quadratic in the features, so three small runs tell."""
-    probes = (40, 50, 60)
-    strategies = [
-        {"kind": "sf_hfe", "name": f"n{n}", "experts": 1, "representation": {"kind": "random_fourier", "features": n}} for n in probes
-    ]
+    """For each number of bytes the most random features whose sums fit, by three small runs; 0 where none do."""
     with tempfile.TemporaryDirectory() as out:
-        found = play(scenario(suite, strategies), SEARCH_SEED, out).summary["strategies"]
-    square, linear, constant = np.polyfit(probes, [found[f"n{n}"]["bytes_per_client"] for n in probes], 2)
-    roots = [linear**2 + 4 * square * (limit - 16 - constant) for limit in limits]
-    return [max(int((math.sqrt(max(root, 0.0)) - linear) / (2 * square)), 0) for root in roots]
+        found = play(scenario(suite, [moments(n, experts=1) for n in PROBES]), SEARCH_SEED, out).summary["strategies"]
+    return most_features([found[f"sf_hfe_{n}"]["bytes_per_client"] for n in PROBES], [limit - 16 for limit in limits])
 
 
 def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
@@ -117,11 +112,11 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
         "seed": SEARCH_SEED,
         "tune": section,
     }
-    found = tune(out if (out / "trials.parquet").is_file() else content, **({} if (out / "trials.parquet").is_file() else {"out": out}))
-    best = parse_best(found.directory / "best.yaml")
+    found = tune(out) if is_search(out) else tune(content, out=out)
+    rounds = {one["kind"]: one["rounds"] for one in found.results.scenario["strategies"]}
     entries = {
         kind: {
-            "strategy": {"kind": kind, "name": f"{kind}-{level}", "rounds": best[kind], **placed(kind, one["parameters"])},
+            "strategy": {"kind": kind, "name": f"{kind}-{level}", "rounds": rounds[kind], **placed(kind, one["parameters"])},
             **{field: one[field] for field in ("validation", "trials", "updates", "diverged", "too_large", "edges")},
         }
         for kind, one in found.answer["strategies"].items()
@@ -131,22 +126,11 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
     return {"bytes": suite.limit(level), "trials_hash": found.answer["trials_hash"], "strategies": entries, "left_out": refused}
 
 
-def parse_best(path: Path) -> dict[str, int]:
-    """The rounds of each strategy of a best.yaml."""
-    import yaml
-
-    return {one["kind"]: one["rounds"] for one in yaml.safe_load(path.read_text())["strategies"]}
-
-
 def placed(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A strategy's fields, from the paths of a search."""
     found: dict[str, Any] = {}
     for path, value in parameters.items():
-        parts = path.removeprefix(f"strategies.{kind}.").split(".")
-        at = found
-        for part in parts[:-1]:
-            at = at.setdefault(part, {})
-        at[parts[-1]] = value
+        put(found, place(path, kind), value)
     return found
 
 

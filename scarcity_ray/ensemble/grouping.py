@@ -41,7 +41,7 @@ _MIDDLE = 0.015
 """Level of the test that clients avoid the middle, except where none lies there: ten clients cannot say more than .017. With .05 for all,
 10 of 720 worlds without groups were split, nine of them among 120 whose heads lie on a line; 3 of these nine are now, and groups of 3 to
 10 clients are found as often."""
-_ENERGY = 0.95
+_ENERGY = 0.95  # nearly all of the variance of features
 _ALIKE = 1e-6  # a feature with so little of the largest standard deviation is a constant
 _MAX_FAILURES = 2  # the search ends after this many numbers of experts in a row that are worse than the best before
 

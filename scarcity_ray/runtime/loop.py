@@ -57,7 +57,7 @@ def rounds(
     the insights until `start`. keep: whether the result of a round is to hold what a checkpoint needs; asked before the round is ordered.
     Nothing is written. Raises ActorLost where the rounds must be started again, from a checkpoint, after `recover`; WorkerError.
     """
-    strategy = next(one for one in plan.scenario.strategies if one.title == start.strategy)
+    strategy = plan.scenario.strategy(start.strategy)
     end, every, evaluated = plan.rounds(strategy), plan.scenario.evaluation.every, plan.evaluated
     ahead = iter(range(start.round + 1, (end if last is None else last) + 1))
     tickets: deque[Any] = deque()

@@ -152,16 +152,16 @@ class Trials:
         return data
 
     def _own_rounds(self, title: str) -> int:
-        return self.plan.rounds(next(one for one in self.scenario.strategies if one.title == title))
+        return self.plan.rounds(self.scenario.strategy(title))
 
     def _trains_locally(self, title: str) -> bool:
-        strategy = next(one for one in self.scenario.strategies if one.title == title)
+        strategy = self.scenario.strategy(title)
         problem = self.plan.problems[title]
         return bool(strategy.planned_steps(problem, strategy.init_server(problem)).any())
 
     def _of_fold(self, plan: RunPlan, title: str, session: Session) -> Outcome:
         """Plays a strategy on a fold, for as many rounds as the bytes of a client allow."""
-        strategy, limit = next(one for one in plan.scenario.strategies if one.title == title), self.tune.bytes
+        strategy, limit = plan.scenario.strategy(title), self.tune.bytes
         if limit is not None and (known := plan.bytes_a_client(strategy)) is not None:
             before, each = known
             fit = plan.rounds(strategy) if before + each * plan.rounds(strategy) <= limit else int((limit - before) // each)
@@ -181,7 +181,7 @@ class Trials:
 
     def _rounds(self, plan: RunPlan, title: str, session: Session) -> tuple[float | None, int, list[float]]:
         """The metric at the end, None where it diverged; client updates; and bytes a client after each round."""
-        strategy, clients = next(one for one in plan.scenario.strategies if one.title == title), plan.federation.clients
+        strategy, clients = plan.scenario.strategy(title), plan.federation.clients
         before = sum(int(part.sum()) for part in strategy.setup_traffic(plan.federation))
         for attempt in range(1, _ATTEMPTS + 1):
             updates, sent, value = 0, [], None

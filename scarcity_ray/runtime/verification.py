@@ -107,7 +107,7 @@ def verify(
 
 def _repeated(before: Results, actor_group: ActorGroup, plan: RunPlan, last: Checkpoint) -> Difference | None:
     """Plays the round after a checkpoint, and compares it with the tables."""
-    strategy = next(one for one in plan.scenario.strategies if one.title == last.strategy)
+    strategy = plan.scenario.strategy(last.strategy)
     run = StrategyRun(plan, strategy, last.round + 1)
     who = [("strategy", "=", run.name), ("seed", "=", run.seed)]
     actor_group.load_federation(plan)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from scarcity_ray.core.spec import Spec
+from scarcity_ray.core.strategy import Strategy
 from scarcity_ray.data import Data
 from scarcity_ray.models import AnyModel
 from scarcity_ray.scarcity.spec import Scarcity
@@ -163,6 +164,10 @@ class Scenario(Spec):
     def directory(self) -> Path:
         """Where results go, if the command line names no directory."""
         return Path(self.output.directory or f"runs/{self.name}")
+
+    def strategy(self, title: str) -> Strategy:
+        """The strategy of a title."""
+        return next(one for one in self.strategies if one.title == title)
 
 
 def json_schema() -> dict[str, Any]:
