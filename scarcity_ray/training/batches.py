@@ -16,6 +16,7 @@ from scarcity_ray.core.federation import Shards
 from scarcity_ray.core.randomness import hash64
 
 _BLOCK_BYTES = 8 << 20  # largest block of steps that is gathered at once
+_BLOCK_STEPS = 16  # epochs shorter than this share a block, which costs more than their rows
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -95,13 +96,14 @@ class BatchPlan:
         self.epoch_steps = np.maximum(-(-counts // batch_size), 1)
 
     def blocks(self, shards: Shards, dtype: torch.dtype) -> Iterator[Block]:
-        """The minibatches, a block of steps at a time: an epoch of the client with the most steps, or as many as fit in a block."""
+        """The minibatches, a block of steps at a time: some epochs of the client with the most steps, or as many as fit in a block."""
         if len(self.ids) == 0:
             return
         total = int(self.steps[0])
         row_bytes = shards.x[:1].nbytes or 4
         most = max(1, _BLOCK_BYTES // (row_bytes * self.width * len(self.ids)))
-        length = min(int(self.epoch_steps.max()), most)
+        epoch = int(self.epoch_steps.max())
+        length = min(epoch * max(1, _BLOCK_STEPS // epoch), most)
         for first in range(0, total, length):
             yield self.block(first, min(first + length, total), shards, dtype)
 
