@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from _common import HERE
 from _ensemble_runs import PROBES, moments, most_features, play
-from _frontier_suites import SUITES, TRAINING, Suite
+from _frontier_suites import SUITES, Suite
 from numpy.typing import NDArray
 
 from scarcity_ray import tune
@@ -97,10 +97,7 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
             refused[kind] = "no message fits into the bytes"
     section = {
         "method": {"kind": "tpe", "trials": TRIALS, "batch": BATCH},
-        "parameters": {
-            **TRAINING,
-            **{f"strategies.{kind}.{path}": choice for kind, own in spaces.items() for path, choice in own.items()},
-        },
+        "parameters": {f"strategies.{kind}.{path}": choice for kind, own in spaces.items() for path, choice in own.items()},
         "halving": {"eta": 3, "first_rounds": 14},
         "bytes": suite.limit(level),
         "repeats": 1,

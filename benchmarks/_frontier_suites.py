@@ -12,8 +12,10 @@ ROUNDS = 120
 """The most rounds of a strategy: fewer where its bytes allow fewer."""
 
 _RANGE = {"log": True}
-TRAINING = {"local.lr": {"low": 0.01, "high": 3.0, **_RANGE}, "local.steps": [1, 5, 20]}
-"""Searched for every strategy whose clients train."""
+_LR = {"local.lr": {"low": 0.01, "high": 3.0, **_RANGE}}
+"""Searched for every strategy whose clients train; so are their steps (Suite.steps)."""
+_LONG = {**_LR, "local.steps": [1, 5, 20]}
+"""Where all clients train in each of 120 rounds: 2,400 steps on the few rows of a client are more than enough."""
 
 _DEEP = [{"kind": "mlp", "hidden": [units]} for units in (32, 128)]
 
@@ -62,8 +64,8 @@ class Suite:
 
     data: as in a scenario. bytes: what a client may send and receive at the level `equal`: what sf_hfe takes with its usual message.
     models: those that are searched. local: fixed settings of local training. bar: whether sf_hfe is to lead here. identity: whether
-    inputs themselves are searched as a representation. rounds: the most. shares: of the clients of a round. groups: whether the data say
-    who belongs together. participants: of the search, which need not have all clients; None: all.
+    inputs themselves are searched as a representation. rounds: the most. shares: of the clients of a round. steps: of a client in a round.
+    groups: whether the data say who belongs together. participants: of the search, which need not have all clients; None: all.
     """
 
     data: dict[str, Any]
@@ -73,7 +75,8 @@ class Suite:
     bar: bool = False
     identity: bool = False
     rounds: int = ROUNDS
-    shares: tuple[float, ...] = (1.0, 0.2)
+    shares: tuple[float, ...] = (1.0, 0.2, 0.05)
+    steps: tuple[int, ...] = (1, 5, 20, 50)
     groups: bool = False
     participants: int | None = None
 
@@ -87,9 +90,15 @@ class Suite:
         found = {}
         for kind, own in _SAMPLED.items():
             if kind != "hier_fed_avg" or self.groups:
-                found[kind] = {**own, "fraction": [*self.shares], "model": deep if kind in ("fed_per", "fed_rep") else self.models}
+                found[kind] = {
+                    **own,
+                    **_LR,
+                    "local.steps": [*self.steps],
+                    "fraction": [*self.shares],
+                    "model": deep if kind in ("fed_per", "fed_rep") else self.models,
+                }
         for kind, own in _OTHERS.items():
-            found[kind] = own if kind == "fed_glm" else {**own, "model": self.models}
+            found[kind] = own if kind == "fed_glm" else {**own, **_LONG, "model": self.models}
         found["local_only"]["rounds"] = [self.rounds // part for part in (1, 2, 6, 24)]
         sums = [_waves(int(waves * share)) for share in (1.0, 0.75, 0.5, 0.25) if waves * share >= 2]
         sums += [{"kind": "identity"}] if self.identity else []
@@ -154,9 +163,10 @@ SUITES = {
         bar=True,
         identity=True,
         rounds=40,
-        shares=(0.3, 0.1),
+        shares=(0.3, 0.1, 0.03),
+        steps=(1, 5, 20),
         groups=True,
-        participants=300,
+        participants=200,
     ),
     "blobs": Suite(_SKEWED, 51_200),
 }
