@@ -97,6 +97,18 @@ def test_long_clients_are_gathered_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(task.local_sgd(problem.row[None]), y)
 
 
+@pytest.mark.parametrize("together", [1, 5, 64])
+def test_short_epochs_are_gathered_together(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = federation([25, 12, 10, 11])
+    problem = linear(shards, Local(steps=40, batch_size=10))
+    task = Task(problem, shards, np.arange(4), 1, steps=np.array([40, 33, 17, 2]))
+    expected, y, loss = rows_met(task), task.local_sgd(problem.row[None]), task.train_loss
+    monkeypatch.setattr("scarcity_ray.training.batches._BLOCK_STEPS", together)
+    assert rows_met(task) == expected
+    assert torch.equal(task.local_sgd(problem.row[None]), y)
+    assert task.train_loss.tobytes() == loss.tobytes()
+
+
 def test_numbers_of_each_client() -> None:
     shards = federation([12, 8, 8])
     task = Task(linear(shards, Local(steps=2, batch_size=4, lr=0.25)), shards, np.array([0, 1, 2]), 1, steps=np.array([3, 2, 0]))
