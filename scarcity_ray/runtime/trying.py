@@ -181,8 +181,7 @@ class Trials:
 
     def _rounds(self, plan: RunPlan, title: str, session: Session) -> tuple[float | None, int, list[float]]:
         """The metric at the end, None where it diverged; client updates; and bytes a client after each round."""
-        strategy, clients = plan.scenario.strategy(title), plan.federation.clients
-        before = sum(int(part.sum()) for part in strategy.setup_traffic(plan.federation))
+        clients = plan.federation.clients
         for attempt in range(1, _ATTEMPTS + 1):
             updates, sent, value = 0, [], None
             try:
@@ -201,7 +200,7 @@ class Trials:
                 group.recover(plan)
                 continue
             shown = float("nan") if value is None else float(self.shown.shape(value))
-            return (shown if shown == shown else None), updates, [(before + total) / clients for total in accumulate(sent)]
+            return (shown if shown == shown else None), updates, [total / clients for total in accumulate(sent)]
         raise AssertionError
 
 

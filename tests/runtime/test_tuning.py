@@ -286,6 +286,21 @@ def test_what_is_sent_without_weights_is_cut_at_the_bytes_as_well(tmp_path: Path
     assert found.results.summary["strategies"]["insight_exchange"]["rounds"] == insights.played
 
 
+@pytest.mark.parametrize("kind", ["fed_avg", "sf_hfe"])
+def test_what_preparing_a_table_costs_is_counted_once(kind: str, tmp_path: Path) -> None:
+    rows = [f"{who},{(who + row) % 5},{row % 3},{row % 2}" for who in range(6) for row in range(12)]
+    (tmp_path / "rows.csv").write_text("\n".join(["who,a,b,label", *rows]))
+    source = {"kind": "table", "path": str(tmp_path / "rows.csv"), "label": "label", "client": "who", "task": "classification"}
+    data = {"source": source, "test_fraction": 0.25, "validation_fraction": 0.5}
+    strategy = {"kind": kind, "rounds": 3} | ({"representation": {"kind": "identity"}} if kind == "sf_hfe" else {})
+    content = scenario(data=data, rounds=3, strategies=[strategy])
+    once = simulate(content, out=tmp_path / "run").summary["strategies"][kind]["bytes_per_client"]
+    section = {"method": {"kind": "grid"}, "parameters": {f"strategies.{kind}.rounds": [3]}, "repeats": 1, "bytes": int(once)}
+    found = tune({**content, "tune": section}, out=tmp_path / "tune")
+    (trial,) = read_trials(found.directory)
+    assert (trial.status, trial.bytes) == ("finished", once)
+
+
 @pytest.mark.parametrize(("bytes", "status"), [(300, "too large"), (1200, "too large"), (10_000, "finished")])
 def test_a_message_that_is_sent_once_fits_or_does_not(bytes: int, status: str, tmp_path: Path) -> None:
     section = searched(method={"kind": "grid"}, parameters={"strategies.sf_hfe.personal": [True]}, repeats=1, bytes=bytes)
