@@ -16,34 +16,34 @@ OURS = "sf_hfe"
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one suite. better: strategies that are better than sf_hfe within its limit of bytes, each by its own 95 % interval, with how much.
-    best: the best point within ten times that. behind: how much sf_hfe is behind it (negative: ahead), with its interval; allowed: what
-    that may be."""
+    """Of one suite. limit: of bytes, at the level `equal`. better: strategies that are better than sf_hfe within it, each by its own 95 %
+    interval, with how much. rival: the best other within it. best: the best point within ten times that. behind: how much sf_hfe is behind
+    the two (negative: ahead), with its interval; allowed: what that may be of the best."""
 
     ours: Point
+    limit: int
     better: list[tuple[Point, MeanGain]]
-    best: Point
-    behind: MeanGain
+    rival: tuple[Point, MeanGain]
+    best: tuple[Point, MeanGain]
     allowed: float
 
     @property
     def leads(self) -> bool:
-        """Whether nobody is better within its limit of bytes."""
-        return not self.better
+        """Whether it keeps to its limit of bytes, and nobody is better within it."""
+        return self.ours.bytes <= self.limit and not self.better
 
     @property
     def near(self) -> bool:
         """Whether it is near enough to the best within ten times its limit."""
-        return self.behind.mean <= self.allowed
+        return self.best[1].mean <= self.allowed
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "better": [
-                {"strategy": one.strategy, "level": one.level, "by": by.mean, "low": by.low, "high": by.high} for one, by in self.better
-            ],
-            "best": self.best.plain(),
-            "behind": {"mean": self.behind.mean, "low": self.behind.low, "high": self.behind.high},
+            "limit": self.limit,
+            "better": [_plain(*one) for one in self.better],
+            "rival": _plain(*self.rival),
+            "best": _plain(*self.best),
             "allowed": self.allowed,
             "leads": self.leads,
             "near": self.near,
@@ -51,13 +51,21 @@ class Verdict:
 
 
 def verdict(name: str, every: Sequence[Point]) -> Verdict | None:
-    """What the points of a suite say of sf_hfe at the level `equal`; None where it has no point there."""
+    """What the points of a suite say of sf_hfe at the level `equal`; None where it has no point there.
+
+    Others count there if they were searched for as many bytes or fewer, even if they take more on fresh seeds, or if they take no more.
+    """
     ours = next((one for one in every if (one.strategy, one.level) == (OURS, "equal")), None)
     if ours is None:
         return None
-    limit = SUITES[name].limit("equal")  # what all were searched with, of which ours may use less
-    cheap = [(one, less(name, one, ours)) for one in every if one.strategy != OURS and one.bytes <= limit]
-    sign = 1 if higher(name) else -1
-    best = max((one for one in every if one.bytes <= 10 * limit), key=lambda one: sign * one.value)
+    limit, sign = SUITES[name].limit("equal"), 1 if higher(name) else -1
+    others = {(one.strategy, one.bytes): one for one in every if one.strategy != OURS and (one.level != "tenfold" or one.bytes <= limit)}
+    cheap = [(one, less(name, one, ours)) for one in others.values()]
+    rival = max(cheap, key=lambda one: sign * one[0].value)
+    best = max(every, key=lambda one: sign * one.value)
     allowed = 0.01 if higher(name) else 0.01 * best.value
-    return Verdict(ours, [(one, by) for one, by in cheap if by.low > 0], best, less(name, best, ours), allowed)
+    return Verdict(ours, limit, [(one, by) for one, by in cheap if by.low > 0], rival, (best, less(name, best, ours)), allowed)
+
+
+def _plain(point: Point, by: MeanGain) -> dict[str, Any]:
+    return {**point.plain(), "better_by": by.mean, "low": by.low, "high": by.high}

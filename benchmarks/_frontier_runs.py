@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.inference.mean_gain import MeanGain, mean_gain
 from scarcity_ray.runtime.plan import prepare
 from scarcity_ray.runtime.tuning import is_search
-from scarcity_ray.scenario import ScenarioError, SpecErrors, parse
+from scarcity_ray.scenario import ScenarioError, SpecErrors, load, parse
 from scarcity_ray.tuning.applied import place, put
 
 FOLDER = HERE / "frontier"
@@ -36,7 +37,8 @@ Values = NDArray[np.float64]
 @dataclass(frozen=True)
 class Point:
     """A strategy at a level of bytes. bytes: of a client, up and down, the mean over seeds. value, worst: the deciding metric, over
-    clients and over their worst tenth, means over seeds; spread: of value, over seeds. by_client: `[seeds, clients]`."""
+    clients and over their worst tenth, means over seeds; spread: of value, over seeds. by_client: `[seeds, clients]`, squared errors where
+    the metric is the root of their mean."""
 
     strategy: str
     level: str
@@ -109,18 +111,34 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
         "seed": SEARCH_SEED,
         "tune": section,
     }
+    if is_search(out) and load(out / "scenario.yaml") != parse(content):
+        raise SystemExit(f"{out} is a search in another space: remove it, or name another folder with --out")
     found = tune(out) if is_search(out) else tune(content, out=out)
     rounds = {one["kind"]: one["rounds"] for one in found.results.scenario["strategies"]}
     entries = {
         kind: {
             "strategy": {"kind": kind, "name": f"{kind}-{level}", "rounds": rounds[kind], **placed(kind, one["parameters"])},
-            **{field: one[field] for field in ("validation", "trials", "updates", "diverged", "too_large", "edges")},
+            **{field: one[field] for field in ("validation", "trials", "updates", "diverged", "too_large", "impossible", "edges")},
         }
         for kind, one in found.answer["strategies"].items()
         if one["parameters"] is not None
     }
+    if suite.participants is not None:
+        for kind, rounds in rounds_of_all(suite, [one["strategy"] for one in entries.values()], suite.limit(level)).items():
+            entries[kind]["strategy"]["rounds"] = rounds
     refused |= {kind: "no setting fits into the bytes, or all diverge" for kind in spaces if kind not in entries}
     return {"bytes": suite.limit(level), "trials_hash": found.answer["trials_hash"], "strategies": entries, "left_out": refused}
+
+
+def rounds_of_all(suite: Suite, strategies: Sequence[Mapping[str, Any]], limit: int) -> dict[str, int]:
+    """As many rounds as the bytes of a client allow in the whole federation, where a search on some clients counted others: what groups
+    relay is shared by more. Strategies whose bytes are known beforehand only, by kind."""
+    plan = prepare(parse(scenario(suite, strategies)), Path())
+    found = {}
+    for one in plan.scenario.strategies:
+        if (known := plan.bytes_a_client(one)) is not None and known[1] > 0:
+            found[one.kind] = max(min(suite.rounds, int((limit - known[0]) // known[1])), 1)
+    return found
 
 
 def placed(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,10 +150,10 @@ def placed(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None) -> tuple[list[Point], list[str]]:
-    """Plays the settings of a level on other seeds: what came of them, and the strategies that diverged under a seed. only: some
-    strategies, all if None."""
+    """Plays the settings of a level on other seeds, if no lower level has the same: what came of them, and the strategies that diverged
+    under a seed. only: some strategies, all if None."""
     suite, found = SUITES[name], settings(name)["levels"][level]["strategies"]
-    entries = {kind: one for kind, one in found.items() if only is None or kind in only}
+    entries = {kind: one for kind, one in found.items() if (only is None or kind in only) and played_at(name, kind, level) == level}
     content = scenario(suite, [one["strategy"] for one in entries.values()]) | {"repeats": seeds}
     with tempfile.TemporaryDirectory() as out:
         results = play(content, FIRST_SEED, out)
@@ -159,12 +177,30 @@ def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None)
                 float(entry[shown.key]),
                 float(entry.get("std", {}).get(shown.key) or 0.0),
                 entry.get(f"{shown.key}_worst_decile"),
-                shown.shape(values),
+                values,
             )
         )
     return every, lost
 
 
+def played_at(name: str, kind: str, level: str) -> str:
+    """The first level with the setting of a strategy at this one: whom bytes do not bind needs to be played once."""
+    found = {other: one["strategies"].get(kind) for other, one in settings(name)["levels"].items()}
+    wanted = {**found[level]["strategy"], "name": ""}
+    return next(other for other, one in found.items() if one is not None and {**one["strategy"], "name": ""} == wanted)
+
+
+def at_all_levels(name: str, played: Mapping[str, tuple[Sequence[Point], Sequence[str]]]) -> dict[str, tuple[list[Point], list[str]]]:
+    """What came of every setting of every level, from what was played (points)."""
+    found = {}
+    for level in played:
+        kinds = {kind: played_at(name, kind, level) for kind in settings(name)["levels"][level]["strategies"]}
+        every = [replace(one, level=level) for kind, at in kinds.items() for one in played[at][0] if one.strategy == kind]
+        found[level] = every, [kind for kind, at in kinds.items() if kind in played[at][1]]
+    return found
+
+
+@cache
 def settings(name: str) -> dict[str, Any]:
     """What was found for a suite, as committed."""
     found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
@@ -172,9 +208,14 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def less(name: str, one: Point, other: Point) -> MeanGain:
-    """How much better one is than another on a suite, with its 95 % interval over clients and seeds."""
+    """How much better one is than another on a suite, in the metric's unit, with its 95 % interval over clients and seeds.
+
+    Of it only mean, low and high are in that unit.
+    """
     natural = SUITES[name].data.get("partition", {}).get("kind") == "natural"  # the same clients under each seed
-    return mean_gain((one.by_client - other.by_client) * (1 if higher(name) else -1), keep_rows=natural)
+    gain = mean_gain((one.by_client - other.by_client) * (1 if higher(name) else -1), keep_rows=natural)
+    scale = 1.0 if higher(name) else one.value + other.value  # a - b = (a^2 - b^2) / (a + b)
+    return gain._replace(mean=gain.mean / scale, low=gain.low / scale, high=gain.high / scale)
 
 
 def higher(name: str) -> bool:

@@ -13,9 +13,9 @@ ROUNDS = 120
 
 _RANGE = {"log": True}
 _LR = {"local.lr": {"low": 0.01, "high": 3.0, **_RANGE}}
-"""Searched for every strategy whose clients train; so are their steps (Suite.steps)."""
+"""Searched for every strategy whose clients train."""
 _LONG = {**_LR, "local.steps": [1, 5, 20]}
-"""Where all clients train in each of 120 rounds: 2,400 steps on the few rows of a client are more than enough."""
+"""Where bytes do not bind, all clients train in each of 120 rounds: 2,400 steps on the few rows of a client are more than enough."""
 
 _DEEP = [{"kind": "mlp", "hidden": [units]} for units in (32, 128)]
 
@@ -51,11 +51,8 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "local_only": {},
 }
 
-LEFT_OUT = {
-    "fed_partial": "fed_per and fed_rep are its two published forms",
-    "fed_buff": "needs a clock (scarcity), and moves what fed_avg moves",
-    "pooled": "sends all rows, which no federation may",
-}
+# Left out: fed_partial (fed_per and fed_rep are its two published forms), fed_buff (it needs a clock, and moves what fed_avg moves), pooled
+# (it sends all rows, which no federation may).
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,7 @@ class Suite:
                 }
         for kind, own in _OTHERS.items():
             found[kind] = own if kind == "fed_glm" else {**own, **_LONG, "model": self.models}
+        found["gradient_exchange"]["local.steps"] = [*self.steps]
         found["local_only"]["rounds"] = [self.rounds // part for part in (1, 2, 6, 24)]
         sums = [_waves(int(waves * share)) for share in (1.0, 0.75, 0.5, 0.25) if waves * share >= 2]
         sums += [{"kind": "identity"}] if self.identity else []
@@ -166,7 +164,7 @@ SUITES = {
         shares=(0.3, 0.1, 0.03),
         steps=(1, 5, 20),
         groups=True,
-        participants=200,
+        participants=600,
     ),
     "blobs": Suite(_SKEWED, 51_200),
 }
