@@ -95,6 +95,7 @@ def _loaded(path: Path, overrides: Sequence[str]) -> Loaded:
 
 
 def _show_plan(loaded: Loaded, json: bool) -> None:
+    from scarcity_ray.runtime.plan_in_words import plan_in_words
     from scarcity_ray.runtime.simulation import prepare
     from scarcity_ray.scenario import resolved
 
@@ -104,7 +105,7 @@ def _show_plan(loaded: Loaded, json: bool) -> None:
 
         there = offered(loaded.scenario.execution.address)
         plan = plan.on(there) if there else plan
-    rows = plan.describe()
+    rows = plan_in_words(plan)
     if json:
         print_json({"scenario": loaded.scenario.model_dump(mode="json"), "plan": [{"what": what, "value": value} for what, value in rows]})
         return

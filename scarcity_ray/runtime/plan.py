@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scarcity_ray.actors.asked import asked_of, upload_bytes
+from scarcity_ray.actors.asked import upload_bytes
 from scarcity_ray.baselines.measure import Baseline, baselines
 from scarcity_ray.baselines.trained_alone import LocalTraining
-from scarcity_ray.core import insights, tables
+from scarcity_ray.core import tables
 from scarcity_ray.core.exchange import ServerState, State
 from scarcity_ray.core.federation import Federation
 from scarcity_ray.core.metrics import Metric, Shown, headline
 from scarcity_ray.core.randomness import hash64
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.core.strategy import Strategy
-from scarcity_ray.data import deal, describe
+from scarcity_ray.data import deal
 from scarcity_ray.metrics.predictions import Predictions
 from scarcity_ray.metrics.tested_rows import deciding
 from scarcity_ray.models import Linear, build
@@ -31,7 +31,6 @@ from scarcity_ray.runtime.placement import NodeResources, blocks, cpus_each, spr
 from scarcity_ray.runtime.refusals import impossible
 from scarcity_ray.runtime.remarks import remarks
 from scarcity_ray.scarcity.availability import Population
-from scarcity_ray.scarcity.describe import turn_in_words, world_in_words
 from scarcity_ray.scarcity.samples import scarce
 from scarcity_ray.scarcity.world import World
 from scarcity_ray.scenario import ScarcityRuns, Scenario, SpecErrors, cores, scarcity_runs, unavailable
@@ -40,8 +39,6 @@ from scarcity_ray.training.problem import Problem, make_problem
 
 ACTOR_BYTES = 190 * 10**6
 """Private memory of an idle Client actor, measured with Ray 2.60 and torch 2.13: 172 to 188 MB, nearly all of it torch."""
-
-_NAMED = 6  # clients of a node that the plan names
 
 
 @dataclass(frozen=True)
@@ -143,9 +140,9 @@ class RunPlan:
             message = "no node of the cluster offers a CPU: see `ray status` on its head, or wait longer"
             raise SpecError(("execution", "wait_for_cluster"), waited, message)
         plan = replace(self.sized(sum(slot.cpus for slot in slots)), slots=tuple(slots))
-        for slot, parts in plan._by_node():
+        for slot, parts in plan.by_node():
             if slot.memory and parts:
-                plan._refuse_more_than(slot.memory, plan._bytes(parts, len(parts)), len(parts), slot.cpus, f" on node {slot.node}")
+                plan._refuse_more_than(slot.memory, plan.bytes_of(parts, len(parts)), len(parts), slot.cpus, f" on node {slot.node}")
         return plan
 
     def headline(self) -> Shown:
@@ -156,37 +153,6 @@ class RunPlan:
         """Of the table of predictions; None where none is asked for."""
         asked = self.scenario.evaluation.predictions
         return tables.predictions(self.federation.task, self.federation.outputs) if asked else None
-
-    def describe(self) -> list[tuple[str, str]]:
-        """The plan in rows of (what, how much): data, actors, memory, and the bytes each strategy is expected to move."""
-        facts, scenario = describe(self.federation), self.scenario
-        smallest, median, largest = (facts[f"{size}_shard"] for size in ("smallest", "median", "largest"))
-        rows = [
-            ("data", f"{facts['task']}, inputs {facts['shape']}, {facts['outputs']} outputs"),
-            *([("table", written)] if (written := self.federation.written) else []),
-            ("clients", f"{facts['clients']:,} with {smallest:,} to {largest:,} training rows (median {median:g})"),
-            *([("held out", f"{facts['strangers']:,} clients with {facts['stranger_rows']:,} rows")] if facts["strangers"] else []),
-            ("rows", f"{facts['train_rows']:,} to train, {facts['validation_rows']:,} to validate, {facts['test_rows']:,} to test"),
-            ("metric", evaluation.described(self)),
-            *self._placement(),
-            ("seeds", ", ".join(str(scenario.seed + i) for i in range(scenario.repeats))),
-        ]
-        if scenario.scarcity is not None and self.world is not None:
-            rows.append(("scarcity", world_in_words(scenario.scarcity, self.world)))
-        if scenario.evaluation.scarcity_report:
-            runs = list(self.scarcity_runs.scenarios)
-            rows.append(("report", f"{len(runs)} runs, each with all seeds and strategies: {', '.join(runs)}"))
-        rows += [("note", note) for note in self.notes]
-        return rows + [(strategy.title, self._traffic(strategy) + self._turn(strategy)) for strategy in scenario.strategies]
-
-    def _turn(self, strategy: Strategy) -> str:
-        """What a round costs a client in the world, for the largest message of those that are sent once."""
-        problem = self.problems[strategy.title]
-        if self.world is None or problem.population != self.federation.clients:
-            return ""
-        state, largest = strategy.init_server(problem), self.rounds(strategy)
-        due = np.full(problem.population, state.down_bytes(problem.layout) if state.new_bytes is None else state.new_bytes)
-        return f"; {turn_in_words(self.world, asked_of(strategy, problem, state, largest, due), strategy.planned_steps(problem, state))}"
 
     def bytes_a_client(self, strategy: Strategy) -> tuple[float, float] | None:
         """Bytes up and down before round 1 and in a round, a mean over clients; the most, where what is sent is transformed.
@@ -206,13 +172,13 @@ class RunPlan:
     def memory_bytes(self) -> int:
         """What the run is expected to take on one machine: its processes, the shards once, and the clients' personal models."""
         experts = max(strategy.most_experts for strategy in self.scenario.strategies)
-        return self._bytes(self.blocks, len(self.blocks) + 2 + experts)
+        return self.bytes_of(self.blocks, len(self.blocks) + 2 + experts)
 
     def refuse_what_does_not_fit(self) -> None:
         """Raises SpecError where the run takes more memory than this machine has."""
-        self._refuse_more_than(_available(), self.memory_bytes(), len(self.blocks), self.cpus, "")
+        self._refuse_more_than(available(), self.memory_bytes(), len(self.blocks), self.cpus, "")
 
-    def _bytes(self, parts: Sequence[NDArray[np.int64]], processes: int) -> int:
+    def bytes_of(self, parts: Sequence[NDArray[np.int64]], processes: int) -> int:
         """What some of the blocks take on the machine they share."""
         federation = self.federation
         shards = sum(
@@ -246,52 +212,10 @@ class RunPlan:
             "available: fewer clients, fewer rows or a smaller model",
         )
 
-    def _by_node(self) -> list[tuple[NodeResources, list[NDArray[np.int64]]]]:
+    def by_node(self) -> list[tuple[NodeResources, list[NDArray[np.int64]]]]:
         """The blocks on each node."""
         slots, parts = self.slots or (), iter(self.blocks)
         return [(slot, [next(parts) for _ in range(dealt)]) for slot, dealt in zip(slots, spread(len(self.blocks), slots), strict=True)]
-
-    def _placement(self) -> list[tuple[str, str]]:
-        actors, execution = len(self.blocks), self.scenario.execution
-        if self.slots is None:
-            where = "Ray actors" if execution.ray else "in this process, no Ray"
-            return [
-                ("actors", f"{actors:,} Client ({where}) on {self.cpus} cores of this machine"),
-                ("memory", f"about {self.memory_bytes() / 2**20:,.0f} MiB of {_available() / 2**20:,.0f} MiB available"),
-            ]
-        waits = f"asks the cluster for {self.wanted:,} CPUs and waits at most {execution.wait_for_cluster:g} s"
-        if not self.slots:
-            return [
-                ("actors", f"one Client (Ray actor) for each CPU, at most {self.wanted:,}: {waits}"),
-                ("memory", "checked for each node once the cluster offers any"),
-            ]
-        offered = sum(slot.cpus for slot in self.slots)
-        more = f"; {waits}" if offered < self.wanted else ""
-        rows = [("actors", f"{actors:,} Client (Ray actors) on {self.cpus:,} of {offered:,} CPUs of {len(self.slots):,} nodes{more}")]
-        for slot, parts in self._by_node():
-            clients = np.sort(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
-            first = (self.federation.called(client, self.federation.clients) for client in clients[:_NAMED].tolist())
-            named = ", ".join(first) + (", ..." if len(clients) > _NAMED else "")
-            memory = f" of {slot.memory / 2**20:,.0f} MiB" if slot.memory else ""
-            takes = f"about {self._bytes(parts, len(parts)) / 2**20:,.0f} MiB{memory}"
-            held = f"{len(parts):,} actors, {len(clients):,} clients ({named}), {takes}" if parts else "no actor"
-            rows.append((f"node {slot.node[:12]}", held))
-        return rows
-
-    def _traffic(self, strategy: Strategy) -> str:
-        problem, rounds = self.problems[strategy.title], self.rounds(strategy)
-        population = len(problem.samples)
-        sampled, insight = strategy.sampled(population), insights.wire_bytes(strategy.payload(problem, rounds))
-        if strategy.server_half == "meta_learner":
-            prepared = strategy.preparation(problem)
-            weights = "no weights up" if prepared is None else f"after {prepared[2]} rounds of {prepared[0].title}, whose weights travel"
-            return f"at most {rounds} rounds; an insight of up to {insight:,} bytes from each client, {weights}"
-        before, round = self.bytes_a_client(strategy) or (0, 0)
-        each = before + rounds * round
-        model = f"a model of {problem.layout.num_parameters:,} parameters"
-        most = "at most " if strategy.uplink else ""
-        by = "" if strategy.selects is None else f" selected by {strategy.selects.kind_title}"
-        return f"{rounds} rounds of {sampled:,} of {population:,} clients{by}, {model}; {most}{each / 1024:,.1f} KiB a client in all"
 
 
 def prepare(scenario: Scenario, base_dir: Path, seed: int | None = None) -> RunPlan:
@@ -388,7 +312,7 @@ def _asked_actors(scenario: Scenario, federation: Federation) -> int | None:
     return None if execution.actors == "auto" else execution.actors
 
 
-def _available() -> int:
+def available() -> int:
     """Memory that can be had without swapping, in bytes."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

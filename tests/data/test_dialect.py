@@ -16,6 +16,7 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.data import deal
 from scarcity_ray.data.dialect import Dialect, recognised
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.plan_in_words import plan_in_words
 from scarcity_ray.scenario import parse
 from scarcity_ray.serving.predict import predict
 
@@ -49,7 +50,7 @@ def test_it_is_recognised_and_read_as_the_usual_one(dialect: Dialect, tmp_path: 
     assert np.array_equal(one.train.x, two.train.x)
     assert np.array_equal(one.train.y, two.train.y)
     assert one.names == two.names
-    told = dict(prepare(parse(content(other)), tmp_path).describe()).get("table")
+    told = dict(plan_in_words(prepare(parse(content(other)), tmp_path))).get("table")
     assert told == (None if dialect.usual else str(dialect))
 
 

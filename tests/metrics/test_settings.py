@@ -20,6 +20,7 @@ from scarcity_ray.report.final_table import show_final
 from scarcity_ray.report.verdict import verdict
 from scarcity_ray.runtime import evaluation
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.plan_in_words import plan_in_words
 from scarcity_ray.runtime.simulation import resume
 from scarcity_ray.scenario import ScenarioError, SpecErrors, parse
 
@@ -121,7 +122,7 @@ def test_the_positive_class_goes_by_its_label(tmp_path: Path, labels: list[Any],
     plan = prepare(parse(with_labels(tmp_path, labels) | {"evaluation": {} if positive is None else {"positive": positive}}), tmp_path)
     (found,) = [metric for metric in plan.metrics if metric.name == "sensitivity_at_0_1"]
     assert found.positive == place  # type: ignore[attr-defined]  # of this metric
-    assert f"the positive class is {labels[place]} (the other: {labels[1 - place]})".lower() in dict(plan.describe())["metric"].lower()
+    assert f"the positive class is {labels[place]} (the other: {labels[1 - place]})".lower() in dict(plan_in_words(plan))["metric"].lower()
 
 
 def test_a_label_that_no_row_has_is_refused_by_name(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from scarcity_ray.core.spec import SpecError
 from scarcity_ray.runtime import ray_nodes
 from scarcity_ray.runtime.placement import NodeResources, cpus_each, spread
 from scarcity_ray.runtime.plan import ACTOR_BYTES, RunPlan, prepare
+from scarcity_ray.runtime.plan_in_words import plan_in_words
 from scarcity_ray.scenario import SpecErrors, parse
 
 ROOT = Path(__file__).parents[2]
@@ -291,7 +292,7 @@ def planned(**execution: Any) -> RunPlan:
 def test_a_plan_is_cut_for_the_cpus_there_are(execution: dict[str, Any], wanted: int, actors: int, share: float) -> None:
     plan = planned(**execution)
     assert (plan.wanted, plan.slots) == (wanted, ())
-    assert dict(plan.describe())["actors"].startswith(f"one Client (Ray actor) for each CPU, at most {wanted}: asks the cluster")
+    assert dict(plan_in_words(plan))["actors"].startswith(f"one Client (Ray actor) for each CPU, at most {wanted}: asks the cluster")
     there = plan.on([NodeResources("a", 3), NodeResources("b", 2)])
     assert (len(there.blocks), there.cpus, there.share) == (actors, min(wanted, 5), share)
     assert np.array_equal(np.sort(np.concatenate(there.blocks)), np.arange(12))
@@ -299,7 +300,7 @@ def test_a_plan_is_cut_for_the_cpus_there_are(execution: dict[str, Any], wanted:
 
 
 def test_the_plan_says_who_is_where() -> None:
-    rows = dict(planned().on([NodeResources("a" * 20, 2, 4 << 30), NodeResources("b" * 20, 1)]).describe())
+    rows = dict(plan_in_words(planned().on([NodeResources("a" * 20, 2, 4 << 30), NodeResources("b" * 20, 1)])))
     assert rows["actors"].startswith("3 Client (Ray actors) on 3 of 3 CPUs of 2 nodes")
     assert rows["node aaaaaaaaaaaa"].startswith("2 actors, 8 clients (")
     assert rows["node aaaaaaaaaaaa"].endswith(" of 4,096 MiB")
@@ -311,7 +312,7 @@ def test_the_plan_calls_clients_by_their_own_names(tmp_path: Path) -> None:
     (tmp_path / "shops.csv").write_text("shop,size,price\n" + "".join(f"{'ab'[i % 2]},{i},{i / 2}\n" for i in range(20)))
     source = {"kind": "table", "path": "shops.csv", "client": "shop", "label": "price", "task": "regression"}
     content = scenario(data={"source": source}, model={"kind": "linear"}, execution={"address": "auto"})
-    rows = dict(prepare(parse(content), tmp_path).on([NodeResources("n" * 20, 2)]).describe())
+    rows = dict(plan_in_words(prepare(parse(content), tmp_path).on([NodeResources("n" * 20, 2)])))
     assert rows["node nnnnnnnnnnnn"].startswith("2 actors, 2 clients (a, b), ")
 
 

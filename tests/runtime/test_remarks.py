@@ -14,6 +14,7 @@ from helpers.scenarios import scenario
 from scarcity_ray import simulate
 from scarcity_ray.inference.mean_gain import mean_gain
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.plan_in_words import plan_in_words
 from scarcity_ray.runtime.remarks import half_width
 from scarcity_ray.scenario import parse
 
@@ -25,7 +26,7 @@ BOTH = [{"kind": "local_only"}, {"kind": "fed_avg"}, {"kind": "sf_hfe"}]
 
 def told(**changes: Any) -> list[str]:
     plan = prepare(parse(scenario(**changes)), Path())
-    assert [text for what, text in plan.describe() if what == "note"] == list(plan.notes)
+    assert [text for what, text in plan_in_words(plan) if what == "note"] == list(plan.notes)
     return [note.split(":")[0] for note in plan.notes]
 
 

@@ -15,6 +15,7 @@ from scarcity_ray.runtime import scarcity_report
 from scarcity_ray.runtime.actor_group import ActorGroup
 from scarcity_ray.runtime.observers import Plots
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.plan_in_words import plan_in_words
 from scarcity_ray.runtime.session import Session
 from scarcity_ray.runtime.simulation import Interrupted, RunFailed
 from scarcity_ray.scenario import parse
@@ -93,7 +94,7 @@ def last(directory: Path, strategy: str) -> Any:
 
 def test_the_run_itself_is_as_without_a_report(reported: Results, tmp_path: Path) -> None:
     assert sorted(path.name for path in (reported.directory / "scarcity").iterdir()) == sorted(FURTHER)
-    told = dict(prepare(parse(CONTENT), Path()).describe())["report"]
+    told = dict(plan_in_words(prepare(parse(CONTENT), Path())))["report"]
     assert told == f"5 runs, each with all seeds and strategies: all, {', '.join(FURTHER)}"
     plain = simulate(CONTENT | {"evaluation": {}}, out=tmp_path / "plain")
     for name, entry in plain.summary["strategies"].items():
