@@ -166,5 +166,5 @@ SUITES = {
         groups=True,
         participants=600,
     ),
-    "blobs": Suite(_SKEWED, 51_200),
+    "blobs": Suite(_SKEWED, 51_200, local={"batch_size": 8}),
 }
