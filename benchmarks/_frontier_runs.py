@@ -111,7 +111,7 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
         "seed": SEARCH_SEED,
         "tune": section,
     }
-    if is_search(out) and load(out / "scenario.yaml") != parse(content):
+    if is_search(out) and load(out / "scenario.yaml").scenario != parse(content):
         raise SystemExit(f"{out} is a search in another space: remove it, or name another folder with --out")
     found = tune(out) if is_search(out) else tune(content, out=out)
     rounds = {one["kind"]: one["rounds"] for one in found.results.scenario["strategies"]}
