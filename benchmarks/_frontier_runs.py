@@ -55,7 +55,9 @@ class Point:
 
 def scenario(suite: Suite, strategies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A suite with some strategies."""
+    scarcity = {} if suite.most_rows is None else {"scarcity": {"samples": {"maximum": suite.most_rows}}}
     return {
+        **scarcity,
         "name": "frontier",
         "rounds": suite.rounds,
         "data": suite.data,

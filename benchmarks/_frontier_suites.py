@@ -62,7 +62,8 @@ class Suite:
     data: as in a scenario. bytes: what a client may send and receive at the level `equal`: what sf_hfe takes with its usual message.
     models: those that are searched. local: fixed settings of local training. bar: whether sf_hfe is to lead here. identity: whether
     inputs themselves are searched as a representation. rounds: the most. shares: of the clients of a round. steps: of a client in a round.
-    groups: whether the data say who belongs together. participants: of the search, which need not have all clients; None: all.
+    groups: whether the data say who belongs together. most_rows: of a client, to train; None: all it has. participants: of the search,
+    which need not have all clients; None: all.
     """
 
     data: dict[str, Any]
@@ -75,6 +76,7 @@ class Suite:
     shares: tuple[float, ...] = (1.0, 0.2, 0.05)
     steps: tuple[int, ...] = (1, 5, 20, 50)
     groups: bool = False
+    most_rows: int | None = None
     participants: int | None = None
 
     def limit(self, level: str) -> int:
@@ -152,7 +154,7 @@ SUITES = {
     "digits": Suite(_digits(0.3), 153_600, bar=True),
     "digits_skewed": Suite(_digits(0.1), 153_600),
     "rotated": Suite(_ROTATED, 174_080, bar=True, groups=True),
-    "leaf": Suite(_LEAF, 153_600),
+    "leaf": Suite(_LEAF, 153_600, most_rows=50),
     "chem97": Suite(
         _CHEM97,
         300,
