@@ -168,5 +168,5 @@ SUITES = {
         groups=True,
         participants=600,
     ),
-    "blobs": Suite(_SKEWED, 51_200, local={"batch_size": 8}),
+    "blobs": Suite(_SKEWED, 51_200, local={"batch_size": 8}, most_rows=50),
 }

@@ -146,8 +146,8 @@ def show_suite(name: str, every: list[Point]) -> None:
     titles = [f"{level}: {limit:,} B" for level, limit in zip(LEVELS, _limits(name), strict=True)]
     show(f"{name}: mean over clients ± over seeds (worst tenth of clients), bytes of a client; * on the front", ["strategy", *titles], rows)
     for level, one in settings(name)["levels"].items():
-        if one["left_out"]:
-            print(f"{level}: not played: " + "; ".join(f"{kind} ({why})" for kind, why in one["left_out"].items()))
+        for why in dict.fromkeys(one["left_out"].values()):
+            print(f"{level}: not played: {', '.join(kind for kind, its in one['left_out'].items() if its == why)}: {why}")
     print()
 
 
