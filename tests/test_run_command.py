@@ -68,12 +68,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     def prepare(scenario: Any, base_dir: Path) -> Any:
         if calls.answer is not None:
             raise calls.answer
-        return SimpleNamespace(slots=None, describe=lambda: [("actors", "1"), ("memory", "little")])
+        return SimpleNamespace(slots=None)
 
     stand_in = ModuleType("scarcity_ray.runtime.simulation")
     for each in (OutputExists, RunFailed, Interrupted, simulate, prepare):
         setattr(stand_in, each.__name__, each)
     monkeypatch.setitem(sys.modules, "scarcity_ray.runtime.simulation", stand_in)
+    monkeypatch.setattr("scarcity_ray.runtime.plan_in_words.plan_in_words", lambda plan: [("actors", "1"), ("memory", "little")])
     before = signal.getsignal(signal.SIGINT)
     yield calls
     signal.signal(signal.SIGINT, before)
