@@ -16,7 +16,7 @@ _OURS, _ON, _OFF = "#D55E00", "#0072B2", "#B0B0B0"
 
 def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
     """Writes a PNG. Named are sf_hfe and the best of the others at each level. Who sends nothing lies on the left edge."""
-    columns = min(3, len(every))
+    columns = 2 if len(every) == 4 else min(3, len(every))
     rows = -(-len(every) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.3 * rows), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
@@ -37,7 +37,7 @@ def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
         pad = 0.15 * abs(high - low) or 0.05
         axes.set_ylim(*((low - pad, high + pad) if higher(name) else (low + pad, high - pad)))
         axes.set_xscale("log")
-        axes.margins(x=0.12)
+        axes.margins(x=0.2)
         for one in _named(name, found):
             if one.value >= low - pad if higher(name) else one.value <= low + pad:
                 ours = one.strategy == OURS

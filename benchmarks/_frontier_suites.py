@@ -152,7 +152,7 @@ _SKEWED = {
 
 SUITES = {
     "digits": Suite(_digits(0.3), 153_600, bar=True),
-    "digits_skewed": Suite(_digits(0.1), 153_600),
+    "digits_skewed": Suite(_digits(0.1), 153_600, bar=True),
     "rotated": Suite(_ROTATED, 174_080, bar=True, groups=True),
     "leaf": Suite(_LEAF, 153_600, most_rows=50),
     "chem97": Suite(
