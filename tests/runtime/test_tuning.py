@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import numpy as np
 import pytest
 import yaml
 from helpers.scenarios import scenario
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scarcity_ray import simulate, tune
 from scarcity_ray.core.federation import Federation, Shards
@@ -26,10 +23,6 @@ from scarcity_ray.data import inner
 from scarcity_ray.results.trials import read_trials
 from scarcity_ray.runtime import plan, tuning
 from scarcity_ray.scenario import ScenarioError, load, parse
-from scarcity_ray.scenario.tuning import TPE, Grid, Halving, Random, Range
-from scarcity_ray.tuning.halving import promoted, rungs
-from scarcity_ray.tuning.proposers import proposer
-from scarcity_ray.tuning.space import drawn, edges, grid
 
 SPACE = {"local.lr": {"low": 0.01, "high": 1.0, "log": True}, "local.epochs": [1, 2], "strategies.fed_prox.mu": [0.01, 0.5]}
 
@@ -231,22 +224,6 @@ def test_arrays_that_are_kept_serve_a_search_that_is_continued(tmp_path: Path) -
     assert tune(tmp_path / "arrays").answer == whole.answer
 
 
-def test_tpe_avoids_what_fails() -> None:
-    space, failed = {"a": Range(low=0.0, high=1.0), "b": Range(low=0.0, high=1.0)}, []
-    for seed in range(4):
-        source, mine = proposer(TPE(trials=48, batch=4), space, seed, "s"), []
-        while batch := source.ask():
-            mine += [one["a"] > 0.25 for one in batch]
-            source.tell([None if one["a"] > 0.25 else one["a"] + one["b"] for one in batch])
-        failed += mine[24:]
-    assert np.mean(failed) < 0.6  # three quarters of random draws, and more of those near the best that did not fail
-
-
-def test_whole_numbers_are_drawn_evenly() -> None:
-    found = [drawn({"n": Range(low=1, high=3, integer=True)}, 1, "s", trial)["n"] for trial in range(3000)]
-    assert np.bincount(found, minlength=4)[1:] == pytest.approx([1000, 1000, 1000], abs=100)
-
-
 def test_values_that_are_not_allowed_together_count_as_a_trial(tmp_path: Path) -> None:
     pairs = {"local.lr": [0.1, 2.0], "strategies.fed_prox.mu": [0.01, 0.9]}  # mu has to be below 1 / lr
     section = searched(method={"kind": "grid"}, parameters=pairs, repeats=1)
@@ -370,36 +347,3 @@ def test_a_first_rung_that_is_too_short_for_a_strategy_is_refused_first(tmp_path
     content = {**searched(halving={"first_rounds": 1}, parameters=RATES), "strategies": [SMALL]}
     with pytest.raises(ScenarioError, match=r"halving\.first_rounds is too few for sf_hfe: .* takes 1 round \(survey\)"):
         tune(content, out=tmp_path / "no")
-
-
-@given(st.integers(2, 5), st.integers(1, 7), st.integers(1, 60))
-def test_rungs_rise_to_all_rounds(eta: int, first: int, rounds: int) -> None:
-    found = rungs(Halving(eta=eta, first_rounds=first), rounds)
-    assert found[-1] == rounds
-    assert all(low < high <= low * eta for low, high in pairwise(found))
-
-
-@given(st.lists(st.one_of(st.none(), st.integers(0, 5).map(float)), min_size=1, max_size=20), st.integers(2, 5))
-def test_the_best_are_promoted(scores: list[float | None], eta: int) -> None:
-    chosen = promoted(scores, eta)
-    assert len(chosen) == min(-(-len(scores) // eta), sum(score is not None for score in scores))
-    others = [score for place, score in enumerate(scores) if place not in chosen and score is not None]
-    assert all(scores[place] >= other for place in chosen for other in others)  # type: ignore[operator]
-
-
-def test_proposals_depend_on_the_seed_and_what_was_told() -> None:
-    space = {"a": Range(low=1e-3, high=1.0, log=True), "b": ("x", None, 3)}
-    assert [drawn(space, 1, "s", trial) for trial in range(3)] == proposer(Random(trials=3), space, 1, "s").ask()
-    assert len(grid(space, 4)) == 12
-    told = []
-    for scores in ([1.0, 2.0, None, 0.5], [1.0, 2.0, None, 0.5], [9.0, 2.0, None, 0.5]):
-        source = proposer(TPE(trials=40, batch=4), space, 1, "s")
-        batches = []
-        for _ in range(10):
-            batches.append(source.ask())
-            source.tell(scores)
-        assert source.ask() == []
-        told.append(batches)
-    assert told[0] == told[1] != told[2]
-    assert proposer(Grid(), {}, 1, "s").ask() == [{}]
-    assert edges({"a": space["a"], "c": (1, 2, 5)}, {"a": 0.99, "c": 1}) == ["a high", "c low"]
