@@ -113,9 +113,10 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
         "seed": SEARCH_SEED,
         "tune": section,
     }
-    if is_search(out) and load(out / "scenario.yaml").scenario != parse(content):
+    begun = is_search(out)
+    if begun and load(out / "scenario.yaml").scenario != parse(content):
         raise SystemExit(f"{out} is a search in another space: remove it, or name another folder with --out")
-    found = tune(out) if is_search(out) else tune(content, out=out)
+    found = tune(out) if begun else tune(content, out=out)
     rounds = {one["kind"]: one["rounds"] for one in found.results.scenario["strategies"]}
     entries = {
         kind: {
@@ -126,8 +127,8 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
         if one["parameters"] is not None
     }
     if suite.participants is not None:
-        for kind, rounds in rounds_of_all(suite, [one["strategy"] for one in entries.values()], suite.limit(level)).items():
-            entries[kind]["strategy"]["rounds"] = rounds
+        for kind, fit in rounds_of_all(suite, [one["strategy"] for one in entries.values()], suite.limit(level)).items():
+            entries[kind]["strategy"]["rounds"] = fit
     refused |= {kind: "no setting fits into the bytes, or all diverge" for kind in spaces if kind not in entries}
     return {"bytes": suite.limit(level), "trials_hash": found.answer["trials_hash"], "strategies": entries, "left_out": refused}
 

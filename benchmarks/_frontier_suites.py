@@ -14,8 +14,8 @@ ROUNDS = 120
 _RANGE = {"log": True}
 _LR = {"local.lr": {"low": 0.01, "high": 3.0, **_RANGE}}
 """Searched for every strategy whose clients train."""
-_LONG = {**_LR, "local.steps": [1, 5, 20]}
-"""Where bytes do not bind, all clients train in each of 120 rounds: 2,400 steps on the few rows of a client are more than enough."""
+_FEWER_STEPS = (1, 5, 20)
+"""Of those whom bytes do not bind, whose clients train in each of 120 rounds: 2,400 steps on a client's few rows are more than enough."""
 
 _DEEP = [{"kind": "mlp", "hidden": [units]} for units in (32, 128)]
 
@@ -97,8 +97,8 @@ class Suite:
                     "model": deep if kind in ("fed_per", "fed_rep") else self.models,
                 }
         for kind, own in _OTHERS.items():
-            found[kind] = own if kind == "fed_glm" else {**own, **_LONG, "model": self.models}
-        found["gradient_exchange"]["local.steps"] = [*self.steps]
+            steps = self.steps if kind == "gradient_exchange" else _FEWER_STEPS
+            found[kind] = own if kind == "fed_glm" else {**own, **_LR, "local.steps": [*steps], "model": self.models}
         found["local_only"]["rounds"] = [self.rounds // part for part in (1, 2, 6, 24)]
         sums = [_waves(int(waves * share)) for share in (1.0, 0.75, 0.5, 0.25) if waves * share >= 2]
         sums += [{"kind": "identity"}] if self.identity else []
