@@ -11,7 +11,7 @@ from pathlib import Path
 from scarcity_ray.results.files import Unwritable
 
 FILE = "scenario.yaml"
-"""Whoever creates it in a folder has the folder. It is empty until the run begins."""
+"""The run that creates it in a folder has the folder. It is empty until the run begins."""
 
 
 class OutputExists(RuntimeError):

@@ -61,7 +61,7 @@ def in_order(x, y):
 
 
 def assert_reproduced(federation, x, y, clients=None):
-    """Whether the rows, read anew, are the federation's own, to the bit: client by client, or (clients None) all together."""
+    """Whether the rows, read again, are the federation's own, to the bit: client by client, or (clients None) all together."""
     assert (x.dtype, x.shape[1:]) == (np.float32, federation.shape)
     parts = [getattr(federation, part) if clients is not None else getattr(federation, part).pooled() for part in PARTS]
     clients = np.zeros(len(x), int) if clients is None else clients

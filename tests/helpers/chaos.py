@@ -48,12 +48,12 @@ OWN = {"raylet": "raylet/raylet", "head": "gcs/gcs_server"}
 
 GROUNDS: tuple[tuple[str, ...], ...] = (ACTORS, ("process", "hung", "raylet"), ("node",))
 """What dies for certain, by where a run is played: here, here again, and on a cluster of two nodes. A run's process is followed by
-another of the same program; the driver is that program, and is gone on with by `resume`."""
+another of the same program; the driver is that program, and `resume` continues it."""
 
 GIVE_UP_AFTER = 15.0
 """Seconds until a hung Client is given up."""
 
-_SPARED = 2  # rounds at the end: whoever dies is missed in those
+_SPARED = 2  # rounds at the end, in which a run notices what has died
 _NOTICED = 120.0  # seconds
 _POLL = 0.01
 
