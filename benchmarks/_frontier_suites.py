@@ -63,7 +63,8 @@ class Suite:
     models: those that are searched. local: fixed settings of local training. bar: whether sf_hfe is to lead here. identity: whether
     inputs themselves are searched as a representation. rounds: the most. shares: of the clients of a round. steps: of a client in a round.
     groups: whether the data say who belongs together. most_rows: of a client, to train; None: all it has. participants: of the search,
-    which need not have all clients; None: all.
+    which need not have all clients; None: all. most_waves: of sf_hfe, where to find groups with more takes minutes a fit; None: as many as
+    fit into its bytes.
     """
 
     data: dict[str, Any]
@@ -78,6 +79,7 @@ class Suite:
     groups: bool = False
     most_rows: int | None = None
     participants: int | None = None
+    most_waves: int | None = None
 
     def limit(self, level: str) -> int:
         """Bytes of a client, up and down in all."""
@@ -100,10 +102,14 @@ class Suite:
             steps = self.steps if kind == "gradient_exchange" else _FEWER_STEPS
             found[kind] = own if kind == "fed_glm" else {**own, **_LR, "local.steps": [*steps], "model": self.models}
         found["local_only"]["rounds"] = [self.rounds // part for part in (1, 2, 6, 24)]
-        sums = [_waves(int(waves * share)) for share in (1.0, 0.75, 0.5, 0.25) if waves * share >= 2]
-        sums += [{"kind": "identity"}] if self.identity else []
         means = [_waves(count) for count in (25, 50, 100, 200, 400, 800)]
-        return {**found, "sf_hfe": {"representation": sums}, "afl": {"representation": sums}, "prototypes": {"representation": means}}
+        sums = {"sf_hfe": min(waves, self.most_waves or waves), "afl": waves}
+        found |= {kind: {"representation": self._sums(most)} for kind, most in sums.items()}
+        return {**found, "prototypes": {"representation": means}}
+
+    def _sums(self, waves: int) -> list[dict[str, Any]]:
+        found = [_waves(int(waves * share)) for share in (1.0, 0.75, 0.5, 0.25) if waves * share >= 2]
+        return [*found, {"kind": "identity"}] if self.identity else found
 
 
 def _waves(features: int) -> dict[str, Any]:
@@ -154,7 +160,7 @@ SUITES = {
     "digits": Suite(_digits(0.3), 153_600, bar=True),
     "digits_skewed": Suite(_digits(0.1), 153_600, bar=True),
     "rotated": Suite(_ROTATED, 174_080, bar=True, groups=True),
-    "leaf": Suite(_LEAF, 153_600, most_rows=50),
+    "leaf": Suite(_LEAF, 153_600, most_rows=50, most_waves=384),
     "chem97": Suite(
         _CHEM97,
         300,
