@@ -187,7 +187,7 @@ def points(name: str, level: str, seeds: int, only: Sequence[str] | None = None)
 
 
 def played_at(name: str, kind: str, level: str) -> str:
-    """The first level with the setting of a strategy at this one: whom bytes do not bind needs to be played once."""
+    """The first level with the setting of a strategy at this one: a strategy that bytes do not bind is played once."""
     found = {other: one["strategies"].get(kind) for other, one in settings(name)["levels"].items()}
     wanted = {**found[level]["strategy"], "name": ""}
     return next(other for other, one in found.items() if one is not None and {**one["strategy"], "name": ""} == wanted)

@@ -15,7 +15,7 @@ _RANGE = {"log": True}
 _LR = {"local.lr": {"low": 0.01, "high": 3.0, **_RANGE}}
 """Searched for every strategy whose clients train."""
 _FEWER_STEPS = (1, 5, 20)
-"""Of those whom bytes do not bind, whose clients train in each of 120 rounds: 2,400 steps on a client's few rows are more than enough."""
+"""Of strategies that bytes do not bind: their clients train in each of 120 rounds, and 2,400 steps on few rows are more than enough."""
 
 _DEEP = [{"kind": "mlp", "hidden": [units]} for units in (32, 128)]
 

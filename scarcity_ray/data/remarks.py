@@ -130,7 +130,7 @@ def telling(columns: Mapping[str, Column], label: NDArray[Any], task: Task) -> d
 
 
 def alike(words: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of words that are the same but for capitals and spaces, in sorted order."""
+    """Groups of words that differ only in capitals and spaces, in sorted order."""
     groups: dict[str, list[str]] = {}
     for word in words:
         groups.setdefault("".join(word.split()).casefold(), []).append(word)
@@ -157,7 +157,7 @@ def _cost(column: Column) -> str:
 
 
 def _misspelt(pool: Pool, columns: Mapping[str, Column]) -> Iterator[str]:
-    """A sentence for the clients, the classes and each text column of which some names are the same but for capitals and spaces."""
+    """A sentence for the clients, the classes and each text column of which some names differ only in capitals and spaces."""
     named: dict[str, Iterable[object]] = {f"clients of {pool.client}": pool.names or (), f"classes of {pool.label}": pool.classes or ()}
     named |= {f"words of {name}": column.words for name, column in columns.items() if isinstance(column, Categorical)}
     for what, values in named.items():

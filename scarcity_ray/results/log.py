@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = "scarcity_ray"
+FILE = "logs/scarcity.log"
+"""In the folder of a run or a search."""
 
 
 def get_logger(owner: type) -> logging.Logger:

@@ -16,6 +16,7 @@ from scarcity_ray.results.environment import environment
 from scarcity_ray.results.files import Unwritable, held, new_file
 from scarcity_ray.results.hashing import fingerprint
 from scarcity_ray.results.imported import sources
+from scarcity_ray.results.log import FILE as LOG
 from scarcity_ray.results.log import log_to
 from scarcity_ray.results.rebuild import imports
 from scarcity_ray.results.recorder import Recorder
@@ -88,7 +89,7 @@ class Session:
         done = False
         try:
             group = self._started(plan, progress, directory)  # first: where there is no room for it, nothing is written
-            with held(directory), log_to(directory / "logs" / "scarcity.log", append=last is not None):
+            with held(directory), log_to(directory / LOG, append=last is not None):
                 recorder = Recorder(
                     directory, resolved(anchored(scenario, base_dir)), facts, schema, last, plan.metrics, plan.prediction_schema()
                 )

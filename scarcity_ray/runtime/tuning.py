@@ -18,6 +18,8 @@ from scarcity_ray.report.progress import Progress
 from scarcity_ray.report.tuned import show_tuned
 from scarcity_ray.results.environment import differences
 from scarcity_ray.results.files import Unwritable, held, to_json, write_whole
+from scarcity_ray.results.log import FILE as LOG
+from scarcity_ray.results.log import log_to
 from scarcity_ray.results.results import Results
 from scarcity_ray.results.trials import FILE, Trial, read_trials, trials_hash, write_trials
 from scarcity_ray.runtime.claim import FILE as SCENARIO
@@ -124,7 +126,7 @@ class _Search:
         """Plays what is left of the search, then the final test."""
         own = Session() if session is None else nullcontext(session)
         with self._ending(), own as session:
-            with Progress(self.show) as progress:
+            with Progress(self.show) as progress, log_to(self.directory / LOG, append=bool(self.known)):
                 best = {name: self._searched(name, session, progress) for name in self.searches}
             final = self._final(best, session)
         answer = self._answer(best, final)

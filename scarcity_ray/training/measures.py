@@ -41,8 +41,8 @@ def scalar_columns(
     before, after: the rows of parameters, `[1 or k, P]`, that the clients had and have; the problem's initial row where
     there is no model yet. seconds: wall clock of the training, a client. Losses are over the training rows, or over the
     validation rows of a client that has some. Steps and gradient norms are 0 where there was no local training (and
-    need `norms=True` in the task where there was). Whoever diverged has values that are not finite: the gate refuses
-    them.
+    need `norms=True` in the task where there was). A client that diverged has values that are not finite: the gate
+    refuses them.
     """
     rows = {name: task.problem.row[None] if theta is None else theta for name, theta in (("before", before), ("after", after))}
     losses = {name: task.loss(theta) for name, theta in rows.items()}

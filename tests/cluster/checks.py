@@ -152,7 +152,7 @@ def pinned_ray() -> str:
 def _of_setup(config: dict[str, Any]) -> Iterator[str]:
     setup = "\n".join(config["setup_commands"])
     if not re.search(r"RAY_AUTH_MODE=token\b.*>> ~/\.bashrc", setup):
-        yield "setup_commands: do not export RAY_AUTH_MODE=token in ~/.bashrc, so whoever reaches the cluster may use it"
+        yield "setup_commands: do not export RAY_AUTH_MODE=token in ~/.bashrc, so anyone who reaches the cluster may use it"
     if "~/.ray/auth_token" not in config["file_mounts"]:
         yield "file_mounts: lack ~/.ray/auth_token, so no node has the token"
     if not re.search(r"chmod 600 ~/\.ray/auth_token", setup):

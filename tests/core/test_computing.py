@@ -34,7 +34,7 @@ class Thing:
 '''
 
 
-def test_whoever_changes_what_computes_says_whether_results_can_change() -> None:
+def test_a_change_of_what_computes_says_whether_results_can_change() -> None:
     assert digest() == DIGEST_FILE.read_text().strip(), (
         f"what computes has changed: raise COMPUTING_VERSION (now {COMPUTING_VERSION}) in scarcity_ray/core/computing.py if results can "
         "change, then run `python -m scarcity_ray.core.computing` to write the new digest"

@@ -79,7 +79,7 @@ def test_of_clearly_better_blocks_the_best_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("personal", "lowest"), [("auto", 0.75), ("none", 0.9)])
-def test_errors_foretell_those_on_new_rows(personal: Personal, lowest: float) -> None:
+def test_errors_predict_those_on_new_rows(personal: Personal, lowest: float) -> None:
     """Those on 400 further rows of each client, of its head from all of its 15."""
     every = federation("both", 7, (415,) * 60)
     own = [(f[:15], y[:15]) for f, y in every]

@@ -162,7 +162,7 @@ def test_more_rows_contribute_more() -> None:
 
 
 def test_clients_with_the_same_rows_are_worth_what_refits_say() -> None:
-    # Each foretells the other, whom a second-order formula serves worst.
+    # Each predicts the other: a second-order formula is least exact for such a pair.
     clients = regression((6,) * 20, width=10)
     twins = [*clients, clients[0]]
     found, exact = ours(twins), by_refits(twins)
@@ -177,7 +177,7 @@ def test_units_are_squares_of_the_targets_and_order_does_not_matter() -> None:
     assert ours(clients[::-1])[::-1] == pytest.approx(found, rel=1e-6)
 
 
-def test_two_clients_leave_nobody_to_foretell_from() -> None:
+def test_two_clients_leave_nobody_to_predict_from() -> None:
     assert np.isnan(ours(regression((9, 9)))).all()
 
 

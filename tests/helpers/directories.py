@@ -79,7 +79,7 @@ def refused(run: Path, acts: tuple[str, ...] = READS) -> dict[str, str]:
 
 
 def forge(run: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None], model: str = MODEL) -> None:
-    """Alters a model and seals it again, as whoever can write the file can."""
+    """Alters a model and seals it again, as a person who can write the file could."""
     tensors, metadata = load_sealed(run / model)
     change(tensors, metadata)
     save_sealed(run / model, tensors, metadata)

@@ -192,6 +192,14 @@ def test_a_strategy_without_a_trial_that_finished_is_left_out(tmp_path: Path) ->
         tune({**section, "strategies": [{"kind": "fed_avg"}]}, out=tmp_path / "none")
 
 
+def test_why_a_trial_diverged_is_in_the_log_and_not_on_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    section = searched(method={"kind": "grid"}, parameters={"local.lr": [0.1, 1e30]}, repeats=1)
+    found = tune({**section, "strategies": [{"kind": "insight_exchange"}]}, out=tmp_path / "two")
+    assert [one.status for one in read_trials(found.directory)] == ["finished", "diverged"]
+    assert capfd.readouterr() == ("", "")
+    assert "insight" in (found.directory / "logs" / "scarcity.log").read_text()
+
+
 def test_a_search_that_was_killed_as_its_final_test_began_ends(tmp_path: Path) -> None:
     section = {**searched(method={"kind": "grid"}, parameters={"local.lr": [0.1]}, repeats=1), "strategies": [{"kind": "fed_avg"}]}
     whole = tune(section, out=tmp_path / "whole")

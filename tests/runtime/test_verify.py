@@ -134,7 +134,7 @@ def test_an_altered_hash_is_named(run: Path) -> None:
     (lambda tensors, told: told["encoding"].update(classes=list(range(10))[::-1]), ", its metadata: 'another' then, 'this' now"),
 ])  # fmt: skip
 def test_an_altered_model_is_named(run: Path, change: Any, differs: str) -> None:
-    """Sealed again, as whoever can write the file can; the summary still has the hash of what was trained."""
+    """Sealed again, as a person who can write the file could; the summary still has the hash of what was trained."""
     file = run / "models/fed_avg.safetensors"
     tensors, told = load_sealed(file)
     change(tensors, told)

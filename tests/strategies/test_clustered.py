@@ -145,7 +145,7 @@ def test_experts_start_apart_by_the_seed_alone() -> None:
 
 
 class Constant(nn.Module):
-    """A module that cannot draw its weights anew."""
+    """A module that cannot draw new weights."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ def leaves(facts: Facts) -> Panel:
     ]
     words = (
         "A federation keeps rows at their sites, and sends messages made from them. No noise is added to these messages, and nothing is "
-        "encrypted or added up in secret: whoever receives one can read it. A real federation should judge this column first."
+        "encrypted or added up in secret: each receiver can read them. A real federation should judge this column first."
     )
     table = Table("What each strategy sends", columns, rows, [place for place, row in enumerate(rows) if row[0] in facts.best])
     return Panel("leaves", "What leaves a site", [words], [table])
