@@ -160,7 +160,7 @@ SUITES = {
     "digits": Suite(_digits(0.3), 153_600, bar=True),
     "digits_skewed": Suite(_digits(0.1), 153_600, bar=True),
     "rotated": Suite(_ROTATED, 174_080, bar=True, groups=True),
-    "leaf": Suite(_LEAF, 153_600, most_rows=50, most_waves=384),
+    "leaf": Suite(_LEAF, 153_600, identity=True, most_rows=50, most_waves=384),
     "chem97": Suite(
         _CHEM97,
         300,
@@ -174,5 +174,5 @@ SUITES = {
         groups=True,
         participants=600,
     ),
-    "blobs": Suite(_SKEWED, 51_200, local={"batch_size": 8}, most_rows=50),
+    "blobs": Suite(_SKEWED, 51_200, local={"batch_size": 8}, identity=True, most_rows=50),
 }
