@@ -102,10 +102,10 @@ class Suite:
             steps = self.steps if kind == "gradient_exchange" else _FEWER_STEPS
             found[kind] = own if kind == "fed_glm" else {**own, **_LR, "local.steps": [*steps], "model": self.models}
         found["local_only"]["rounds"] = [self.rounds // part for part in (1, 2, 6, 24)]
-        means = [_waves(count) for count in (25, 50, 100, 200, 400, 800)]
-        sums = {"sf_hfe": min(waves, self.most_waves or waves), "afl": waves}
-        found |= {kind: {"representation": self._sums(most)} for kind, most in sums.items()}
-        return {**found, "prototypes": {"representation": means}}
+        found["sf_hfe"] = {"representation": self._sums(min(waves, self.most_waves or waves))}
+        found["afl"] = {"representation": self._sums(waves)}
+        found["prototypes"] = {"representation": [_waves(count) for count in (25, 50, 100, 200, 400, 800)]}
+        return found
 
     def _sums(self, waves: int) -> list[dict[str, Any]]:
         found = [_waves(int(waves * share)) for share in (1.0, 0.75, 0.5, 0.25) if waves * share >= 2]

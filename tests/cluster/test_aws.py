@@ -1,4 +1,4 @@
-"""The shipped cluster.yaml with Ray's AWS provider, for real but for AWS: moto answers, and its instances are machines of namespaces."""
+"""The shipped cluster.yaml with Ray's real AWS provider. In place of AWS moto answers, and instances are machines made of namespaces."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_with_forgetting_the_ensemble_follows_and_without_it_does_not(tmp_path: 
     strategies = [shared | {"name": "all", "forgetting": 1.0}, shared | {"name": "follows", "forgetting": 0.2}, {"kind": "fed_avg"}]
     results = simulate(scenario(rounds=5, data=drifting(share=0.5, round=4), strategies=strategies), out=tmp_path / "run")
     reached = results.frame("rounds").pivot(index="round", columns="strategy", values="test_accuracy")
-    assert reached.loc[5, "follows"] > reached.loc[3, "follows"] - 0.04  # but for groups that are not even any more
+    assert reached.loc[5, "follows"] > reached.loc[3, "follows"] - 0.04  # less what groups of unequal sizes cost after the drift
     assert reached.loc[5, "all"] < reached.loc[5, "follows"] - 0.05  # what it remembers is not what clients hold
     groups = results.frame("clients").query("strategy == 'fed_avg'").pivot(index="client_id", columns="round", values="group")
     assert (groups[3] == groups[2]).all()
