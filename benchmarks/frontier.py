@@ -62,8 +62,9 @@ def main() -> None:
             print(f"{time.monotonic() - began:,.0f} s")
             return
         only = QUICK_STRATEGIES if options.quick else None
-        tasks = {name: {level: pool.submit(points, name, level, seeds, only) for level in reversed(LEVELS)} for name in names}
-        played = {name: {level: some[level].result() for level in LEVELS} for name, some in tasks.items()}
+        # The level with the most rounds first, in every suite: no process is left with a long one at the end.
+        tasks = {(name, level): pool.submit(points, name, level, seeds, only) for level in reversed(LEVELS) for name in names}
+        played = {name: {level: tasks[name, level].result() for level in LEVELS} for name in names}
     done = {name: at_all_levels(name, some) for name, some in played.items()}
     every = {name: [point for some, _ in levels.values() for point in some] for name, levels in done.items()}
     for name, levels in done.items():
