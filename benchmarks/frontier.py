@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*SUITES], action="append", help="which suite; repeatable (default: all)")
     parser.add_argument("--tune", action="store_true", help="search the settings again, and write them to benchmarks/frontier/SUITE.json")
+    parser.add_argument("--level", choices=[*LEVELS], action="append", help="with --tune: which level; others stay as they were found")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"), help="with --tune: where searches are kept, to continue them")
     parser.add_argument("--quick", action="store_true", help="two suites, two seeds, eight strategies")
     parser.add_argument("--seeds", type=int, help="fresh seeds (default 5; 2 with --quick)")
@@ -50,15 +51,17 @@ def main() -> None:
         parser.error(f"--seeds is {seeds}; at least 1")
     searched = [name for name in SUITES if (FOLDER / f"{name}.json").exists()]
     names = options.only or ([*SUITES] if options.tune else [name for name in QUICK if name in searched] if options.quick else searched)
-    if missing := [name for name in names if not options.tune and name not in searched]:
-        parser.error(f"nothing was searched for {', '.join(missing)} yet: add --tune")
+    if missing := [name for name in names if name not in searched and (options.level or not options.tune)]:
+        parser.error(f"nothing was searched for {', '.join(missing)} yet: {'leave --level out' if options.tune else 'add --tune'}")
+    if options.level and not options.tune:
+        parser.error("--level goes with --tune: all levels are played")
 
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")  # one process a core, one thread a process
     began = time.monotonic()
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
         if options.tune:
-            tuned(pool, names, options.out)
+            tuned(pool, names, [level for level in LEVELS if level in (options.level or LEVELS)], options.out)
             print(f"{time.monotonic() - began:,.0f} s")
             return
         only = QUICK_STRATEGIES if options.quick else None
@@ -92,21 +95,24 @@ def main() -> None:
     write_json(options.json, {"benchmark": "frontier", "seeds": seeds, "cores": cores(), "seconds": seconds, "suites": suites})
 
 
-def tuned(pool: ProcessPoolExecutor, names: list[str], out: Path) -> None:
-    """Searches every level of some suites, one process a core, and writes a suite's file when all of it was searched."""
+def tuned(pool: ProcessPoolExecutor, names: list[str], levels: list[str], out: Path) -> None:
+    """Searches levels of suites, one process a core, and puts a suite's into its file when all of them were searched."""
     waves = dict(zip(names, pool.map(most_waves, [SUITES[name] for name in names], [_limits(name) for name in names]), strict=True))
     tasks: dict[str, dict[str, Future[dict[str, object]]]] = {
         name: {
-            level: pool.submit(search, name, level, most, out / f"{name}-{level}") for level, most in zip(LEVELS, waves[name], strict=True)
+            level: pool.submit(search, name, level, most, out / f"{name}-{level}")
+            for level, most in zip(LEVELS, waves[name], strict=True)
+            if level in levels
         }
         for name in names
     }
     FOLDER.mkdir(exist_ok=True)
     for name, some in tasks.items():
-        levels = {level: task.result() for level, task in some.items()}
-        found = {"command": f"python benchmarks/frontier.py --tune --only {name}", "date": machine()["date"], "levels": levels}
-        (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-        print(f"{name}: {FOLDER / name}.json", flush=True)
+        found = {level: {"date": machine()["date"], **task.result()} for level, task in some.items()}
+        path = FOLDER / f"{name}.json"
+        every = found if len(found) == len(LEVELS) else {**settings(name)["levels"], **found}
+        path.write_text(json.dumps({"command": f"python benchmarks/frontier.py --tune --only {name}", "levels": every}, indent=1) + "\n")
+        print(f"{name}: {path}", flush=True)
 
 
 def show_verdicts(names: list[str], verdicts: dict[str, Verdict], judged: bool) -> None:
