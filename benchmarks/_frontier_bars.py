@@ -17,8 +17,8 @@ OURS = "sf_hfe"
 @dataclass(frozen=True)
 class Verdict:
     """Of one suite. limit: of bytes, at the level `equal`. better: strategies that are better than sf_hfe within it, each by its own 95 %
-    interval, with how much. rival: the best other within it. best: the best point within ten times that. behind: how much sf_hfe is behind
-    the two (negative: ahead), with its interval; allowed: what that may be of the best."""
+    interval, with how much. rival: the best other within it. best: the best point within ten times that. Each of the two has how much
+    better it is than sf_hfe (negative: worse), with its interval. allowed: how much better the best may be."""
 
     ours: Point
     limit: int
@@ -59,7 +59,8 @@ def verdict(name: str, every: Sequence[Point]) -> Verdict | None:
     if ours is None:
         return None
     limit, sign = SUITES[name].limit("equal"), 1 if higher(name) else -1
-    others = {(one.strategy, one.bytes): one for one in every if one.strategy != OURS and (one.level != "tenfold" or one.bytes <= limit)}
+    counted = [one for one in every if one.strategy != OURS and (one.level != "tenfold" or one.bytes <= limit)]
+    others = {(one.strategy, one.bytes, one.value): one for one in reversed(counted)}  # one setting at several levels: once, at the lowest
     cheap = [(one, less(name, one, ours)) for one in others.values()]
     rival = max(cheap, key=lambda one: sign * one[0].value)
     best = max(every, key=lambda one: sign * one.value)

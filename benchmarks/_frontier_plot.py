@@ -23,7 +23,7 @@ _RIGHT: tuple[_Place, ...] = ((6, -3, "left"), (6, 5, "left"), (6, -11, "left"),
 
 
 def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
-    """Writes a PNG. Named are sf_hfe and the best of the others at each level, once in a panel. Who sends nothing lies on the left edge."""
+    """Writes a PNG. Named are sf_hfe and the best of the others at each level, once in a panel. What sends nothing is at the left edge."""
     columns = 2 if len(every) == 4 else min(3, len(every))
     rows = -(-len(every) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.3 * rows), dpi=80, layout="constrained")
@@ -94,12 +94,12 @@ def _area(box: Bbox | None) -> float:
 
 
 def _floor(found: Sequence[Point]) -> float:
-    """Where those who send nothing stand on the axis of bytes, which is logarithmic: half of the fewest bytes."""
+    """Where strategies that send nothing are drawn on the axis of bytes, which is logarithmic: at half of the fewest bytes."""
     return min((one.bytes for one in found if one.bytes > 0), default=1.0) / 2
 
 
 def _named(name: str, every: Sequence[Point]) -> list[Point]:
-    """The best points of sf_hfe and of those that are best of the others at a level, apart for those that send sums once, as it does."""
+    """The best point of sf_hfe and of each other that is the best at a level, of those that send sums once or of those that do not."""
     best = max if higher(name) else min
     found = [one for one in every if one.strategy == OURS]
     for level in dict.fromkeys(one.level for one in every):

@@ -20,7 +20,9 @@ from scarcity_ray import tune
 from scarcity_ray.core.metrics import headline
 from scarcity_ray.core.spec import SpecError
 from scarcity_ray.inference.mean_gain import MeanGain, mean_gain
+from scarcity_ray.runtime.claim import OutputExists
 from scarcity_ray.runtime.plan import prepare
+from scarcity_ray.runtime.simulation import Changed
 from scarcity_ray.runtime.tuning import is_search
 from scarcity_ray.scenario import ScenarioError, SpecErrors, load, parse
 from scarcity_ray.tuning.applied import place, put
@@ -116,7 +118,10 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
     begun = is_search(out)
     if begun and load(out / "scenario.yaml").scenario != parse(content):
         raise SystemExit(f"{out} is a search in another space: remove it, or name another folder with --out")
-    found = tune(out) if begun else tune(content, out=out)
+    try:
+        found = tune(out) if begun else tune(content, out=out)
+    except (Changed, OutputExists) as error:
+        raise SystemExit(f"{error}\nHere: remove {out}, or name another folder with --out") from None
     rounds = {one["kind"]: one["rounds"] for one in found.results.scenario["strategies"]}
     entries = {
         kind: {
@@ -129,13 +134,15 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
     if suite.participants is not None:
         for kind, fit in rounds_of_all(suite, [one["strategy"] for one in entries.values()], suite.limit(level)).items():
             entries[kind]["strategy"]["rounds"] = fit
-    refused |= {kind: "no setting fits into the bytes, or all diverge" for kind in spaces if kind not in entries}
+    for kind in [kind for kind in spaces if kind not in entries]:
+        one = found.answer["strategies"][kind]
+        refused[kind] = f"no trial ended: {one['too_large']} too large, {one['diverged']} diverged, {one['impossible']} impossible"
     return {"bytes": suite.limit(level), "trials_hash": found.answer["trials_hash"], "strategies": entries, "left_out": refused}
 
 
 def rounds_of_all(suite: Suite, strategies: Sequence[Mapping[str, Any]], limit: int) -> dict[str, int]:
-    """As many rounds as the bytes of a client allow in the whole federation, where a search on some clients counted others: what groups
-    relay is shared by more. Strategies whose bytes are known beforehand only, by kind."""
+    """As many rounds as the bytes of a client allow in the whole federation. A search on some of the clients counted other bytes: what
+    moves between groups and the server is divided by more clients here. By kind; only strategies whose bytes are known beforehand."""
     plan = prepare(parse(scenario(suite, strategies)), Path())
     found = {}
     for one in plan.scenario.strategies:

@@ -53,6 +53,8 @@ def main() -> None:
     names = options.only or ([*SUITES] if options.tune else [name for name in QUICK if name in searched] if options.quick else searched)
     if missing := [name for name in names if name not in searched and (options.level or not options.tune)]:
         parser.error(f"nothing was searched for {', '.join(missing)} yet: {'leave --level out' if options.tune else 'add --tune'}")
+    if options.tune and (options.quick or options.plot or options.seeds is not None):
+        parser.error("--quick, --seeds and --plot are for playing what was found, --tune searches: leave the ones or the other out")
     if options.level and not options.tune:
         parser.error("--level goes with --tune: all levels are played")
 
@@ -61,7 +63,11 @@ def main() -> None:
     began = time.monotonic()
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
         if options.tune:
-            tuned(pool, names, [level for level in LEVELS if level in (options.level or LEVELS)], options.out)
+            try:
+                tuned(pool, names, [level for level in LEVELS if level in (options.level or LEVELS)], options.out)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # says what is wrong before the other searches end
+                raise
             print(f"{time.monotonic() - began:,.0f} s")
             return
         only = QUICK_STRATEGIES if options.quick else None
@@ -108,10 +114,13 @@ def tuned(pool: ProcessPoolExecutor, names: list[str], levels: list[str], out: P
     }
     FOLDER.mkdir(exist_ok=True)
     for name, some in tasks.items():
-        found = {level: {"date": machine()["date"], **task.result()} for level, task in some.items()}
+        command = f"python benchmarks/frontier.py --tune --only {name}"
+        found = {
+            level: {"command": f"{command} --level {level}", **task.result(), "date": machine()["date"]} for level, task in some.items()
+        }
         path = FOLDER / f"{name}.json"
         every = found if len(found) == len(LEVELS) else {**settings(name)["levels"], **found}
-        path.write_text(json.dumps({"command": f"python benchmarks/frontier.py --tune --only {name}", "levels": every}, indent=1) + "\n")
+        path.write_text(json.dumps({"levels": every}, indent=1) + "\n")
         print(f"{name}: {path}", flush=True)
 
 
