@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from _frontier_runs import Point, higher, less
+from _frontier_runs import Point, higher, less, played_at
 from _frontier_suites import SUITES
 
 from scarcity_ray.inference.mean_gain import MeanGain
@@ -60,8 +60,8 @@ def verdict(name: str, every: Sequence[Point]) -> Verdict | None:
         return None
     limit, sign = SUITES[name].limit("equal"), 1 if higher(name) else -1
     counted = [one for one in every if one.strategy != OURS and (one.level != "tenfold" or one.bytes <= limit)]
-    others = {(one.strategy, one.bytes, one.value): one for one in reversed(counted)}  # one setting at several levels: once, at the lowest
-    cheap = [(one, less(name, one, ours)) for one in others.values()]
+    others = [one for one in counted if played_at(name, one.strategy, one.level) == one.level]  # a setting of several levels counts once
+    cheap = [(one, less(name, one, ours)) for one in others]
     rival = max(cheap, key=lambda one: sign * one[0].value)
     best = max(every, key=lambda one: sign * one.value)
     allowed = 0.01 if higher(name) else 0.01 * best.value

@@ -16,8 +16,8 @@ from matplotlib.transforms import Bbox
 
 _ONCE = ("afl", "prototypes")  # they send sums once, as sf_hfe does
 _OURS, _ON, _OFF = "#D55E00", "#0072B2", "#B0B0B0"
-# Where the name of a point may begin or end, in points of type from it, by preference; sf_hfe's stands on the left if it can.
 _Place = tuple[int, int, Literal["left", "center", "right"]]
+# Where the name of a point may begin or end, in points of type from it, by preference; sf_hfe's stands on the left if it can.
 _LEFT: tuple[_Place, ...] = ((-6, 3, "right"), (-6, -10, "right"))
 _RIGHT: tuple[_Place, ...] = ((6, -3, "left"), (6, 5, "left"), (6, -11, "left"), (0, 7, "center"), (0, -14, "center"))
 
@@ -41,14 +41,12 @@ def draw(every: Mapping[str, Sequence[Point]], path: Path) -> None:
 
 def _panel(axes: Axes, name: str, found: Sequence[Point]) -> None:
     on = front(name, found)
-    floor = _floor(found)
-    for one in found:
+    for one, (x, y) in zip(found, _spots(found, found), strict=True):
         colour = _OURS if one.strategy == OURS else _ON if one in on else _OFF
         axes.errorbar(
-            max(one.bytes, floor), one.value, yerr=one.spread, fmt="D" if one.strategy == OURS else "o", ms=5, color=colour, lw=1,
-            zorder=3 if colour != _OFF else 1,
+            x, y, yerr=one.spread, fmt="D" if one.strategy == OURS else "o", ms=5, color=colour, lw=1, zorder=3 if colour != _OFF else 1
         )  # fmt: skip
-    steps = [(max(one.bytes, floor), one.value) for one in on]
+    steps = _spots(on, found)
     axes.step([x for x, _ in steps], [y for _, y in steps], where="post", color=_ON, lw=1, zorder=2)
     values = sorted((one.value for one in found), reverse=not higher(name))
     low, high = values[len(values) // 5], values[-1]
@@ -65,13 +63,11 @@ def _panel(axes: Axes, name: str, found: Sequence[Point]) -> None:
 
 def _names(axes: Axes, name: str, found: Sequence[Point]) -> None:
     """Writes names beside points that are in sight, each at the first of its places that covers no point or name and leaves no panel."""
-    at = [axes.transData.transform((max(one.bytes, _floor(found)), one.value)) for one in found]
-    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in at]
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform(_spots(found, found))]
     bottom, top = sorted(axes.get_ylim())
-    for one in _named(name, found):
-        if not bottom <= one.value <= top:
-            continue
-        text = axes.annotate(one.strategy, (max(one.bytes, _floor(found)), one.value), (0, 0), textcoords="offset points", fontsize=7)
+    named = [one for one in _named(name, found) if bottom <= one.value <= top]
+    for one, spot in zip(named, _spots(named, found), strict=True):
+        text = axes.annotate(one.strategy, spot, (0, 0), textcoords="offset points", fontsize=7)
         places = _LEFT + _RIGHT if one.strategy == OURS else _RIGHT + _LEFT
         taken.append(_box(text, min(places, key=lambda place: _hidden(text, place, taken))))
 
@@ -93,9 +89,10 @@ def _area(box: Bbox | None) -> float:
     return 0.0 if box is None else box.width * box.height
 
 
-def _floor(found: Sequence[Point]) -> float:
-    """Where strategies that send nothing are drawn on the axis of bytes, which is logarithmic: at half of the fewest bytes."""
-    return min((one.bytes for one in found if one.bytes > 0), default=1.0) / 2
+def _spots(some: Sequence[Point], found: Sequence[Point]) -> list[tuple[float, float]]:
+    """Where some of the points of a panel are drawn. The axis of bytes is logarithmic: what sends nothing is at half of the fewest."""
+    floor = min((one.bytes for one in found if one.bytes > 0), default=1.0) / 2
+    return [(max(one.bytes, floor), one.value) for one in some]
 
 
 def _named(name: str, every: Sequence[Point]) -> list[Point]:

@@ -134,9 +134,11 @@ def search(name: str, level: str, waves: int, out: Path) -> dict[str, Any]:
     if suite.participants is not None:
         for kind, fit in rounds_of_all(suite, [one["strategy"] for one in entries.values()], suite.limit(level)).items():
             entries[kind]["strategy"]["rounds"] = fit
-    for kind in [kind for kind in spaces if kind not in entries]:
-        one = found.answer["strategies"][kind]
-        refused[kind] = f"no trial ended: {one['too_large']} too large, {one['diverged']} diverged, {one['impossible']} impossible"
+    refused |= {
+        kind: f"no trial ended: {one['too_large']} too large, {one['diverged']} diverged, {one['impossible']} impossible"
+        for kind, one in found.answer["strategies"].items()
+        if one["parameters"] is None
+    }
     return {"bytes": suite.limit(level), "trials_hash": found.answer["trials_hash"], "strategies": entries, "left_out": refused}
 
 

@@ -14,15 +14,12 @@ All cases run without Ray, in this process and one more per core: the figures do
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from _common import cores, show, write_json
+from _common import cores, processes, show, write_json
 from _ensemble_digits import digits, meta
 from _ensemble_groups import fedem, rotated
 from _ensemble_runs import Bench, Found
@@ -79,12 +76,8 @@ def main() -> None:
     if seeds < 1:
         parser.error(f"--seeds is {seeds}; at least 1")
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core, one thread a process
     found, took = {}, {}
-    with (
-        tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder,
-        ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool,
-    ):
+    with tempfile.TemporaryDirectory(prefix="scarcity-benchmark-") as folder, processes() as pool:
         bench = Bench(options.quick, seeds, options.first_seed, pool, Path(folder))
         for name in options.only or CASES:
             began = time.monotonic()

@@ -12,15 +12,13 @@ without Ray, one federation a process, one process a core.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
-from _common import cores, show, write_json
+from _common import cores, processes, show, write_json
 from _federations_list import JUDGING, QUICK, REALS, TUNING
 from _federations_runs import METHODS, Compared, compare
 from _mixed import has_statsmodels
@@ -110,10 +108,8 @@ def main() -> None:
     if not has_statsmodels():
         print("statsmodels is not installed: no mixed model (pip install statsmodels)")
 
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")  # one process a core, one thread a process
     began, found = time.monotonic(), {}
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+    with processes() as pool:
         tasks = [pool.submit(compare, name, splits) for name in sorted(names, key=lambda name: name not in _FIRST)]
         for task in as_completed(tasks):
             one = task.result()

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import time
+from collections.abc import Collection
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
-from _common import cores, machine, show, write_json
+from _common import cores, machine, processes, show, write_json
 from _frontier_bars import OURS, Verdict, verdict
 from _frontier_plot import draw
 from _frontier_runs import FOLDER, Point, at_all_levels, front, higher, most_waves, points, search, settings
@@ -58,16 +57,10 @@ def main() -> None:
     if options.level and not options.tune:
         parser.error("--level goes with --tune: all levels are played")
 
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")  # one process a core, one thread a process
     began = time.monotonic()
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+    with processes() as pool:
         if options.tune:
-            try:
-                tuned(pool, names, [level for level in LEVELS if level in (options.level or LEVELS)], options.out)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # says what is wrong before the other searches end
-                raise
+            tuned(pool, names, options.level or LEVELS, options.out)
             print(f"{time.monotonic() - began:,.0f} s")
             return
         only = QUICK_STRATEGIES if options.quick else None
@@ -101,7 +94,7 @@ def main() -> None:
     write_json(options.json, {"benchmark": "frontier", "seeds": seeds, "cores": cores(), "seconds": seconds, "suites": suites})
 
 
-def tuned(pool: ProcessPoolExecutor, names: list[str], levels: list[str], out: Path) -> None:
+def tuned(pool: ProcessPoolExecutor, names: list[str], levels: Collection[str], out: Path) -> None:
     """Searches levels of suites, one process a core, and puts a suite's into its file when all of them were searched."""
     waves = dict(zip(names, pool.map(most_waves, [SUITES[name] for name in names], [_limits(name) for name in names]), strict=True))
     tasks: dict[str, dict[str, Future[dict[str, object]]]] = {

@@ -17,14 +17,11 @@ with its 95 % interval.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from _common import cores, show, write_json
+from _common import cores, processes, show, write_json
 from _published_ditto import ditto
 from _published_fed_prox import fed_prox
 from _published_glm import glm
@@ -52,9 +49,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("published.json"), help="where the figures go (default published.json)")
     options = parser.parse_args()
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core, one thread a process
     cases = {}
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+    with processes() as pool:
         bench = Bench(options.quick, pool)
         for name in options.only or CASES:
             began = time.monotonic()
